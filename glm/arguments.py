@@ -1,0 +1,203 @@
+"""The typed arguments that the task scripts share, and how they are read: flags, or one JSON or YAML file."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Optional
+
+from paddlenlp.trainer import PdArgumentParser, TrainingArguments
+
+from glm.device import choose_device
+from glm.errors import UsageError
+from glm.generation_config import GenerationConfig
+
+@dataclass
+class DataArguments:
+    """Which text pairs to train and evaluate on."""
+
+    task_name: str = field(
+        default="dureader_qg",
+        metadata={"help": "dureader_qg, or a BELLE subset: school_math_0.25M, multiturn_chat_0.8M, train_2M_CN, …"},
+    )
+    data_name: Optional[str] = field(default=None, metadata={"help": "Collection of the task; bellegroup for BELLE."})
+    data_path: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "JSON or JSON Lines file, a folder with train.json and dev.json, or a Hugging Face data set name "
+            "(BelleGroup/school_math_0.25M). Without it the small sample bundled under data/ is used."
+        },
+    )
+    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave rows with errors out and count them."})
+    src_length: int = field(
+        default=608, metadata={"help": "Most tokens of a source, special tokens included; longer ones lose their start."}
+    )
+    tgt_length: int = field(
+        default=160, metadata={"help": "Most tokens of a target and of a generated text; longer targets lose their end."}
+    )
+    no_block_position: bool = field(
+        default=False, metadata={"help": "Target tokens go on counting text positions instead of block positions."}
+    )
+
+
+@dataclass
+class DecodeArguments:
+    """How evaluation generates."""
+
+    min_tgt_length: int = field(default=55, metadata={"help": "No end token before this many tokens."})
+    length_penalty: float = field(
+        default=0.7, metadata={"help": "Beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty."}
+    )
+    no_repeat_ngram_size: int = field(default=3, metadata={"help": "No n-gram of this size twice; 0 = off."})
+    num_beams: int = field(default=5, metadata={"help": "Beams of the search; 1 = greedy or sampling."})
+    select_topk: bool = field(
+        default=True, metadata={"help": "Take the most likely candidates; False draws them from the distribution."}
+    )
+    top_p: float = field(default=0.0, metadata={"help": "Draw from the nucleus of this probability mass; 0 = off."})
+    top_k: int = field(default=0, metadata={"help": "Draw from the k most likely tokens; 0 = off."})
+    temperature: float = field(default=1.0, metadata={"help": "Divides the logits before drawing."})
+
+    def generation_config(self, max_length: int, seed: int = 0) -> GenerationConfig:
+        """The flags as `GenerationConfig`; `min_tgt_length` gives way to a shorter `max_length`."""
+        return GenerationConfig(
+            max_length=max_length,
+            min_length=min(self.min_tgt_length, max_length),
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            do_sample=not self.select_topk,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=seed,
+        )
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and what of it is trained."""
+
+    model_name_or_path: str = field(
+        default="THUDM/glm-large-chinese",
+        metadata={"help": "Directory of a model, or a preset: glm-tiny-chinese, glm-large-chinese, glm-10b-chinese."},
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Random weights in the shape of the model, instead of its trained ones."}
+    )
+    weight_format: str = field(
+        default="safetensors", metadata={"help": "How full weights are written.", "choices": ["safetensors", "pdparams"]}
+    )
+    label_smoothing: float = field(
+        default=0.1, metadata={"help": "Share of the target probability that is spread over the whole vocabulary."}
+    )
+    lr_decay_ratio: float = field(
+        default=0.1, metadata={"help": "The linear schedule ends at learning_rate times this."}
+    )
+    lora: bool = field(default=False, metadata={"help": "Train LoRA adapters instead of the whole model."})
+    r: int = field(default=8, metadata={"help": "Rank of the LoRA adapters."})
+    lora_alpha: Optional[float] = field(default=None, metadata={"help": "LoRA scaling is lora_alpha / r; default 2·r."})
+    lora_targets: str = field(
+        default="attention",
+        metadata={"help": "attention = query, key, value; all = every linear layer.", "choices": ["attention", "all"]},
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapters' input."})
+    lora_path: Optional[str] = field(default=None, metadata={"help": "Go on training the adapter of this directory."})
+    save_peft: bool = field(
+        default=False, metadata={"help": "Write the final adapter in Hugging Face PEFT's format as well, under peft/."}
+    )
+
+
+@dataclass
+class GLMTrainingArguments(TrainingArguments):
+    """PaddleNLP's TrainingArguments, with the best device that is there as the default."""
+
+    device: Optional[str] = field(default=None, metadata={"help": "npu, gpu or cpu; default: the best one present."})
+    eval_samples_shown: int = field(
+        default=4, metadata={"help": "Generated texts that evaluation shows beside their references."}
+    )
+    debug: bool = field(default=False, metadata={"help": "Show the traceback of an error."})
+
+    def __post_init__(self):
+        self.device = choose_device(self.device)
+        low = next((name for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval") if getattr(self, name)), None)
+        if low and self.device == "cpu":
+            raise UsageError(
+                f"--{low} needs a GPU or an NPU: Paddle has no half-precision matmul on the CPU; leave the flag out"
+            )
+        super().__post_init__()
+
+
+def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[str] | None = None) -> tuple:
+    """Reads flags, or a single JSON or YAML file, into dataclasses.
+
+    Args:
+        classes: dataclasses; a flag for each of their fields.
+        description: the first lines of --help.
+        argv: sys.argv[1:] if not given.
+
+    Raises:
+        UsageError: an unknown flag, a value that does not fit, an unreadable file.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(list(classes), description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
+        argv = _file_arguments(Path(argv[0]))
+    try:
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the help texts, and the description's line breaks kept."""
+
+
+class ArgumentParser(PdArgumentParser):
+    """PaddleNLP's parser with one-line errors."""
+
+    def error(self, message: str) -> None:
+        raise UsageError(f"{message} (see --help)")
+
+    def common_parse(self, args, return_remaining_strings) -> tuple:
+        unknown = self.parse_known_args(args)[1]
+        if unknown:
+            raise UsageError(f"unknown argument {unknown[0]}{self._hint(unknown[0])} (see --help)")
+        return super().common_parse(args, return_remaining_strings)
+
+    def _hint(self, flag: str) -> str:
+        close = get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+
+
+def _file_arguments(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}; one object of argument names and values is needed")
+    return [word for name, value in content.items() for word in _flag(name, value)]
+
+
+def _load_yaml(text: str):
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _flag(name: str, value) -> list[str]:
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+    return [f"--{name}", *map(str, values)]
+

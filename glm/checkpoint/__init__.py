@@ -1,0 +1,28 @@
+"""Checkpoints: reading every supported format into one in-memory layout, merging, writing. Needs no Paddle."""
+
+from glm.checkpoint.atomic import atomic_directory, atomic_file, atomic_write
+from glm.checkpoint.check import check_state
+from glm.checkpoint.names import TABLES, NameTable, Packing, Row, from_memory
+from glm.checkpoint.read import Checkpoint, load_state, open_checkpoint
+from glm.checkpoint.torch_file import load_torch_bin
+from glm.checkpoint.unpickle import load_pdparams, verify_pickle
+from glm.checkpoint.write import save_state
+
+__all__ = [
+    "TABLES",
+    "Checkpoint",
+    "NameTable",
+    "Packing",
+    "Row",
+    "atomic_directory",
+    "atomic_file",
+    "atomic_write",
+    "check_state",
+    "from_memory",
+    "load_pdparams",
+    "load_state",
+    "load_torch_bin",
+    "open_checkpoint",
+    "save_state",
+    "verify_pickle",
+]

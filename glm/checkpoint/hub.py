@@ -1,0 +1,31 @@
+"""Published weights, where there is a network."""
+
+from pathlib import Path
+
+from glm.errors import GLMError
+
+OWNER = "THUDM"
+TIMEOUT_SECONDS = 10
+NEEDED_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pdparams"]
+
+
+def download_model(name: str) -> Path:
+    """The local directory of `THUDM/name`, downloaded on first use into Hugging Face's cache.
+
+    Raises:
+        GLMError: no network, or no such repository.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    repository = f"{OWNER}/{name}"
+    try:
+        # snapshot_download alone repeats a failing request for a long time; one probe answers at once.
+        if not constants.HF_HUB_OFFLINE:
+            HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
+        return Path(snapshot_download(repository, allow_patterns=NEEDED_FILES))
+    # The library raises requests', its own and plain OSErrors and ValueErrors here.
+    except Exception as error:
+        raise GLMError(
+            f"the weights of {repository} cannot be had from the Hugging Face Hub ({type(error).__name__}); download "
+            "them elsewhere and pass the directory, or pass --from_scratch True for random weights"
+        ) from error

@@ -1,0 +1,118 @@
+"""`from_pretrained` and `save_pretrained` of the models: the checkpoint room's door to Paddle."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import paddle
+from paddle import nn
+
+from glm.checkpoint.check import check_state
+from glm.checkpoint.hub import download_model
+from glm.checkpoint.read import open_checkpoint
+from glm.checkpoint.write import save_state
+from glm.config import PRESETS, UNTRAINED_PRESETS, GLMConfig, preset_name
+
+
+class CheckpointMixin:
+    """Loads every supported directory, and writes PaddleNLP's."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, dtype: str | None = None, from_scratch: bool = False, **overrides
+    ):
+        """A model with the weights of a directory or of a published preset.
+
+        Args:
+            name_or_path: a directory that PaddleNLP, Hugging Face or this project wrote, or a preset.
+            dtype: of the weights in memory; the checkpoint's own if not given.
+            from_scratch: random weights in the shape of the preset or of the directory's config.json.
+            overrides: fields of `GLMConfig` to change.
+
+        Raises:
+            GLMError: nothing there, a damaged or foreign file, weights that do not fit the config.json.
+        """
+        name_or_path = str(name_or_path)
+        overrides |= {"dtype": dtype} if dtype else {}
+        untrained = from_scratch or (not Path(name_or_path).is_dir() and preset_name(name_or_path) in UNTRAINED_PRESETS)
+        if untrained:
+            return _build(cls, GLMConfig.from_pretrained(name_or_path, **overrides))
+        directory = Path(name_or_path)
+        if not directory.is_dir() and preset_name(name_or_path) in PRESETS:
+            directory = download_model(preset_name(name_or_path))
+        config = GLMConfig.from_pretrained(str(directory), **overrides)
+        with _without_initialisation():
+            model = _build(cls, config)
+        model.load_checkpoint(directory)
+        return model
+
+    def load_checkpoint(self, directory: str | Path) -> None:
+        """Replaces the weights by a directory's, tensor by tensor.
+
+        Raises:
+            GLMError: as `from_pretrained`; the model is then partly loaded and must not be used.
+        """
+        checkpoint = open_checkpoint(directory)
+        parameters = self.state_dict()
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        found = {}
+        for name, array in checkpoint.tensors(self.config):
+            found[name] = SimpleNamespace(shape=array.shape)
+            if shapes.get(name) == array.shape:
+                set_parameter(parameters[name], array)
+        check_state(found, shapes, checkpoint.source)
+
+    def save_pretrained(self, save_directory: str | Path, *, weight_format: str = "safetensors", **kwargs) -> None:
+        """Writes weights and config.json, each whole or not at all.
+
+        Args:
+            save_directory: created where it is missing.
+            weight_format: `safetensors` (model.safetensors) or `pdparams` (model_state.pdparams).
+            kwargs: what PaddleNLP's Trainer passes besides (`is_main_process` and others).
+        """
+        if not kwargs.get("is_main_process", True):
+            return
+        state = {name: as_numpy(parameter) for name, parameter in self.state_dict().items()}
+        save_state(save_directory, state, self.config, weight_format=weight_format)
+        self.config.save_pretrained(save_directory)
+
+
+def set_parameter(parameter: paddle.Tensor, array: np.ndarray) -> None:
+    """Copies an array of any float dtype into a parameter, in the parameter's dtype."""
+    if parameter.dtype == paddle.bfloat16:
+        array = array.astype(ml_dtypes.bfloat16).view(np.uint16)
+    elif parameter.dtype == paddle.float16:
+        array = array.astype(np.float16)
+    else:
+        array = array.astype(np.float32)
+    parameter.set_value(array)
+
+
+def as_numpy(parameter: paddle.Tensor) -> np.ndarray:
+    """A parameter as an array, bfloat16 included."""
+    array = parameter.numpy()
+    return array.view(ml_dtypes.bfloat16) if parameter.dtype == paddle.bfloat16 else array
+
+
+def _build(cls, config: GLMConfig) -> nn.Layer:
+    before = paddle.get_default_dtype()
+    paddle.set_default_dtype(config.dtype)
+    try:
+        return cls(config)
+    finally:
+        paddle.set_default_dtype(before)
+
+
+@contextmanager
+def _without_initialisation():
+    """Parameters start as zeros, which costs no time worth mentioning, because a checkpoint replaces them."""
+    from paddlenlp.transformers.model_utils import no_init_weights
+
+    nn.initializer.set_global_initializer(nn.initializer.Constant(0.0), nn.initializer.Constant(0.0))
+    try:
+        with no_init_weights(_enable=True):
+            yield
+    finally:
+        nn.initializer.set_global_initializer(None)

@@ -1,0 +1,160 @@
+"""Reading a checkpoint directory, whatever wrote it, into the in-memory layout."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glm.checkpoint.files import TensorFile, open_file
+from glm.checkpoint.names import COLUMN, Row, is_torch_layout, match_rows, rank_slice, table_of, to_memory
+from glm.errors import GLMError
+
+logger = logging.getLogger(__name__)
+
+# In order of preference.
+WEIGHT_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "model_state.pdparams.index.json",
+    "model_state.pdparams",
+)
+SHARD_NAME = "model_state.tp{:02d}.pdparams"
+_SHARD_PATTERN = re.compile(r"model_state\.tp(\d{2,})\.pdparams")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint; tensors are read when they are asked for.
+
+    Args:
+        source: the file that was chosen, for messages.
+        ranks: its tensors by stored name; several with tensor-parallel files, one a rank.
+    """
+
+    source: str
+    ranks: list[TensorFile]
+
+    def tensors(self, config: Any, *, rank: int = 0, degree: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, array) in the in-memory layout, one at a time, so a big model need not lie in memory twice.
+
+        Arrays are C-contiguous, writable and share no memory. Stored tensors that the table does not know come under
+        their stored name, for `check_state` to name; tensors that are not there are simply not yielded.
+
+        Args:
+            config: needs checkpoint_table, num_hidden_layers, hidden_size, num_attention_heads, tie_word_embeddings.
+            rank, degree: yield only what this tensor-parallel rank of `degree` holds.
+        Raises:
+            GLMError: see `load_state`.
+        """
+        names = self._names()
+        rows = [row for row in match_rows(names, config, self.source) if row.stored in names]
+        torch_layout = self._torch_layout(rows, config)
+        for row in rows:
+            for name, array in to_memory(row, self.ranks, config, torch_layout=torch_layout, source=self.source):
+                yield name, np.array(rank_slice(row, name, array, rank, degree), order="C")
+        for name in self._unknown(rows, config):
+            yield name, np.array(self.ranks[0][name], order="C")
+
+    def _names(self) -> set[str]:
+        names = set(self.ranks[0])
+        for rank, tensors in enumerate(self.ranks):
+            odd = sorted(names.symmetric_difference(tensors))
+            if odd:
+                raise GLMError(
+                    f"{self.source}: only one of the tensor-parallel ranks 0 and {rank} holds {', '.join(odd[:5])}: "
+                    f"take all files from one checkpoint"
+                )
+        return names
+
+    def _torch_layout(self, rows: list[Row], config: Any) -> bool:
+        """The weights' own shapes decide; the format's label only where every matrix is square."""
+        label = self.ranks[0].torch_layout
+        shapes = {row.stored: self.ranks[0].shape(row.stored) for row in rows if row.linear and row.split == COLUMN}
+        seen = is_torch_layout(shapes, config)
+        if seen is not None and label is not None and seen != label:
+            marked, lies = ("torch", "[in, out]") if label else ("Paddle", "[out, in]")
+            logger.warning("%s is marked as %s's, but its weights lie %s: reading them so", self.source, marked, lies)
+        return bool(label if seen is None else seen)
+
+    def _unknown(self, rows: list[Row], config: Any) -> list[str]:
+        table, known = table_of(config), {row.stored for row in rows}
+        tied = table.tied if config.tie_word_embeddings else {}
+        stored_as = {name: row.stored for row in rows for name in row.memory}
+        rest = [name for name in self.ranks[0] if name not in known and not table.is_ignored(name)]
+        for name in [name for name in rest if stored_as.get(tied.get(name)) is not None]:
+            self._require_copy(name, stored_as[tied[name]])
+            rest.remove(name)
+        return rest
+
+    def _require_copy(self, name: str, original: str) -> None:
+        for tensors in self.ranks:
+            if not np.array_equal(tensors[name], tensors[original]):
+                raise GLMError(
+                    f"{self.source}: {name} differs from {original}, but tie_word_embeddings says they are one: "
+                    f"set it to false or remove {name} from the file"
+                )
+
+
+def open_checkpoint(directory: str | Path) -> Checkpoint:
+    """Find the weights in a directory and open them without reading tensors.
+
+    Looks for safetensors, torch .bin, .pdparams (each with or without index), then PaddleNLP's tensor-parallel
+    `model_state.tpNN.pdparams`; the first that is there is taken, and the log says which others were not.
+
+    Raises:
+        GLMError: when there is none, a shard is missing, or a file is damaged or refused.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise GLMError(f"{directory} is not a directory: give the directory that holds the model's files")
+    shards = sorted(path.name for path in directory.iterdir() if _SHARD_PATTERN.fullmatch(path.name))
+    found = [name for name in WEIGHT_FILES if (directory / name).is_file()]
+    if not found and not shards:
+        there = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
+        known = ", ".join((*WEIGHT_FILES, "model_state.tpNN.pdparams"))
+        raise GLMError(f"{directory} holds no weights: found {there}; give a directory with one of {known}")
+    if len(found) + bool(shards) > 1:
+        others = found[1:] + (shards[:1] if found else [])
+        logger.warning("%s: reading %s, not %s", directory, found[0], ", ".join(others))
+    if found:
+        return Checkpoint(str(directory / found[0]), [open_file(directory / found[0])])
+    _require_all_shards(directory, shards)
+    return Checkpoint(str(directory / "model_state.tpNN.pdparams"), [open_file(directory / name) for name in shards])
+
+
+def load_state(directory: str | Path, config: Any, *, rank: int = 0, degree: int = 1) -> dict[str, np.ndarray]:
+    """Read a model, or one tensor-parallel rank's part of it, in the in-memory layout (see `Checkpoint.tensors`).
+
+    Raises:
+        GLMError: when no weights are there, a file is missing, damaged or refused, the names are of another model, a
+            fused tensor cannot be cut, tensor-parallel ranks contradict each other, or a tied weight differs from its
+            original, or the degree does not divide a weight.
+    """
+    return dict(open_checkpoint(directory).tensors(config, rank=rank, degree=degree))
+
+
+def _require_all_shards(directory: Path, shards: list[str]) -> None:
+    ranks = {int(_SHARD_PATTERN.fullmatch(name)[1]) for name in shards}
+    degree = max(_saved_degree(directory), max(ranks) + 1, 2)  # a single rank writes no rank number
+    missing = [SHARD_NAME.format(rank) for rank in range(degree) if rank not in ranks]
+    if missing:
+        raise GLMError(
+            f"{directory} lacks {', '.join(missing)} of {degree} tensor-parallel files: copy all of them there"
+        )
+    if len(ranks) != len(shards):
+        raise GLMError(f"{directory} holds two files for one rank: {', '.join(shards)}: remove the wrong one")
+
+
+def _saved_degree(directory: Path) -> int:
+    """tensor_parallel_degree of PaddleNLP's config.json, 0 if it says nothing."""
+    try:
+        return int(json.loads((directory / "config.json").read_text("utf-8")).get("tensor_parallel_degree", 0))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return 0

@@ -1,0 +1,146 @@
+"""Reading pytorch_model.bin without torch and without running its pickle.
+
+torch.save (1.6 and later) writes an uncompressed zip: `NAME/data.pkl`, a pickle of protocol 2 whose tensors point to
+storages by persistent ids, `NAME/data/KEY`, the storages' bytes, and `NAME/byteorder`.
+Format: torch/serialization.py, torch/_utils.py.
+"""
+
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from glm.checkpoint.unpickle import StandIn, StateDict, damaged, map_file, unpickle
+from glm.errors import GLMError
+
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of the magic number of torch < 1.6
+_STORAGE_TYPES = {
+    "BoolStorage": np.bool_,
+    "ByteStorage": np.uint8,
+    "CharStorage": np.int8,
+    "ShortStorage": np.int16,
+    "IntStorage": np.int32,
+    "LongStorage": np.int64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+}
+
+
+class _StorageType(StandIn):
+    """Stands for torch.FloatStorage and its kin; never called, only compared by the persistent id's reader."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype):
+        super().__init__(None)
+        self.dtype = np.dtype(dtype)
+
+
+class _Storage(NamedTuple):
+    dtype: np.dtype
+    key: str
+    size: int  # in elements
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int  # in elements, as are the strides
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
+    plain = all(type(number) is int and number >= 0 for number in (offset, *shape, *strides))
+    if not isinstance(storage, _Storage) or not plain or len(shape) != len(strides):
+        raise pickle.UnpicklingError("a tensor without storage, or of impossible shape")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+_TORCH_NAMES = {
+    ("collections", "OrderedDict"): StandIn(StateDict),
+    ("torch._utils", "_rebuild_tensor"): StandIn(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): StandIn(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): StandIn(lambda data, *_: data),
+    **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_TYPES.items()},
+}
+
+
+def load_torch_bin(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a state dict that `torch.save` wrote, in torch's [out, in] layout.
+
+    Returns:
+        Read-only views of the mapped file; bfloat16 as ml_dtypes.bfloat16.
+    Raises:
+        GLMError: when the file is missing, damaged, in the old non-zip format, names anything but tensors, or holds
+            something else than named tensors.
+    """
+    path = Path(path)
+    view = map_file(path)
+    if bytes(view[: len(_LEGACY_START)]) == _LEGACY_START:
+        raise GLMError(
+            f"{path} is in torch's format from before version 1.6: convert it where torch is installed with "
+            f"torch.save(torch.load(file, weights_only=True), file)"
+        )
+    try:
+        members = _members(view, path)
+        root = next(name for name in members if name.endswith("data.pkl")).removesuffix("data.pkl")
+    except (StopIteration, struct.error, zipfile.BadZipFile, ValueError, OSError) as error:
+        raise damaged(path, error) from error
+    content = unpickle(members[f"{root}data.pkl"], path, _TORCH_NAMES, persistent_load=_storage)
+    if not isinstance(content, dict):
+        raise GLMError(f"{path} holds a {type(content).__name__}, expected a state dict: save model.state_dict()")
+    big_endian = bytes(members.get(f"{root}byteorder", b"little")) == b"big"
+    return {name: _view(name, value, members, root, big_endian, path) for name, value in content.items()}
+
+
+def _storage(identifier) -> _Storage:
+    """Read a persistent id ("storage", type, key, location, size); the location (cpu, cuda:0) does not matter."""
+    kind, storage_type, key, _, size = identifier
+    if kind != "storage" or not isinstance(storage_type, _StorageType) or type(key) is not str or type(size) is not int:
+        raise pickle.UnpicklingError(f"a persistent id of kind {kind!r}")
+    return _Storage(storage_type.dtype, key, size)
+
+
+def _members(view: memoryview, path: Path) -> dict[str, memoryview]:
+    """The bytes of every zip member, in place: a local header is 30 bytes, then the name, then the extra field."""
+    members = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise zipfile.BadZipFile(f"member {info.filename} is compressed, torch does not do that")
+            name_length, extra_length = struct.unpack_from("<HH", view, info.header_offset + 26)
+            start = info.header_offset + 30 + name_length + extra_length
+            members[info.filename] = view[start : start + info.file_size]
+    return members
+
+
+def _view(name, tensor, members: dict[str, memoryview], root: str, big_endian: bool, path: Path) -> np.ndarray:
+    if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+        raise GLMError(f"{path}: {name!r} is a {type(tensor).__name__}, expected a tensor: save model.state_dict()")
+    dtype = tensor.storage.dtype
+    data = members.get(f"{root}data/{tensor.storage.key}", b"")
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    available = min(tensor.storage.size, len(data) // dtype.itemsize)
+    if 0 in tensor.shape:
+        return np.empty(tensor.shape, dtype)
+    if last >= available:
+        raise GLMError(
+            f"{path} is damaged: {name} needs {last + 1} elements of storage {tensor.storage.key}, "
+            f"which has {available}: copy or download it again"
+        )
+    flat = _numbers(data, dtype, available, big_endian)[tensor.offset :]
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+
+
+def _numbers(data: memoryview, dtype: np.dtype, count: int, big_endian: bool) -> np.ndarray:
+    if not big_endian:
+        return np.frombuffer(data, dtype, count)
+    bits = np.frombuffer(data, f">u{dtype.itemsize}", count)
+    return bits.astype(f"=u{dtype.itemsize}").view(dtype)  # ml_dtypes' bfloat16 has no byte order of its own

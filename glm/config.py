@@ -1,0 +1,226 @@
+"""Model configuration: what a GLM is made of, the presets, and the config.json files that are read and written.
+
+A generation is data: one entry of `GENERATIONS` says which parts its models share, and how its config.json names
+things. A preset is only what differs from its generation.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddlenlp.transformers import PretrainedConfig
+
+from glm.checkpoint.atomic import atomic_write
+from glm.errors import GLMError
+
+CONFIG_NAME = "config.json"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the models of one GLM generation share.
+
+    Attributes:
+        parts: fields of `GLMConfig` with the same value in every model of the generation.
+        names: name of a field in config.json → its name in `GLMConfig`.
+        fixed: config.json fields of which this code implements one value only.
+        recognise: whether a config.json describes this generation.
+    """
+
+    parts: dict[str, Any]
+    names: dict[str, str]
+    fixed: dict[str, Any]
+    recognise: Callable[[dict[str, Any]], bool]
+
+
+GENERATIONS = {
+    # GLM, arXiv:2103.10360. config.json as PaddleNLP and the Hugging Face remote code write it.
+    "glm": Generation(
+        parts={
+            "position_type": "learned_2d",
+            "norm_type": "layer_norm",
+            "hidden_act": "gelu_tanh",
+            "tie_word_embeddings": True,
+            "checkpoint_table": "glm",
+        },
+        names={
+            "vocab_size": "vocab_size",
+            "hidden_size": "hidden_size",
+            "num_layers": "num_hidden_layers",
+            "num_attention_heads": "num_attention_heads",
+            "max_sequence_length": "max_position_embeddings",
+            "layernorm_epsilon": "norm_eps",
+            "initializer_range": "initializer_range",
+            "embedding_dropout_prob": "embedding_dropout",
+            "attention_dropout_prob": "attention_dropout",
+            "output_dropout_prob": "hidden_dropout",
+        },
+        fixed={"block_position_encoding": True, "relative_encoding": False},
+        recognise=lambda raw: raw.get("model_type", "glm") == "glm" and "num_layers" in raw,
+    ),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # No pretrained weights exist for it: small enough to learn the bundled samples in minutes on two cores.
+    "glm-tiny-chinese": {
+        "generation": "glm",
+        "vocab_size": 384,
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+        "embedding_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+    },
+    "glm-large-chinese": {"generation": "glm"},
+    "glm-10b-chinese": {
+        "generation": "glm",
+        "hidden_size": 4096,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 64,
+    },
+}
+# Presets that start from random weights because nobody published any.
+UNTRAINED_PRESETS = frozenset({"glm-tiny-chinese"})
+
+
+class GLMConfig(PretrainedConfig):
+    """Configuration of `glm.GLMForCausalLM`; the defaults are GLM-Large-Chinese.
+
+    Args:
+        generation: key of `GENERATIONS`; its `parts` fill position_type, norm_type, hidden_act, checkpoint_table.
+        vocab_size: rows of the word embedding.
+        hidden_size: H, width of the residual stream.
+        num_hidden_layers, num_attention_heads: depth, and heads a layer; the heads divide H.
+        intermediate_size: width inside the MLP, 4·H unless given.
+        max_position_embeddings: the largest position id that is allowed.
+        norm_eps: epsilon of the norms.
+        embedding_dropout, attention_dropout, hidden_dropout: dropout probabilities in training.
+        initializer_range: standard deviation of random weights.
+
+    Raises:
+        GLMError: an unknown generation or dtype, or heads that do not divide the hidden size.
+    """
+
+    model_type = "glm"
+
+    def __init__(
+        self,
+        generation: str = "glm",
+        vocab_size: int = 50048,
+        hidden_size: int = 1024,
+        num_hidden_layers: int = 24,
+        num_attention_heads: int = 16,
+        intermediate_size: int | None = None,
+        max_position_embeddings: int = 1024,
+        norm_eps: float = 1e-5,
+        embedding_dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        hidden_dropout: float = 0.1,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        if generation not in GENERATIONS:
+            raise GLMError(f"unknown generation '{generation}'; known: {', '.join(GENERATIONS)}")
+        super().__init__(**GENERATIONS[generation].parts | kwargs)
+        self.generation = generation
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size or 4 * hidden_size
+        self.max_position_embeddings = max_position_embeddings
+        self.norm_eps = norm_eps
+        self.embedding_dropout = embedding_dropout
+        self.attention_dropout = attention_dropout
+        self.hidden_dropout = hidden_dropout
+        self.initializer_range = initializer_range
+        self._check()
+
+    def _check(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise GLMError(
+                f"num_attention_heads ({self.num_attention_heads}) does not divide hidden_size ({self.hidden_size})"
+            )
+        if self.dtype not in DTYPES:
+            raise GLMError(f"dtype '{self.dtype}' is not one of {', '.join(DTYPES)}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def preset(cls, name: str, **overrides) -> "GLMConfig":
+        """The configuration of a preset, `glm-large-chinese` or with its owner, `THUDM/glm-large-chinese`."""
+        return cls(**PRESETS[preset_name(name)] | overrides)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **overrides) -> "GLMConfig":
+        """Reads a preset by its name, or the config.json of a directory.
+
+        Raises:
+            GLMError: neither a preset nor a directory with a config.json that describes a known generation.
+        """
+        if preset_name(name_or_path) in PRESETS and not Path(name_or_path).is_dir():
+            return cls.preset(name_or_path, **overrides)
+        return cls(**read_config_file(Path(name_or_path)) | overrides)
+
+    def to_checkpoint_dict(self) -> dict[str, Any]:
+        """The config.json in the names that the generation's own users and PaddleNLP know."""
+        generation = GENERATIONS[self.generation]
+        known = {theirs: getattr(self, ours) for theirs, ours in generation.names.items()}
+        return {
+            "model_type": self.model_type,
+            "architectures": ["GLMForConditionalGeneration"],
+            "dtype": self.dtype,
+            **generation.fixed,
+            **known,
+            "intermediate_size": self.intermediate_size,
+            "tensor_parallel_degree": self.tensor_parallel_degree,
+            "output_predict": True,
+        }
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+        """Writes config.json into a directory, whole or not at all."""
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(directory / CONFIG_NAME) as file:
+            file.write(json.dumps(self.to_checkpoint_dict(), indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def preset_name(name: str) -> str:
+    """`THUDM/glm-large-chinese` and `glm-large-chinese` are the same preset."""
+    return name.rsplit("/", 1)[-1]
+
+
+def read_config_file(directory: Path) -> dict[str, Any]:
+    """The fields of `GLMConfig` that a directory's config.json gives."""
+    path = directory / CONFIG_NAME
+    if not directory.is_dir():
+        raise GLMError(f"'{directory}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
+    if not path.is_file():
+        raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GLMError(f"{path} is not valid JSON: {error}") from None
+    for name, generation in GENERATIONS.items():
+        if generation.recognise(raw):
+            return {"generation": name} | _translate(raw, generation, path)
+    raise GLMError(
+        f"{path}: model_type '{raw.get('model_type')}' with these fields is no known generation ({', '.join(GENERATIONS)})"
+    )
+
+
+def _translate(raw: dict[str, Any], generation: Generation, path: Path) -> dict[str, Any]:
+    for name, value in generation.fixed.items():
+        if raw.get(name, value) != value:
+            raise GLMError(f"{path}: {name} is {raw[name]}, and only {value} is supported")
+    fields = {ours: raw[theirs] for theirs, ours in generation.names.items() if theirs in raw}
+    dtype = raw.get("dtype") or raw.get("torch_dtype")
+    fields |= {"dtype": dtype} if dtype else {}
+    return fields | {name: raw[name] for name in ("intermediate_size", "tensor_parallel_degree") if name in raw}

@@ -1,0 +1,276 @@
+"""Text generation: greedy, sampling and beam search as tensor code that runs eagerly and traces into one graph.
+
+Shapes: B rows, T prompt columns, G beams a row (1 without beam search), C = 2·G candidates, t tokens so far (the last
+prompt token first), P position rows a token, V vocabulary.
+
+The last column of a prompt is the first token that is decoded (GLM: `<|startofpiece|>`); what stands before it is read
+once into the cache's prefix. Every number that steers a search is a tensor, so an exported graph takes it as an input.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from glm.cache import Prefix, empty_tails, select_beams
+from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.random_bits import gumbel_noise
+from glm.tracing import cond, dim, while_loop
+
+# Added to forbidden scores: below any sum of log-probabilities, and far from overflow when added twice.
+NEVER = -1e9
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Input tensors of a generation, as `glm.datasets.encoding` builds them.
+
+    Attributes:
+        input_ids: [B, T] int64, the token to decode from in the last column.
+        attention_mask: [B, T] int64, 1 = real token.
+        position_ids: [B, P, T] int64.
+        prefix_length: [B] int64, leading columns visible in both directions.
+        position_step: [P] int64, how positions go on from token to token.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    prefix_length: Tensor
+    position_step: Tensor
+
+
+@dataclass(frozen=True)
+class StopTokens:
+    """Ids that end a text, and the id that fills the rest of a finished row."""
+
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+
+class GenerationMixin:
+    """`generate` and `stream` for a model with `prefill` and `decode`."""
+
+    @paddle.no_grad()
+    def generate(self, prompt: Prompt, config: GenerationConfig, stop: StopTokens) -> tuple[Tensor, Tensor]:
+        """Generates for a batch of prompts.
+
+        Returns:
+            Token ids [B, t] int64 without the prompt, padded behind the end token, and scores [B] float32: the sum
+            of the tokens' log-probabilities, with beams under the length penalty.
+        """
+        return generate(self, prompt, controls(config), stop)
+
+    @paddle.no_grad()
+    def stream(self, prompt: Prompt, config: GenerationConfig, stop: StopTokens) -> Iterator[Tensor]:
+        """Yields the new tokens [B] of each step as soon as they are chosen; the same tokens as `generate`."""
+        if config.num_beams > 1:
+            raise ValueError(f"beams are chosen at the end, so num_beams={config.num_beams} cannot be streamed")
+        search = _Sampling(self, prompt, controls(config), stop)
+        state = search.start()
+        while search.goes_on(*state):
+            state = search.step(*state)
+            yield state[1][:, 0, -1]
+
+
+def controls(config: GenerationConfig) -> SimpleNamespace:
+    """The options as 0-D tensors."""
+    return SimpleNamespace(**{n: paddle.to_tensor(getattr(config, n), dtype=t) for n, t in CONTROL_DTYPES.items()})
+
+
+def generate(model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens) -> tuple[Tensor, Tensor]:
+    """Beam search where more than one beam is asked for, else greedy search or sampling."""
+    prefix = _read_prompt(model, prompt)
+
+    def run(search_class):
+        search = search_class(model, prompt, control, stop, prefix)
+        return search.result(while_loop(search.goes_on, search.step, search.start()))
+
+    return cond(control.num_beams > 1, lambda: run(_BeamSearch), lambda: run(_Sampling))
+
+
+def _read_prompt(model, prompt: Prompt) -> Prefix:
+    return model.prefill(
+        prompt.input_ids[:, :-1],
+        prompt.attention_mask[:, :-1],
+        prompt.position_ids[:, :, :-1],
+        prompt.prefix_length,
+    )
+
+
+class _Search:
+    """What both searches share. A state is a flat list of tensors: step, tokens, scores, …, and the cache's tails."""
+
+    def __init__(self, model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, prefix: Prefix | None = None):
+        self.model, self.prompt, self.control, self.stop = model, prompt, control, stop
+        self.prefix = prefix or _read_prompt(model, prompt)
+        self.vocab_size = model.config.vocab_size
+        self.batch = dim(prompt.input_ids, 0)
+        self.eos_E = paddle.to_tensor(stop.eos_token_ids, dtype="int64")
+        self.eos_V = F.one_hot(self.eos_E, self.vocab_size).sum(axis=0).clip(max=1.0)
+
+    def start_tokens(self, beams: int | Tensor) -> Tensor:
+        return self.prompt.input_ids[:, -1:].unsqueeze(1) + paddle.zeros([1, beams, 1], dtype="int64")
+
+    def next_log_probs(self, step: Tensor, tokens_BGt: Tensor, tails: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Log-probabilities [B, G, V] of the next token of every beam, under the rules, and the grown tails."""
+        position_BP = self.prompt.position_ids[:, :, -1] + step * self.prompt.position_step
+        position_BPG = position_BP.unsqueeze(-1) + paddle.zeros_like(tokens_BGt[:, :, -1]).unsqueeze(1)
+        logits_BGV, tails = self.model.decode(tokens_BGt[:, :, -1], position_BPG, self.prefix, tails)
+        too_early = (step < self.control.min_length).astype("float32")
+        logits_BGV = logits_BGV.astype("float32") + NEVER * too_early * self.eos_V
+        size = self.control.no_repeat_ngram_size
+        logits_BGV = cond(size > 0, lambda: _forbid_repeats(logits_BGV, tokens_BGt, size), lambda: logits_BGV)
+        # Not F.log_softmax: on the CPU it takes 300 times as long for a vocabulary of 50,000.
+        return logits_BGV - paddle.logsumexp(logits_BGV, axis=-1, keepdim=True), tails
+
+    def perturbed(self, scores_BGV: Tensor, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
+        """The scores that choose: as they are, or with noise that makes the best one a random draw."""
+
+        def drawn():
+            warped = _keep_likely(log_probs_BGV / self.control.temperature, self.control.top_k, self.control.top_p)
+            rows = dim(scores_BGV, 0) * dim(scores_BGV, 1)
+            noise = gumbel_noise(self.control.seed, step, rows, self.vocab_size)
+            before_BG1 = scores_BGV[:, :, :1] - log_probs_BGV[:, :, :1]
+            return before_BG1 + warped + noise.reshape(paddle.shape(scores_BGV))
+
+        return cond(self.control.do_sample, drawn, lambda: scores_BGV)
+
+    def is_end(self, tokens: Tensor) -> Tensor:
+        return (tokens.unsqueeze(-1) == self.eos_E).any(axis=-1)
+
+
+class _Sampling(_Search):
+    """Greedy search and sampling: one beam. State: step, tokens [B, 1, t], scores [B, 1], finished [B, 1], tails."""
+
+    def start(self) -> list[Tensor]:
+        tokens_B1t = self.start_tokens(1)
+        scores_B1 = paddle.zeros_like(tokens_B1t[:, :, 0]).astype("float32")
+        return [paddle.zeros([], "int64"), tokens_B1t, scores_B1, scores_B1 > 0, *empty_tails(self.prefix, 1)]
+
+    def goes_on(self, step, tokens_B1t, scores_B1, finished_B1, *tails) -> Tensor:
+        return paddle.logical_and(step < self.control.max_length, paddle.logical_not(finished_B1.all()))
+
+    def step(self, step, tokens_B1t, scores_B1, finished_B1, *tails) -> list[Tensor]:
+        log_probs_B1V, tails = self.next_log_probs(step, tokens_B1t, list(tails))
+        next_B1 = self.perturbed(log_probs_B1V, log_probs_B1V, step).argmax(axis=-1)
+        gain_B1 = _take(log_probs_B1V, next_B1.unsqueeze(-1)).squeeze(-1)
+        scores_B1 = scores_B1 + paddle.where(finished_B1, paddle.zeros_like(gain_B1), gain_B1)
+        next_B1 = paddle.where(finished_B1, paddle.full_like(next_B1, self.stop.pad_token_id), next_B1)
+        tokens_B1t = paddle.concat([tokens_B1t, next_B1.unsqueeze(-1)], axis=-1)
+        return [step + 1, tokens_B1t, scores_B1, paddle.logical_or(finished_B1, self.is_end(next_B1)), *tails]
+
+    def result(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return state[1][:, 0, 1:], state[2][:, 0]
+
+
+class _BeamSearch(_Search):
+    """Beam search with a pool of the G best finished texts a row.
+
+    State: step, tokens [B, G, t], scores [B, G], pool tokens [B, G, t], pool scores [B, G], done [B], tails. A row is
+    done when no running beam can beat the worst text of its full pool. Semantics of PaddleNLP's and Hugging Face's
+    BeamSearchScorer without early stopping.
+    """
+
+    def start(self) -> list[Tensor]:
+        tokens_BGt = self.start_tokens(self.control.num_beams)
+        none_BG = paddle.full_like(tokens_BGt[:, :, 0], NEVER, dtype="float32")
+        # All beams start alike, so only the first may bring candidates into the first step.
+        first_G = paddle.arange(self.control.num_beams, dtype="int64") > 0
+        scores_BG = none_BG * first_G.astype("float32")
+        pool_tokens = paddle.full_like(tokens_BGt, self.stop.pad_token_id)
+        done_B = scores_BG[:, 0] < 0
+        tails = empty_tails(self.prefix, self.control.num_beams)
+        return [paddle.zeros([], "int64"), tokens_BGt, scores_BG, pool_tokens, none_BG, done_B, *tails]
+
+    def goes_on(self, step, tokens, scores, pool_tokens, pool_scores, done_B, *tails) -> Tensor:
+        return paddle.logical_and(step < self.control.max_length, paddle.logical_not(done_B.all()))
+
+    def step(self, step, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails) -> list[Tensor]:
+        log_probs_BGV, tails = self.next_log_probs(step, tokens_BGt, list(tails))
+        beam_BC, token_BC, score_BC = self.candidates(scores_BG, log_probs_BGV, step)
+        grown_BCt = paddle.concat([select_beams(tokens_BGt, beam_BC), token_BC.unsqueeze(-1)], axis=-1)
+        end_BC = self.is_end(token_BC)
+
+        rank_C = paddle.arange(2 * self.control.num_beams, dtype="int64")
+        ends_well_BC = end_BC & (rank_C < self.control.num_beams) & paddle.logical_not(done_B).unsqueeze(1)
+        finished_BC = score_BC / self.penalty(step) + NEVER * (1.0 - ends_well_BC.astype("float32"))
+        pool_tokens, pool_scores = self.pooled(pool_tokens, pool_scores, grown_BCt, finished_BC)
+
+        running_BC = score_BC + NEVER * end_BC.astype("float32")
+        scores_BG, kept_BG = paddle.topk(running_BC, self.control.num_beams, axis=1)
+        tokens_BGt = select_beams(grown_BCt, kept_BG)
+        best_B = score_BC[:, 0] / self.penalty(step + 1)
+        done_B = done_B | (pool_scores[:, -1] >= best_B)
+        from_BG = _take(beam_BC, kept_BG)
+        tails = [select_beams(tail, from_BG) for tail in tails]
+        return [step + 1, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails]
+
+    def candidates(self, scores_BG: Tensor, log_probs_BGV: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The C = 2·G best continuations of a row: their beams, tokens and scores, [B, C] each."""
+        total_BGV = scores_BG.unsqueeze(-1) + log_probs_BGV
+        chosen_BGV = self.perturbed(total_BGV, log_probs_BGV, step)
+        _, index_BC = paddle.topk(chosen_BGV.flatten(1), 2 * self.control.num_beams, axis=1)
+        score_BC = _take(total_BGV.flatten(1), index_BC)
+        return index_BC // self.vocab_size, index_BC % self.vocab_size, score_BC
+
+    def pooled(self, pool_tokens, pool_scores, tokens_BCt, scores_BC) -> tuple[Tensor, Tensor]:
+        """The G best of a pool [B, G, t] and new texts [B, C, t + 1]."""
+        padding = paddle.full_like(pool_tokens[:, :, :1], self.stop.pad_token_id)
+        tokens = paddle.concat([paddle.concat([pool_tokens, padding], axis=-1), tokens_BCt], axis=1)
+        pool_scores, index_BG = paddle.topk(
+            paddle.concat([pool_scores, scores_BC], axis=1), self.control.num_beams, axis=1
+        )
+        return select_beams(tokens, index_BG), pool_scores
+
+    def penalty(self, length: Tensor) -> Tensor:
+        return ((length.astype("float32") + 5.0) / 6.0) ** self.control.length_penalty
+
+    def result(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The best text of each pool, to which rows that ran out of length add their running beams."""
+        step, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *_ = state
+        running_BG = scores_BG / self.penalty(step) + NEVER * done_B.astype("float32").unsqueeze(1)
+        best_BG, index_BG = paddle.topk(
+            paddle.concat([pool_scores, running_BG], axis=1), self.control.num_beams, axis=1
+        )
+        tokens = select_beams(paddle.concat([pool_tokens, tokens_BGt], axis=1), index_BG)
+        return tokens[:, 0, 1:], best_BG[:, 0]
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Elements along the last axis, an index for each; shapes differ in that axis only."""
+    return paddle.take_along_axis(x, index, axis=-1, broadcast=False)
+
+
+def _keep_likely(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Forbids what is outside the `top_k` best, or outside the nucleus of mass `top_p` (arXiv:1904.09751, 3.1)."""
+    size = logits_BGV.shape[-1]
+    sorted_BGV = paddle.sort(logits_BGV, axis=-1, descending=True)
+    k = paddle.where(top_k > 0, top_k, paddle.full_like(top_k, size))
+    mass = paddle.where(top_p > 0, top_p, paddle.ones_like(top_p))
+    probs_BGV = F.softmax(sorted_BGV, axis=-1)
+    before_BGV = probs_BGV.cumsum(axis=-1) - probs_BGV
+    keep_BGV = (paddle.arange(size, dtype="int64") < k) & ((before_BGV < mass) | (mass >= 1.0))
+    least_BG1 = paddle.where(keep_BGV, sorted_BGV, paddle.full_like(sorted_BGV, -NEVER)).min(axis=-1, keepdim=True)
+    return paddle.where(logits_BGV >= least_BG1, logits_BGV, paddle.full_like(logits_BGV, NEVER))
+
+
+def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: Tensor) -> Tensor:
+    """Forbids tokens that would complete an n-gram of `size` tokens a second time.
+
+    Column i of the tokens is forbidden as the next one where the size - 1 tokens before it are the size - 1 newest.
+    """
+    length = paddle.to_tensor(dim(tokens_BGt, 2), dtype="int64")
+    back_n = paddle.arange(1, paddle.clip(size, min=2), dtype="int64")
+    column_t = paddle.arange(length, dtype="int64")
+    before_tn = column_t.unsqueeze(1) - back_n
+    newest_n = (length - back_n).clip(min=0)
+    history = paddle.index_select(tokens_BGt, before_tn.clip(min=0).flatten(), axis=2)
+    history_BGtn = history.reshape([0, 0, -1, dim(back_n, 0)])
+    newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
+    same_BGtn = (history_BGtn == newest_BG1n) & (before_tn >= 0) | (back_n >= size)
+    repeat_BGt = same_BGtn.all(axis=-1) & (length >= size)
+    return paddle.put_along_axis(logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"), axis=2, reduce="add", broadcast=False)

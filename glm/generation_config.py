@@ -1,0 +1,61 @@
+"""How text is generated: the options every script shares. Imports no framework, so that serving can use it."""
+
+from dataclasses import dataclass, fields
+
+from glm.errors import UsageError
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Decoding options.
+
+    Attributes:
+        max_length: most new tokens, the end token included.
+        min_length: no end token before this many tokens.
+        num_beams: beams a row; 1 decodes greedily or samples.
+        length_penalty: beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty
+            (Wu et al., arXiv:1609.08144, eq. 14).
+        no_repeat_ngram_size: no n-gram of this size occurs twice in a generated text; 0 = off.
+        do_sample: draw tokens from the distribution (with beams: draw the candidates) instead of taking the best.
+        temperature: divides the logits before sampling.
+        top_k: sample from the k most likely tokens; 0 = all.
+        top_p: sample from the fewest tokens that together have this probability; 0 or 1 = all.
+        seed: of the sampling; the same seed gives the same text on every backend.
+    """
+
+    max_length: int = 160
+    min_length: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}, and must be at least {least}")
+        if self.temperature <= 0:
+            raise UsageError(f"temperature is {self.temperature}, and must be above 0")
+        if self.top_p > 1:
+            raise UsageError(f"top_p is {self.top_p}, and must be between 0 and 1")
+        if self.min_length > self.max_length:
+            raise UsageError(f"min_length ({self.min_length}) is above max_length ({self.max_length})")
+
+
+_LEAST = {
+    "max_length": 1,
+    "min_length": 0,
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
+    "top_k": 0,
+    "top_p": 0,
+    "seed": 0,
+}
+# Order and dtype of the options as inputs of an exported graph.
+CONTROL_DTYPES = {
+    field.name: {int: "int64", float: "float32", bool: "bool"}[field.type] for field in fields(GenerationConfig)
+}

@@ -1,0 +1,74 @@
+"""The loss of every step of a run, as lines of JSON and as a picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from glm.checkpoint.atomic import atomic_file, atomic_write
+
+HISTORY_NAME, PICTURE_NAME = "loss_history.jsonl", "loss.png"
+
+
+class LossHistory:
+    """Loss and learning rate of each optimizer step, kept in memory and flushed at checkpoints and at the end.
+
+    Args:
+        directory: where `loss_history.jsonl` and `loss.png` go.
+        write: whether this process writes them.
+    """
+
+    def __init__(self, directory: Path, write: bool = True):
+        self.directory, self.write = directory, write
+        self.rows: list[dict] = []
+
+    def add(self, step: int, loss: paddle.Tensor, learning_rate: float) -> None:
+        """Adds the loss of a micro-batch to its step; losses stay on the device until they are written."""
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1]["loss"] = self.rows[-1]["loss"] + loss
+        else:
+            self.rows.append({"step": step, "loss": loss, "learning_rate": learning_rate})
+
+    def resume(self, step: int) -> None:
+        """Reads what was written up to `step`; later steps are about to be trained again."""
+        path = self.directory / HISTORY_NAME
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
+
+    def flush(self) -> None:
+        """Writes the rows, whole."""
+        if not self.write:
+            return
+        for row in self.rows:
+            row["loss"] = float(row["loss"])
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.directory / HISTORY_NAME, "w", "utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in self.rows)
+
+    def finish(self) -> None:
+        """Writes the rows and draws them."""
+        self.flush()
+        if self.write and self.rows:
+            draw_losses(self.rows, self.directory / PICTURE_NAME)
+
+
+def draw_losses(rows: list[dict], path: Path) -> None:
+    """A picture of the loss over the steps: every step, and a running mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    steps, losses = (np.array([row[name] for row in rows]) for name in ("step", "loss"))
+    width = max(1, len(losses) // 50)
+    mean = np.convolve(losses, np.ones(width) / width, mode="valid")
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="every step")
+    axes.plot(steps[width - 1 :], mean, color="#08519c", linewidth=1.8, label=f"mean of {width} steps")
+    axes.set(xlabel="step", ylabel="loss", title=f"training loss: {losses[0]:.3f} → {mean[-1]:.3f}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    pyplot.close(figure)

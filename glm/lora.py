@@ -1,0 +1,211 @@
+"""LoRA adapters (Hu et al., arXiv:2106.09685) on PaddleNLP's LoRAModel: add, load, save, merge.
+
+Two formats: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
+(`adapter_config.json`, `adapter_model.safetensors`). Adapters of fused query-key-value projections, which the
+published GLM checkpoints have, are cut into three adapters that share their first matrix: the same function.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from paddlenlp.peft import LoRAConfig, LoRAModel
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from glm.checkpoint.atomic import atomic_file, atomic_write
+from glm.checkpoint.model_io import as_numpy, set_parameter
+from glm.checkpoint.unpickle import load_pdparams
+from glm.checkpoint.write import write_pdparams
+from glm.errors import GLMError
+from glm.model import GLMForCausalLM
+
+PADDLE_CONFIG, PADDLE_WEIGHTS = "lora_config.json", "lora_model_state.pdparams"
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TARGETS = {
+    "attention": ["q_proj", "k_proj", "v_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+}
+Adapter = dict[str, np.ndarray]  # "model.layers.0.self_attn.q_proj.lora_A" → [in, r]; lora_B [r, out]
+_FUSED = ("q_proj", "k_proj", "v_proj")
+_FUSED_NAME = re.compile(r".*layers\.(\d+)\.(?:self_)?attention\.query_key_value\.(lora_[AB])")
+
+
+class GLMLoRAModel(LoRAModel):
+    """PaddleNLP's LoRAModel, saved atomically and with the names the adapter has on one device."""
+
+    def save_pretrained(self, save_directory: str | Path, *, peft: bool = False, **kwargs) -> None:
+        """Writes the adapter, in PaddleNLP's files or, with `peft`, in Hugging Face PEFT's."""
+        if kwargs.get("is_main_process", True):
+            directory = Path(save_directory)
+            directory.mkdir(parents=True, exist_ok=True)
+            (_save_peft if peft else _save_paddle)(self, directory)
+
+    def load_adapter(self, directory: Path) -> None:
+        """Replaces the adapter's matrices by saved ones of the same model, rank and targets.
+
+        Raises:
+            GLMError: no adapter there, a damaged one, or one of a model with other shapes.
+        """
+        _, adapter = read_adapter(Path(directory), self.model.config.hidden_size)
+        expected = {name: p for name, p in self.model.state_dict().items() if ".lora_" in name}
+        _check_adapter(adapter, expected, directory)
+        for name, parameter in expected.items():
+            set_parameter(parameter, adapter[name])
+
+    def adapter_state(self) -> Adapter:
+        """The adapter's matrices by name, as they lie in memory."""
+        return {name: as_numpy(p) for name, p in self.model.state_dict().items() if ".lora_" in name}
+
+
+def add_lora(
+    model: GLMForCausalLM, r: int = 8, alpha: float | None = None, targets: str = "attention", dropout: float = 0.0
+) -> GLMLoRAModel:
+    """Freezes a model and adds fresh adapters, which change nothing until they are trained.
+
+    Args:
+        r: rank of the adapters.
+        alpha: their output is scaled by alpha / r; 2·r if not given.
+        targets: `attention` (query, key, value) or `all` (every linear layer of the blocks).
+        dropout: on the adapters' input, in training.
+
+    Raises:
+        GLMError: a rank below 1 or an unknown target.
+    """
+    if r < 1:
+        raise GLMError(f"r is {r}; the rank of a LoRA adapter must be at least 1")
+    if targets not in TARGETS:
+        raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(TARGETS)}")
+    return _wrap(model, r, 2 * r if alpha is None else alpha, TARGETS[targets], dropout)
+
+
+def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
+    """Adds a saved adapter, of either format, to the model it was trained on.
+
+    Raises:
+        GLMError: no adapter there, a damaged one, or one of a model with other shapes.
+    """
+    directory = Path(directory)
+    config, adapter = read_adapter(directory, model.config.hidden_size)
+    lora = _wrap(model, config["r"], config["alpha"], sorted({name.split(".")[-2] for name in adapter}), config["dropout"])
+    lora.load_adapter(directory)
+    return lora
+
+
+def merge_lora(lora: GLMLoRAModel) -> GLMForCausalLM:
+    """The plain model with the adapters added into its weights."""
+    lora.merge()
+    model = lora.restore_original_model()
+    model.eval()
+    return model
+
+
+def read_adapter(directory: Path, hidden_size: int) -> tuple[dict, Adapter]:
+    """An adapter directory as its settings (r, alpha, dropout) and matrices in memory names."""
+    if (directory / PADDLE_CONFIG).is_file():
+        raw = _read_json(directory / PADDLE_CONFIG)
+        state = load_pdparams(directory / PADDLE_WEIGHTS)
+    elif (directory / PEFT_CONFIG).is_file():
+        raw = _read_json(directory / PEFT_CONFIG)
+        state = _read_peft(directory / PEFT_WEIGHTS)
+    else:
+        raise GLMError(f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there")
+    if raw.get("use_rslora") or raw.get("rslora"):
+        raise GLMError(f"{directory}: rank-stabilised LoRA is not supported, only the scaling alpha / r")
+    config = {"r": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
+    return config, _split_fused(state, hidden_size)
+
+
+def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
+    config = LoRAConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=[f".*{module}" for module in modules],
+        dtype=model.config.dtype,
+        tensor_parallel_degree=model.config.tensor_parallel_degree,
+    )
+    return GLMLoRAModel(model, config)
+
+
+def _check_adapter(adapter: Adapter, expected: dict, directory: Path) -> None:
+    odd = sorted(set(adapter) ^ set(expected))
+    if odd:
+        side = "lacks" if odd[0] in expected else "has, and the model lacks,"
+        raise GLMError(f"{directory} {side} {odd[0]} ({len(odd)} such): the adapter belongs to another model")
+    for name, parameter in expected.items():
+        if tuple(parameter.shape) != adapter[name].shape:
+            raise GLMError(
+                f"{directory}: {name} is {list(adapter[name].shape)} and the model needs {list(parameter.shape)}: the "
+                "adapter belongs to another model"
+            )
+
+
+def _split_fused(state: Adapter, hidden_size: int) -> Adapter:
+    """query_key_value [H, r]·[r, 3H] → q, k and v with the same first matrix."""
+    split: Adapter = {}
+    for name, array in state.items():
+        match = _FUSED_NAME.fullmatch(name)
+        if not match:
+            split[name] = array
+            continue
+        layer, part = match.groups()
+        pieces = [array] * 3 if part == "lora_A" else np.split(array, [hidden_size, 2 * hidden_size], axis=1)
+        split |= {f"model.layers.{layer}.self_attn.{p}.{part}": x for p, x in zip(_FUSED, pieces, strict=True)}
+    return split
+
+
+def _save_paddle(lora: GLMLoRAModel, directory: Path) -> None:
+    with atomic_file(directory / PADDLE_WEIGHTS) as temporary:
+        write_pdparams(temporary, lora.adapter_state())
+    _write_json(directory / PADDLE_CONFIG, lora.lora_config.to_dict())
+
+
+def _save_peft(lora: GLMLoRAModel, directory: Path) -> None:
+    arrays = {
+        f"base_model.model.{name}.weight": np.ascontiguousarray(x.T) for name, x in lora.adapter_state().items()
+    }
+    with atomic_file(directory / PEFT_WEIGHTS) as temporary:
+        save_file(arrays, temporary, metadata={"format": "pt"})
+    config = lora.lora_config
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": [module.removeprefix(".*") for module in config.target_modules],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    _write_json(directory / PEFT_CONFIG, content)
+
+
+def _read_peft(path: Path) -> Adapter:
+    try:
+        arrays = load_file(path)
+    except FileNotFoundError:
+        raise GLMError(f"{path} is missing beside its {PEFT_CONFIG}") from None
+    except SafetensorError as error:
+        raise GLMError(f"{path} is not a whole safetensors file: {error}") from None
+    prefix, suffix = "base_model.model.", ".weight"
+    return {name.removeprefix(prefix).removesuffix(suffix): array.T for name, array in arrays.items()}
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GLMError(f"{path} is not valid JSON: {error}") from None
+    missing = [name for name in ("r", "lora_alpha") if name not in raw]
+    if missing:
+        raise GLMError(f"{path} lacks '{missing[0]}'")
+    return raw
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with atomic_write(path, "w", "utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,149 @@
+"""The GLM decoder and its language-model head.
+
+Shapes: B rows, T tokens, S prompt columns, G beams a row, P position rows a token, H hidden, V vocabulary, M target
+tokens of a batch.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import paddle
+from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
+from paddlenlp.transformers import PretrainedModel
+
+from glm.cache import CachedAttention, DenseAttention, PrefillAttention, Prefix
+from glm.checkpoint.model_io import CheckpointMixin
+from glm.config import GLMConfig
+from glm.generation import GenerationMixin
+from glm.inputs import attention_bias, key_bias
+from glm.layers import NORMS, Attend, Block
+from glm.loss import smoothed_cross_entropy
+from glm.positions import POSITIONS
+
+
+class GLMPretrainedModel(PretrainedModel):
+    """What PaddleNLP's Trainer and PEFT expect of a model: configuration class, names, random weights."""
+
+    config_class = GLMConfig
+    base_model_prefix = "model"
+
+    def _init_weights(self, layer: nn.Layer) -> None:
+        """Normal(0, initializer_range) for matrices, zeros for biases; norms start as the identity."""
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            normal = nn.initializer.Normal(0.0, self.config.initializer_range)
+            normal(layer.weight)
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.initializer.Constant(0.0)(layer.bias)
+
+
+class GLMModel(GLMPretrainedModel):
+    """Word embeddings, positions, the blocks, the final norm."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = POSITIONS[config.position_type](config)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.LayerList([Block(config) for _ in range(config.num_hidden_layers)])
+        self.norm = NORMS[config.norm_type](config)
+        self.enable_recompute = False
+
+    def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attends: Sequence[Attend]) -> Tensor:
+        """Hidden states [B, T, H]; `attends` is one attention core a layer (glm/cache.py)."""
+        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), position_ids_BPT))
+        rotate = partial(self.positions.rotate, position_ids_BPT=position_ids_BPT)
+        if self.enable_recompute and self.training:
+            # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
+            x_BTH.stop_gradient = False
+        for layer, attend in zip(self.layers, attends, strict=True):
+            run = partial(recompute, layer) if self.enable_recompute and self.training else layer
+            x_BTH = run(x_BTH, rotate, attend)
+        return self.norm(x_BTH)
+
+
+class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
+    """A GLM with its language-model head: training loss, logits, cached decoding, checkpoints.
+
+    Example:
+        >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
+        >>> logits = model(input_ids, attention_mask, position_ids, prefix_length)
+    """
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.model = GLMModel(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        prefix_length: Tensor,
+        labels: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Logits, or with labels the loss.
+
+        Args:
+            input_ids: [B, T] int64.
+            attention_mask: [B, T] int64, 1 for real tokens, 0 for padding.
+            position_ids: [B, P, T] int64.
+            prefix_length: [B] int64, leading columns that are visible in both directions.
+            labels: [B, T] int64, the token that should follow each column; negative = not trained.
+            label_smoothing: share of the probability mass spread over the whole vocabulary.
+
+        Returns:
+            Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
+        """
+        bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
+        attend = DenseAttention(bias, self.config.attention_dropout, self.training)
+        hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
+        if labels is None:
+            return self.lm_head(hidden_BTH)
+        # The head is the largest matmul of a small model: run it on the trained tokens only.
+        trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
+        hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
+        return smoothed_cross_entropy(self.lm_head(hidden_MH), labels.flatten()[trained_M], label_smoothing)
+
+    def lm_head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., H], with the tied word embedding."""
+        return paddle.matmul(hidden, self.model.embed_tokens.weight, transpose_y=True)
+
+    def prefill(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor
+    ) -> Prefix:
+        """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
+        bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
+        attends = [PrefillAttention(bias) for _ in self.model.layers]
+        self.model(input_ids, position_ids, attends)
+        return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask, self._dtype_name))
+
+    def decode(
+        self, input_ids_BG: Tensor, position_ids_BPG: Tensor, prefix: Prefix, tails: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One token more for every beam.
+
+        Args:
+            input_ids_BG: the newest token of each beam.
+            position_ids_BPG: where it stands.
+            prefix, tails: the cache (glm/cache.py).
+
+        Returns:
+            Logits [B, G, V] and the grown tails.
+        """
+        attends = [
+            CachedAttention(keys, values, prefix.bias, tail_keys, tail_values)
+            for keys, values, tail_keys, tail_values in zip(
+                prefix.keys, prefix.values, tails[::2], tails[1::2], strict=True
+            )
+        ]
+        logits_BGV = self.lm_head(self.model(input_ids_BG, position_ids_BPG, attends))
+        return logits_BGV, [tail for attend in attends for tail in (attend.tail_keys, attend.tail_values)]
+
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.model.embed_tokens.weight.dtype).rsplit(".", 1)[-1]
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.embed_tokens

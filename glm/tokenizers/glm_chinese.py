@@ -1,0 +1,217 @@
+"""The tokenizer of GLM-Large-Chinese and GLM-10B-Chinese: sentencepiece pieces, special tokens behind them.
+
+Ids are those of PaddleNLP's GLMChineseTokenizer, opened with `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from glm.errors import GLMError
+from glm.tokenizers import files
+from glm.tokenizers.special_tokens import SpecialTokens, complete_added_tokens, read_added_tokens
+
+DEFAULT_SPECIAL_TOKENS: dict[str, Any] = {
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "unk_token": "[UNK]",
+    "mask_token": "[MASK]",
+    "pad_token": "<|endoftext|>",
+    "eos_token": "<|endoftext|>",
+    "additional_special_tokens": [
+        "[UNUSED1]",
+        "[UNUSED2]",
+        "<|startofpiece|>",
+        "<|endofpiece|>",
+        "[sMASK]",
+        "[gMASK]",
+    ],
+}
+
+
+class GLMChineseTokenizer:
+    """Sentencepiece vocabulary plus special tokens.
+
+    Args:
+        model: the serialised sentencepiece model.
+        added_tokens: token -> id of the tokens behind the pieces; special tokens without an entry get the next ids.
+        config: contents of tokenizer_config.json; entries this class does not know are kept and written back.
+        special_tokens_map: contents of special_tokens_map.json; overrides `config`.
+
+    Raises GLMError where the model is no sentencepiece model or the ids collide.
+    """
+
+    vocabulary_file = "cog-pretrain.model"
+
+    def __init__(
+        self,
+        model: bytes,
+        added_tokens: dict[str, int] | None = None,
+        config: dict[str, Any] | None = None,
+        special_tokens_map: dict[str, Any] | None = None,
+    ):
+        self._model = model
+        self._config = dict(config or {})
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise GLMError(f"not a sentencepiece model ({len(model)} bytes)") from error
+        self.special_tokens = SpecialTokens.read(DEFAULT_SPECIAL_TOKENS, self._config, special_tokens_map or {})
+        self.piece_count = self._pieces.GetPieceSize()
+        self.added_tokens = complete_added_tokens(added_tokens or {}, self.special_tokens, self.piece_count)
+        self.special_tokens.keep_whole(self.added_tokens)
+        self._added_by_id = {index: token for token, index in self.added_tokens.items()}
+        self.vocab_size = max(self._added_by_id) + 1
+        self.all_special_ids = [self.convert_tokens_to_ids(token) for token in self.special_tokens.in_order]
+        self._special_ids = frozenset(self.all_special_ids)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> GLMChineseTokenizer:
+        """Read cog-pretrain.model and, where they exist, the JSON files beside it.
+
+        Raises GLMError, one line, for a missing or damaged file.
+        """
+        directory = Path(directory)
+        path = directory / cls.vocabulary_file
+        config = files.read_json(directory / files.CONFIG_FILE)
+        try:
+            return cls(
+                path.read_bytes(),
+                read_added_tokens(directory),
+                config,
+                files.read_json(directory / files.SPECIAL_TOKENS_FILE),
+            )
+        except OSError as error:
+            raise GLMError(f"{path} cannot be read ({error.strerror}); copy the vocabulary file there.") from error
+        except GLMError as error:
+            raise GLMError(f"{path}: {error}") from error
+
+    def __len__(self) -> int:
+        """Largest id + 1, special tokens included."""
+        return self.vocab_size
+
+    def encode(self, text: str, split_special_tokens: bool = False) -> list[int]:
+        """Ids of `text`; none are put around it.
+
+        A special token written in the text becomes that token, and the white space beside it goes, as in PaddleNLP.
+        With `split_special_tokens` it is text like any other: use it for what a user typed.
+        """
+        if split_special_tokens:
+            return self._encode_text(text)
+        ids: list[int] = []
+        for part, is_special in self.special_tokens.split(text):
+            ids += [self.convert_tokens_to_ids(part)] if is_special else self._encode_text(part)
+        return ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        # Surrogates (JSON's "\ud83d") have no UTF-8 form: pairs become their character, a lone one becomes U+FFFD.
+        return self._pieces.EncodeAsIds(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Text of `ids`.
+
+        Skipping drops every special token, the unknown token among them; without it they stand in the text with a
+        space around. Ids the vocabulary lacks are dropped: a model's embedding is often padded beyond it. English
+        punctuation is left as it is: PaddleNLP's `clean_up_tokenization_spaces=False`.
+        """
+        texts: list[str] = []
+        run: list[int] = []
+        for index in map(int, ids):
+            if skip_special_tokens and index in self._special_ids:
+                continue
+            if index in self._added_by_id:
+                texts += [*self._flush(run), self._added_by_id[index]]
+            elif 0 <= index < self.piece_count:
+                run.append(index)
+        return " ".join([*texts, *self._flush(run)])
+
+    def _flush(self, run: list[int]) -> list[str]:
+        """The text of `run` as a list of one, none of an empty run; empties `run`."""
+        text = [self._pieces.DecodeIds(run)] if run else []
+        run.clear()
+        return text
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
+        """Id of one token, or ids of several. A token the vocabulary lacks gives the unknown token's id."""
+        if isinstance(tokens, str):
+            return self.added_tokens.get(tokens, self._pieces.PieceToId(tokens))
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str]:
+        """The token of one id, or tokens of several. Raises GLMError for an id outside the vocabulary."""
+        if not isinstance(ids, Integral):
+            return [self.convert_ids_to_tokens(index) for index in ids]
+        if ids in self._added_by_id:
+            return self._added_by_id[ids]
+        if not 0 <= ids < self.piece_count:
+            raise GLMError(f"token id {ids} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer.")
+        return self._pieces.IdToPiece(int(ids))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the four files PaddleNLP writes; each appears whole or not at all."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        files.write_whole(directory / self.vocabulary_file, self._model)
+        special = self.special_tokens.json()
+        files.write_json(directory / files.SPECIAL_TOKENS_FILE, special)
+        files.write_json(directory / files.ADDED_TOKENS_FILE, self.added_tokens)
+        details = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+        decoder = {str(index): {"content": token, **details} for token, index in self.added_tokens.items()}
+        own = {**special, "added_tokens_decoder": decoder, "tokenizer_class": type(self).__name__}
+        files.write_json(directory / files.CONFIG_FILE, {**self._config, **own})
+
+    def _role_id(self, role: str) -> int:
+        return self.convert_tokens_to_ids(self.special_tokens.roles[role])
+
+    @property
+    def pad_token_id(self) -> int:
+        return self._role_id("pad_token")
+
+    @property
+    def eos_token_id(self) -> int:
+        return self._role_id("eos_token")
+
+    @property
+    def unk_token_id(self) -> int:
+        return self._role_id("unk_token")
+
+    @property
+    def cls_token_id(self) -> int:
+        return self._role_id("cls_token")
+
+    @property
+    def sep_token_id(self) -> int:
+        return self._role_id("sep_token")
+
+    @property
+    def mask_token_id(self) -> int:
+        return self._role_id("mask_token")
+
+    @property
+    def smask_token_id(self) -> int:
+        return self.convert_tokens_to_ids("[sMASK]")
+
+    @property
+    def gmask_token_id(self) -> int:
+        return self.convert_tokens_to_ids("[gMASK]")
+
+    @property
+    def sop_token_id(self) -> int:
+        """Start of piece: the first input token of a target."""
+        return self.convert_tokens_to_ids("<|startofpiece|>")
+
+    @property
+    def eop_token_id(self) -> int:
+        """End of piece: where a generated answer stops."""
+        return self.convert_tokens_to_ids("<|endofpiece|>")
+
+    @property
+    def mask_token_ids(self) -> list[int]:
+        """[MASK], [sMASK], [gMASK]: the first of them in a source marks the position a target answers for."""
+        return [self.mask_token_id, self.smask_token_id, self.gmask_token_id]

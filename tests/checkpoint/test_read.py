@@ -1,0 +1,367 @@
+"""One model written in every format reads back to the same bits; what does not fit is named."""
+
+import json
+import logging
+import pickle
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from checkpoint_samples import (
+    Attack,
+    memory_shapes,
+    np_dtype,
+    random_state,
+    same_bits,
+    tiny_config,
+    write_torch_bin,
+)
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from glm.checkpoint import check_state, files, from_memory, load_state, open_checkpoint
+from glm.errors import GLMError
+
+CONFIG = tiny_config()
+QKV = "transformer.layers.0.attention.query_key_value.weight"
+
+
+def contiguous(arrays):
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def bits(arrays):
+    """As Paddle hands bfloat16 to NumPy."""
+    return {name: a.view("uint16") if a.dtype == np_dtype("bfloat16") else a for name, a in contiguous(arrays).items()}
+
+
+def write_pdparams(path, arrays, protocol=4):
+    path.write_bytes(pickle.dumps(bits(arrays), protocol=protocol))
+
+
+def split_in_two(directory, arrays, pattern, write):
+    """Two files and their index, as Hugging Face and PaddleNLP shard big models."""
+    names = sorted(arrays)
+    weight_map = {}
+    for number, part in ((1, names[::2]), (2, names[1::2])):
+        file_name = pattern.format(number)
+        write(directory / file_name, {name: arrays[name] for name in part})
+        weight_map |= dict.fromkeys(part, file_name)
+    stem, suffix = pattern.split("-")[0], pattern.rsplit(".", 1)[1]
+    (directory / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def write_shards(directory, state, degree, names="glm"):
+    """Tensor-parallel files as PaddleNLP cuts them, in plain NumPy; in test_paddlenlp.py its own functions do it."""
+    heads = CONFIG.num_attention_heads
+    for rank in range(degree):
+        shard = {}
+        for name, array in from_memory(state, CONFIG).items() if names == "glm" else state.items():
+            if "query_key_value" in name:
+                array = array.reshape(*array.shape[:-1], 3, heads, -1).swapaxes(-3, -2).reshape(array.shape)
+            column = name.rsplit(".", 2)[-2] in (
+                "query_key_value",
+                "dense_h_to_4h",
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "up_proj",
+            )
+            row = name.endswith(("dense.weight", "4h_to_h.weight", "word_embeddings.weight", "o_proj.weight"))
+            row = row or name.endswith(("down_proj.weight", "embed_tokens.weight"))
+            shard[name] = np.split(array, degree, -1 if column else 0)[rank] if column or row else array
+        write_pdparams(directory / f"model_state.tp{rank:02d}.pdparams", shard)
+
+
+def safetensors(metadata, layout=False):
+    def write(directory, state):
+        arrays = contiguous(from_memory(state, CONFIG, torch_layout=layout))
+        save_file(arrays, directory / "model.safetensors", metadata)
+
+    return write
+
+
+def safetensors_u16(directory, state):
+    save_file(bits(from_memory(state, CONFIG)), directory / "model.safetensors", {"format": "np"})
+
+
+def safetensors_index(directory, state):
+    arrays = contiguous(from_memory(state, CONFIG, torch_layout=True))
+    split_in_two(
+        directory, arrays, "model-{:05d}-of-00002.safetensors", lambda path, a: save_file(a, path, {"format": "pt"})
+    )
+
+
+def torch_bin(directory, state):
+    write_torch_bin(directory / "pytorch_model.bin", contiguous(from_memory(state, CONFIG, torch_layout=True)))
+
+
+def torch_index(directory, state):
+    arrays = contiguous(from_memory(state, CONFIG, torch_layout=True))
+    split_in_two(directory, arrays, "pytorch_model-{:05d}-of-00002.bin", write_torch_bin)
+
+
+def without_prefix(directory, state):
+    arrays = from_memory(state, CONFIG, torch_layout=True)
+    arrays = {name.removeprefix("glm."): array for name, array in arrays.items()}
+    write_torch_bin(directory / "pytorch_model.bin", contiguous(arrays))
+
+
+FORMATS = {
+    "safetensors np": safetensors({"format": "np"}),
+    "safetensors pt": safetensors({"format": "pt"}, layout=True),
+    "safetensors unlabelled paddle": safetensors(None),
+    "safetensors unlabelled torch": safetensors({"made_by": "hand"}, layout=True),
+    "safetensors u16": safetensors_u16,
+    "safetensors index": safetensors_index,
+    "torch bin": torch_bin,
+    "torch index": torch_index,
+    "without prefix": without_prefix,
+    "pdparams": lambda directory, state: write_pdparams(directory / "model_state.pdparams", from_memory(state, CONFIG)),
+    "pdparams protocol 2": lambda directory, state: write_pdparams(
+        directory / "model_state.pdparams", from_memory(state, CONFIG), 2
+    ),
+    "pdparams index": lambda directory, state: split_in_two(
+        directory, from_memory(state, CONFIG), "model_state-{:05d}-of-00002.pdparams", write_pdparams
+    ),
+    "in-memory names": lambda directory, state: save_file(state, directory / "model.safetensors", {"format": "pd"}),
+    "in-memory names, torch layout": lambda directory, state: save_file(
+        {n: np.ascontiguousarray(a.T) if "_proj.weight" in n else a for n, a in state.items()},
+        directory / "model.safetensors",
+        {"format": "pt"},
+    ),
+    "2 ranks": lambda directory, state: write_shards(directory, state, 2),
+    "2 ranks, in-memory names": lambda directory, state: write_shards(directory, state, 2, "memory"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_reads_to_the_same_bits(tmp_path, form, dtype):
+    state = random_state(CONFIG, dtype)
+    FORMATS[form](tmp_path, state)
+    read = load_state(tmp_path, CONFIG)
+    assert same_bits(read, state)
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in read.values())
+    check_state(read, memory_shapes(CONFIG), str(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["safetensors np", "torch bin", "2 ranks"])
+def test_slices_for_tensor_parallel_ranks(tmp_path, form):
+    """Joined again, the slices are the model; what is not split is whole on every rank."""
+    state = random_state(CONFIG)
+    FORMATS[form](tmp_path, state)
+    ranks = [load_state(tmp_path, CONFIG, rank=rank, degree=4) for rank in range(4)]
+    axes = {"q_proj": 1, "k_proj": 1, "v_proj": 1, "up_proj": 1, "o_proj": 0, "down_proj": 0, "embed_tokens": 0}
+    for name, array in state.items():
+        module, kind = name.split(".")[-2:]
+        if module in axes and (kind == "weight" or axes[module] == 1):
+            axis = axes[module] if kind == "weight" else 0
+            assert np.array_equal(np.concatenate([part[name] for part in ranks], axis), array)
+            assert ranks[3][name].shape[axis] == array.shape[axis] // 4
+        else:
+            assert all(np.array_equal(part[name], array) for part in ranks)
+    assert all(array.flags.c_contiguous and array.flags.owndata for array in ranks[1].values())
+    with pytest.raises(GLMError, match=r"model.embed_tokens.weight \[20, 8\] cannot be divided among 3 .* divides 20"):
+        load_state(tmp_path, CONFIG, degree=3)
+
+
+def test_results_share_no_memory(tmp_path):
+    FORMATS["torch bin"](tmp_path, random_state(CONFIG))
+    read = load_state(tmp_path, CONFIG)
+    for array in read.values():
+        array[...] = 0
+    assert same_bits(load_state(tmp_path, CONFIG), random_state(CONFIG))
+
+
+class CountingFile:
+    """A safetensors file that notes which tensors are read."""
+
+    def __init__(self, path, framework):
+        self.file, self.read = safe_open(path, framework), []
+        OPENED.append(self)
+
+    def get_tensor(self, name):
+        self.read.append(name)
+        return self.file.get_tensor(name)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+OPENED: list[CountingFile] = []
+
+
+@pytest.mark.parametrize("form", ["safetensors np", "safetensors index"])
+def test_tensors_are_read_when_asked_for_and_once(tmp_path, monkeypatch, form):
+    FORMATS[form](tmp_path, random_state(CONFIG))
+    monkeypatch.setattr(files, "safe_open", CountingFile)
+    OPENED.clear()
+    tensors = open_checkpoint(tmp_path).tensors(CONFIG)
+    next(tensors)
+    assert [name for file in OPENED for name in file.read] == ["glm.word_embeddings.weight"]
+    list(tensors)
+    read = [name for file in OPENED for name in file.read]
+    assert len(read) == len(set(read)) == 29
+
+
+def test_preference_is_logged(tmp_path, caplog):
+    state, other = random_state(CONFIG), random_state(CONFIG, seed=1)
+    FORMATS["safetensors np"](tmp_path, state)
+    for form in ("torch bin", "pdparams", "2 ranks"):
+        FORMATS[form](tmp_path, other)
+    with caplog.at_level(logging.WARNING):
+        assert same_bits(load_state(tmp_path, CONFIG), state)
+    others = "pytorch_model.bin, model_state.pdparams, model_state.tp00.pdparams"
+    assert f"reading model.safetensors, not {others}" in caplog.text
+
+
+ORDER = ["safetensors index", "safetensors np", "torch index", "torch bin", "pdparams index", "pdparams", "2 ranks"]
+
+
+@pytest.mark.parametrize(("first", "second"), pairwise(ORDER))
+def test_preference_order(tmp_path, first, second):
+    FORMATS[second](tmp_path, random_state(CONFIG, seed=1))
+    FORMATS[first](tmp_path, random_state(CONFIG))
+    assert same_bits(load_state(tmp_path, CONFIG), random_state(CONFIG))
+
+
+@pytest.mark.parametrize(("label", "layout"), [("np", True), ("pt", False)])
+def test_shapes_overrule_a_wrong_label(tmp_path, caplog, label, layout):
+    safetensors({"format": label}, layout)(tmp_path, random_state(CONFIG))
+    with caplog.at_level(logging.WARNING):
+        assert same_bits(load_state(tmp_path, CONFIG), random_state(CONFIG))
+    assert "but its weights lie" in caplog.text
+
+
+def test_ignored_and_tied_extras(tmp_path):
+    state = random_state(CONFIG)
+    extras = {"lm_head.weight": state["model.embed_tokens.weight"], "glm.rotary.inv_freq": np.ones(3, "float32")}
+    save_file(contiguous(from_memory(state, CONFIG)) | extras, tmp_path / "model.safetensors", {"format": "np"})
+    assert same_bits(load_state(tmp_path, CONFIG), state)
+    extras["lm_head.weight"] = extras["lm_head.weight"] + 1
+    save_file(contiguous(from_memory(state, CONFIG)) | extras, tmp_path / "model.safetensors", {"format": "np"})
+    with pytest.raises(
+        GLMError, match=r"lm_head.weight differs from glm.word_embeddings.weight, but tie_word_embeddings"
+    ):
+        load_state(tmp_path, CONFIG)
+    untied = load_state(tmp_path, tiny_config(tie_word_embeddings=False))
+    assert untied.keys() - state.keys() == {"lm_head.weight"}
+
+
+def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path):
+    state = random_state(CONFIG)
+    arrays = contiguous(from_memory(state, CONFIG))
+    arrays["glm.transformer.strange"] = np.ones((2, 3), "float32")
+    del arrays["glm.transformer.final_layernorm.bias"]
+    arrays["glm.word_embeddings.weight"] = arrays["glm.word_embeddings.weight"][:-1].copy()
+    save_file(arrays, tmp_path / "model.safetensors", {"format": "np"})
+    with pytest.raises(GLMError) as caught:
+        check_state(load_state(tmp_path, CONFIG), memory_shapes(CONFIG), "model.safetensors")
+    message = str(caught.value)
+    assert "1 missing: model.norm.bias [8]" in message
+    assert "1 unexpected: glm.transformer.strange [2, 3]" in message
+    assert "1 of the wrong shape: model.embed_tokens.weight [19, 8] instead of [20, 8]" in message
+    have = sum(a.size for a in arrays.values())
+    assert f"it holds {have:,} parameters, the model has {sum(a.size for a in state.values()):,}" in message
+    assert "\n" not in message
+
+
+def test_a_bigger_model_than_configured(tmp_path):
+    """The "10B" that silently trained as another model: both counts and the shapes."""
+    state = random_state(tiny_config(num_hidden_layers=3))
+    with pytest.raises(
+        GLMError, match=r"16 unexpected: .* and 11 more; it holds 2,904 parameters, the model has 2,032"
+    ):
+        check_state(state, memory_shapes(CONFIG), "x")
+    check_state(state, memory_shapes(tiny_config(num_hidden_layers=3)), "x")
+
+
+def test_no_weights_or_no_directory(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        GLMError, match=r"holds no weights: found config.json; give a directory with one of model.safeten"
+    ):
+        load_state(tmp_path, CONFIG)
+    with pytest.raises(GLMError, match="is not a directory"):
+        load_state(tmp_path / "none", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("keep", "missing"),
+    [((0, 2, 3), "tp01"), ((1, 2, 3), "tp00"), ((0,), "tp01"), ((0, 3), "tp01.pdparams, model_state.tp02")],
+)
+def test_a_missing_shard_is_named(tmp_path, keep, missing):
+    for rank in keep:
+        write_pdparams(tmp_path / f"model_state.tp{rank:02d}.pdparams", {"w": np.zeros(2)})
+    with pytest.raises(GLMError, match=rf"lacks model_state.{missing}"):
+        load_state(tmp_path, CONFIG)
+
+
+def test_a_missing_last_shard_is_known_from_the_config(tmp_path):
+    write_shards(tmp_path, random_state(CONFIG), 2)
+    (tmp_path / "config.json").write_text('{"tensor_parallel_degree": 4}')
+    with pytest.raises(GLMError, match=r"lacks model_state.tp02.pdparams, model_state.tp03.pdparams of 4"):
+        load_state(tmp_path, CONFIG)
+
+
+def test_ranks_that_contradict_each_other(tmp_path):
+    write_shards(tmp_path, random_state(CONFIG), 2)
+    shutil.copy(tmp_path / "model_state.tp01.pdparams", tmp_path / "good")
+    (tmp_path / "later").mkdir()
+    write_shards(tmp_path / "later", random_state(CONFIG, seed=1), 2)
+    shutil.copy(tmp_path / "later" / "model_state.tp01.pdparams", tmp_path)
+    with pytest.raises(GLMError, match=r"position_embeddings.weight differs between tensor-parallel ranks 0 and 1"):
+        load_state(tmp_path, CONFIG)
+    content = pickle.loads((tmp_path / "good").read_bytes())
+    del content[f"glm.{QKV}"]
+    write_pdparams(tmp_path / "model_state.tp01.pdparams", content)
+    with pytest.raises(GLMError, match=rf"only one of the tensor-parallel ranks 0 and 1 holds glm.{QKV}"):
+        load_state(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["model_state.pdparams", "model_state.tp01.pdparams", "pytorch_model.bin"])
+def test_attacks_are_refused_while_loading(tmp_path, name):
+    marker = tmp_path / "marker"
+    if name.endswith("bin"):
+        write_torch_bin(tmp_path / name, {}, extra={"w": Attack(marker)})
+    else:
+        write_shards(tmp_path, random_state(CONFIG), 2)
+        (tmp_path / name).write_bytes(pickle.dumps({"w": Attack(marker)}))
+    with pytest.raises(GLMError, match=rf"{name} is refused"):
+        load_state(tmp_path, CONFIG)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("form", ["safetensors np", "pdparams", "torch bin", "2 ranks"])
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+def test_cut_files(tmp_path, form, share):
+    FORMATS[form](tmp_path, random_state(CONFIG))
+    path = max(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(GLMError, match=rf"{path.name} is (damaged or cut short|empty)"):
+        load_state(tmp_path, CONFIG)
+
+
+def test_incomplete_and_odd_indexes(tmp_path):
+    FORMATS["safetensors index"](tmp_path, random_state(CONFIG))
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    (tmp_path / "model-00002-of-00002.safetensors").rename(tmp_path / "aside")
+    with pytest.raises(
+        GLMError, match=r"lacks model-00002-of-00002.safetensors, which model.safetensors.index.json names"
+    ):
+        load_state(tmp_path, CONFIG)
+    (tmp_path / "aside").rename(tmp_path / "model-00002-of-00002.safetensors")
+    index.write_text(json.dumps({"weight_map": content["weight_map"] | {"ghost": "model-00001-of-00002.safetensors"}}))
+    with pytest.raises(GLMError, match=r"00001-of-00002.safetensors lacks ghost"):
+        load_state(tmp_path, CONFIG)
+    for odd in ("../model.safetensors", "model.safetensors.index.json", "/etc/passwd", 7):
+        index.write_text(json.dumps({"weight_map": {"w": odd}}))
+        with pytest.raises(GLMError, match=r"expected .safetensors files of its own directory"):
+            load_state(tmp_path, CONFIG)
+    for broken in ("", "[]", "{}", '{"weight_map": 3}'):
+        index.write_text(broken)
+        with pytest.raises(GLMError, match=r"index.json is damaged"):
+            load_state(tmp_path, CONFIG)
