@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
+from paddlenlp.utils.log import logger
 
 from glm.device import choose_device
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
+
 
 @dataclass
 class DataArguments:
@@ -33,10 +36,12 @@ class DataArguments:
     )
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave rows with errors out and count them."})
     src_length: int = field(
-        default=608, metadata={"help": "Most tokens of a source, special tokens included; longer ones lose their start."}
+        default=608,
+        metadata={"help": "Most tokens of a source, special tokens included; longer ones lose their start."},
     )
     tgt_length: int = field(
-        default=160, metadata={"help": "Most tokens of a target and of a generated text; longer targets lose their end."}
+        default=160,
+        metadata={"help": "Most tokens of a target and of a generated text; longer targets lose their end."},
     )
     no_block_position: bool = field(
         default=False, metadata={"help": "Target tokens go on counting text positions instead of block positions."}
@@ -84,11 +89,15 @@ class ModelArguments:
         default="THUDM/glm-large-chinese",
         metadata={"help": "Directory of a model, or a preset: glm-tiny-chinese, glm-large-chinese, glm-10b-chinese."},
     )
+    tokenizer_name_or_path: Optional[str] = field(
+        default=None, metadata={"help": "Directory or preset of the tokenizer; default: the model's."}
+    )
     from_scratch: bool = field(
         default=False, metadata={"help": "Random weights in the shape of the model, instead of its trained ones."}
     )
     weight_format: str = field(
-        default="safetensors", metadata={"help": "How full weights are written.", "choices": ["safetensors", "pdparams"]}
+        default="safetensors",
+        metadata={"help": "How full weights are written.", "choices": ["safetensors", "pdparams"]},
     )
     label_smoothing: float = field(
         default=0.1, metadata={"help": "Share of the target probability that is spread over the whole vocabulary."}
@@ -118,7 +127,7 @@ class GLMTrainingArguments(TrainingArguments):
     eval_samples_shown: int = field(
         default=4, metadata={"help": "Generated texts that evaluation shows beside their references."}
     )
-    debug: bool = field(default=False, metadata={"help": "Show the traceback of an error."})
+    debug: bool = field(default=False, metadata={"help": "Show PaddleNLP's own log, and the traceback of an error."})
 
     def __post_init__(self):
         self.device = choose_device(self.device)
@@ -142,6 +151,9 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
         UsageError: an unknown flag, a value that does not fit, an unreadable file.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # PaddleNLP reports a hundred lines of settings at INFO; what matters of them, the scripts say themselves.
+    logger.set_level("DEBUG" if "--debug" in argv else "ERROR")
+    warnings.simplefilter("default" if "--debug" in argv else "ignore")
     parser = ArgumentParser(list(classes), description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = _file_arguments(Path(argv[0]))
@@ -200,4 +212,3 @@ def _flag(name: str, value) -> list[str]:
         return []
     values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
     return [f"--{name}", *map(str, values)]
-

@@ -84,7 +84,9 @@ def _threads(environ: MutableMapping[str, str]) -> Setting:
     if "OMP_NUM_THREADS" in environ and not launched:
         return Setting(name, environ["OMP_NUM_THREADS"], "OMP_NUM_THREADS set by the user")
     cores = usable_cores()
-    return Setting(name, str(max(1, cores // ranks)), f"{cores} cores for {ranks} local process{'es'[: 2 * (ranks > 1)]}")
+    return Setting(
+        name, str(max(1, cores // ranks)), f"{cores} cores for {ranks} local process{'es'[: 2 * (ranks > 1)]}"
+    )
 
 
 def _stride_kernel(environ: MutableMapping[str, str]) -> Setting:

@@ -273,4 +273,6 @@ def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: Tensor) -> Ten
     newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
     same_BGtn = (history_BGtn == newest_BG1n) & (before_tn >= 0) | (back_n >= size)
     repeat_BGt = same_BGtn.all(axis=-1) & (length >= size)
-    return paddle.put_along_axis(logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"), axis=2, reduce="add", broadcast=False)
+    return paddle.put_along_axis(
+        logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"), axis=2, reduce="add", broadcast=False
+    )

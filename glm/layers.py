@@ -72,8 +72,8 @@ class MLP(nn.Layer):
 class Block(nn.Layer):
     """Pre-norm block.
 
-        x ─┬─ input_layernorm ─ self_attn ─ dropout ─(+)─┬─ post_attention_layernorm ─ mlp ─ dropout ─(+)─ y
-           └──────────────────────────────────────────┘ └───────────────────────────────────────────┘
+    x ─┬─ input_layernorm ─ self_attn ─ dropout ─(+)─┬─ post_attention_layernorm ─ mlp ─ dropout ─(+)─ y
+       └──────────────────────────────────────────┘ └───────────────────────────────────────────┘
     """
 
     def __init__(self, config):

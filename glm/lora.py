@@ -88,7 +88,9 @@ def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
     """
     directory = Path(directory)
     config, adapter = read_adapter(directory, model.config.hidden_size)
-    lora = _wrap(model, config["r"], config["alpha"], sorted({name.split(".")[-2] for name in adapter}), config["dropout"])
+    lora = _wrap(
+        model, config["r"], config["alpha"], sorted({name.split(".")[-2] for name in adapter}), config["dropout"]
+    )
     lora.load_adapter(directory)
     return lora
 
@@ -163,9 +165,7 @@ def _save_paddle(lora: GLMLoRAModel, directory: Path) -> None:
 
 
 def _save_peft(lora: GLMLoRAModel, directory: Path) -> None:
-    arrays = {
-        f"base_model.model.{name}.weight": np.ascontiguousarray(x.T) for name, x in lora.adapter_state().items()
-    }
+    arrays = {f"base_model.model.{name}.weight": np.ascontiguousarray(x.T) for name, x in lora.adapter_state().items()}
     with atomic_file(directory / PEFT_WEIGHTS) as temporary:
         save_file(arrays, temporary, metadata={"format": "pt"})
     config = lora.lora_config

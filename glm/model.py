@@ -110,14 +110,14 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
         """Logits [..., V] of hidden states [..., H], with the tied word embedding."""
         return paddle.matmul(hidden, self.model.embed_tokens.weight, transpose_y=True)
 
-    def prefill(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor
-    ) -> Prefix:
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
         attends = [PrefillAttention(bias) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
-        return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask, self._dtype_name))
+        return Prefix(
+            [a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask, self._dtype_name)
+        )
 
     def decode(
         self, input_ids_BG: Tensor, position_ids_BPG: Tensor, prefix: Prefix, tails: list[Tensor]

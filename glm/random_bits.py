@@ -7,6 +7,7 @@ A generator with hidden state cannot be seeded by an input of an exported graph.
 import paddle
 from paddle import Tensor
 
+
 def gumbel_noise(seed: Tensor, step: Tensor, rows: int | Tensor, columns: int) -> Tensor:
     """Standard Gumbel noise [rows, columns], float32: argmax(logits + noise) draws from softmax(logits).
 

@@ -37,6 +37,11 @@ class EncodedDataset(paddle.io.Dataset):
         pairs = tqdm(self.examples, desc="encode", unit=" rows", leave=False, disable=len(self.examples) < 20000)
         self.pairs = [(encoder.source(e.source), encoder.target(e.target)) for e in pairs]
 
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a row, source and target, on average."""
+        return sum(len(source) + len(target) for source, target in self.pairs) / len(self.pairs)
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -66,7 +71,6 @@ class GenerationEvaluation:
 
     encoder: GLMEncoder
     config: GenerationConfig
-    samples_shown: int = 4
 
     @property
     def stop(self) -> StopTokens:
@@ -97,7 +101,7 @@ class GLMTrainer(Trainer):
         self.lr_decay_ratio, self.weight_format = lr_decay_ratio, weight_format
         self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
         self._rng_to_restore: str | None = None
-        self.best_predictions: list[tuple[str, str]] = []
+        self.predictions: list[tuple[str, str]] = []
 
     # training
 
@@ -128,7 +132,7 @@ class GLMTrainer(Trainer):
             num_replicas=self.args.dataset_world_size,
             rank=self.args.dataset_rank,
             drop_last=self.args.dataloader_drop_last,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=self.args.seed,
         )
 
     # resuming
@@ -157,7 +161,11 @@ class GLMTrainer(Trainer):
         """Builds checkpoint-N beside its place and moves it there whole, so that a killed run leaves no half."""
         final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         self.history.flush()
-        run_directory, signal_directory, limit = self.args.output_dir, self.args.output_signal_dir, self.args.save_total_limit
+        run_directory, signal_directory, limit = (
+            self.args.output_dir,
+            self.args.output_signal_dir,
+            self.args.save_total_limit,
+        )
         with atomic_directory(final) as staging:
             self.args.output_dir = self.args.output_signal_dir = str(staging.parent)
             self.args.save_total_limit = None
@@ -199,7 +207,7 @@ class GLMTrainer(Trainer):
         references = [tokenizer.decode(tokenizer.encode(e.target)).strip() for e in dataset.examples]
         metrics = {"loss": loss} | score(predictions, references)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.best_predictions = list(zip(predictions, references, strict=True))
+        self.predictions = list(zip(predictions, references, strict=True))
         self._write_predictions(dataset)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -235,7 +243,7 @@ class GLMTrainer(Trainer):
             return
         rows = (
             {"source": example.source, "prediction": prediction, "reference": reference}
-            for example, (prediction, reference) in zip(dataset.examples, self.best_predictions, strict=True)
+            for example, (prediction, reference) in zip(dataset.examples, self.predictions, strict=True)
         )
         with atomic_write(Path(self.args.output_dir) / PREDICTIONS_NAME, "w", "utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

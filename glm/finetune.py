@@ -1,0 +1,164 @@
+"""Fine-tuning from arguments to files: what both fine-tuning scripts run."""
+
+from pathlib import Path
+
+import paddle
+from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
+
+from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.datasets import LoadedExamples, load_examples
+from glm.datasets.encoding import GLMEncoder
+from glm.datasets.prompts import Example
+from glm.errors import GLMError, UsageError
+from glm.loading import load_tokenizer
+from glm.lora import add_lora, load_lora, merge_lora
+from glm.model import GLMForCausalLM
+from glm.progress import BarCallback, note, print_metrics, print_samples
+from glm.trainer import EncodedDataset, GenerationEvaluation, GLMTrainer, clear_directory, resume_point
+
+HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
+
+
+def finetune(
+    data: DataArguments, decode: DecodeArguments, options: ModelArguments, training: GLMTrainingArguments
+) -> GLMTrainer:
+    """Trains and evaluates as the arguments say, and writes everything into `training.output_dir`.
+
+    Returns:
+        The trainer, for callers that go on with its model.
+
+    Raises:
+        GLMError: of any of the parts; nothing was overwritten then.
+    """
+    if not (training.do_train or training.do_eval or training.do_predict):
+        raise UsageError("nothing to do: pass --do_train, --do_eval or both")
+    paddle.set_device(training.device)
+    resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
+    examples, held_out = load_splits(data, training)
+    encoder = GLMEncoder(
+        load_tokenizer(options.tokenizer_name_or_path or options.model_name_or_path),
+        data.src_length,
+        data.tgt_length,
+        data.no_block_position,
+    )
+    model = load_model(options, training)
+    encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+    trainer = build_trainer(model, encoder, decode, options, training, examples, held_out)
+    _report_truncation(encoder)
+    if training.do_train:
+        run_training(trainer, resume)
+        if options.lora and options.save_peft:
+            trainer.model.save_pretrained(Path(training.output_dir) / "peft", peft=True)
+    for wanted, prefix in ((training.do_eval, "eval"), (training.do_predict, "test")):
+        if wanted:
+            run_evaluation(trainer, prefix)
+    if training.do_export:
+        _export(trainer, encoder)
+    return trainer
+
+
+def load_splits(data: DataArguments, training: GLMTrainingArguments) -> tuple[list[Example], list[Example]]:
+    """Training and evaluation examples; rows are held out where the data has no evaluation split."""
+
+    def load(split: str) -> LoadedExamples | None:
+        loaded = load_examples(data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows)
+        if loaded:
+            note(f"{split}: {loaded.source_description}")
+        return loaded
+
+    dev = load("dev") if training.do_eval or training.do_predict else None
+    if not training.do_train and dev:
+        return [], dev.examples
+    train = load("train").examples
+    if dev or not (training.do_eval or training.do_predict):
+        return train, dev.examples if dev else []
+    count = max(1, min(HELD_OUT, len(train) // 20))
+    if count >= len(train):
+        raise GLMError(f"{data.data_path} has {len(train)} row, too few to train and to evaluate on")
+    note(f"the data has no evaluation split: its last {count} rows are held out")
+    return train[:-count], train[-count:]
+
+
+def load_model(options: ModelArguments, training: GLMTrainingArguments):
+    """The model to train, with LoRA adapters where they are asked for."""
+    dtype = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+    # Mixed precision at level O1 casts inside the operators; O2 keeps the weights themselves in half precision.
+    in_memory = dtype if training.fp16_opt_level == "O2" else "float32"
+    paddle.seed(training.seed)
+    model = GLMForCausalLM.from_pretrained(
+        options.model_name_or_path, dtype=in_memory, from_scratch=options.from_scratch
+    )
+    if options.lora_path:
+        return load_lora(model, options.lora_path)
+    if options.lora:
+        return add_lora(model, options.r, options.lora_alpha, options.lora_targets, options.lora_dropout)
+    return model
+
+
+def build_trainer(model, encoder, decode, options, training, examples, held_out) -> GLMTrainer:
+    """The trainer, with this project's progress bar in place of PaddleNLP's."""
+    evaluation = GenerationEvaluation(encoder, decode.generation_config(encoder.tgt_length, training.seed))
+    trainer = GLMTrainer(
+        model=model,
+        args=training,
+        train_dataset=EncodedDataset(examples, encoder) if training.do_train else None,
+        eval_dataset=EncodedDataset(held_out, encoder) if held_out else None,
+        evaluation=evaluation,
+        label_smoothing=options.label_smoothing,
+        lr_decay_ratio=options.lr_decay_ratio,
+        weight_format=options.weight_format,
+    )
+    if not training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(BarCallback)
+    else:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(PrinterCallback)
+    return trainer
+
+
+def run_training(trainer: GLMTrainer, resume: str | None) -> None:
+    """Trains, saves the model and its metrics, and prints them."""
+    if resume:
+        note(f"resuming from {resume}")
+    elif trainer.args.overwrite_output_dir:
+        clear_directory(trainer.args.output_dir)
+    parameters = list(trainer.model.parameters())
+    trained = sum(p.size for p in parameters if not p.stop_gradient)
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    trainer.save_state()
+    metrics = result.metrics
+    rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
+    metrics |= {"train_tokens_per_second": round(rate, 1)}
+    metrics |= {"parameters": sum(p.size for p in parameters), "trained_parameters": trained}
+    if trainer.is_world_process_zero():
+        trainer.save_metrics("train", metrics)
+        print_metrics(f"training: {trainer.args.output_dir}", metrics)
+
+
+def run_evaluation(trainer: GLMTrainer, prefix: str) -> dict[str, float]:
+    """Evaluates, saves the metrics, and prints them with a few samples."""
+    metrics = trainer.evaluate(metric_key_prefix=prefix)
+    if trainer.is_world_process_zero():
+        trainer.save_metrics(prefix, metrics)
+        print_samples(trainer.predictions[: trainer.args.eval_samples_shown])
+        print_metrics(f"evaluation on {len(trainer.eval_dataset)} held-out rows, characters as units", metrics)
+    return metrics
+
+
+def _report_truncation(encoder: GLMEncoder) -> None:
+    cut = encoder.truncated
+    if any(cut.values()):
+        note(
+            f"truncated: {cut['source']} sources to src_length {encoder.src_length} (their beginning is lost), "
+            f"{cut['target']} targets to tgt_length {encoder.tgt_length} (their end is lost)"
+        )
+
+
+def _export(trainer: GLMTrainer, encoder: GLMEncoder) -> None:
+    from glm.export import export_directory
+
+    lora = hasattr(trainer.model, "lora_config")
+    model = merge_lora(trainer.model) if lora else trainer.model
+    export_directory(model, encoder.tokenizer, Path(trainer.args.output_dir) / "export" / "glm")
