@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 from paddlenlp.utils.log import logger
@@ -25,8 +26,8 @@ class DataArguments:
         default="dureader_qg",
         metadata={"help": "dureader_qg, or a BELLE subset: school_math_0.25M, multiturn_chat_0.8M, train_2M_CN, …"},
     )
-    data_name: str | None = field(default=None, metadata={"help": "Collection of the task; bellegroup for BELLE."})
-    data_path: str | None = field(
+    data_name: Optional[str] = field(default=None, metadata={"help": "Collection of the task; bellegroup for BELLE."})
+    data_path: Optional[str] = field(
         default=None,
         metadata={
             "help": "JSON or JSON Lines file, a folder with train.json and dev.json, or a Hugging Face data set name "
@@ -36,11 +37,11 @@ class DataArguments:
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave rows with errors out and count them."})
     src_length: int = field(
         default=608,
-        metadata={"help": "Most tokens of a source, special tokens included; longer ones lose their start."},
+        metadata={"help": "Most tokens of a source, special ones included; longer ones lose their start."},
     )
     tgt_length: int = field(
         default=160,
-        metadata={"help": "Most tokens of a target and of a generated text; longer targets lose their end."},
+        metadata={"help": "Most tokens of a target and of a generated text; longer ones lose their end."},
     )
     no_block_position: bool = field(
         default=False, metadata={"help": "Target tokens go on counting text positions instead of block positions."}
@@ -88,7 +89,7 @@ class ModelArguments:
         default="THUDM/glm-large-chinese",
         metadata={"help": "Directory of a model, or a preset: glm-tiny-chinese, glm-large-chinese, glm-10b-chinese."},
     )
-    tokenizer_name_or_path: str | None = field(
+    tokenizer_name_or_path: Optional[str] = field(
         default=None, metadata={"help": "Directory or preset of the tokenizer; default: the model's."}
     )
     from_scratch: bool = field(
@@ -106,13 +107,13 @@ class ModelArguments:
     )
     lora: bool = field(default=False, metadata={"help": "Train LoRA adapters instead of the whole model."})
     r: int = field(default=8, metadata={"help": "Rank of the LoRA adapters."})
-    lora_alpha: float | None = field(default=None, metadata={"help": "LoRA scaling is lora_alpha / r; default 2·r."})
+    lora_alpha: Optional[float] = field(default=None, metadata={"help": "LoRA scaling is lora_alpha / r; default 2·r."})
     lora_targets: str = field(
         default="attention",
         metadata={"help": "attention = query, key, value; all = every linear layer.", "choices": ["attention", "all"]},
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapters' input."})
-    lora_path: str | None = field(default=None, metadata={"help": "Go on training the adapter of this directory."})
+    lora_path: Optional[str] = field(default=None, metadata={"help": "Go on training the adapter of this directory."})
     save_peft: bool = field(
         default=False, metadata={"help": "Write the final adapter in Hugging Face PEFT's format as well, under peft/."}
     )
@@ -122,7 +123,7 @@ class ModelArguments:
 class GLMTrainingArguments(TrainingArguments):
     """PaddleNLP's TrainingArguments, with the best device that is there as the default."""
 
-    device: str | None = field(default=None, metadata={"help": "npu, gpu or cpu; default: the best one present."})
+    device: Optional[str] = field(default=None, metadata={"help": "npu, gpu or cpu; default: the best one present."})
     eval_samples_shown: int = field(
         default=4, metadata={"help": "Generated texts that evaluation shows beside their references."}
     )

@@ -212,7 +212,8 @@ def read_config_file(directory: Path) -> dict[str, Any]:
         if generation.recognise(raw):
             return {"generation": name} | _translate(raw, generation, path)
     raise GLMError(
-        f"{path}: model_type '{raw.get('model_type')}' with these fields is no known generation ({', '.join(GENERATIONS)})"
+        f"{path}: model_type '{raw.get('model_type')}' with these fields is none of the known generations: "
+        f"{', '.join(GENERATIONS)}"
     )
 
 

@@ -119,7 +119,7 @@ class GLMTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int):
         """Linear warm-up, then linear decay to learning_rate · lr_decay_ratio; other schedules are PaddleNLP's."""
-        if self.args.lr_scheduler_type != "linear" or self.lr_scheduler is not None:
+        if self.args.lr_scheduler_type.value != "linear" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps)
         warmup = self.args.warmup_steps or int(num_training_steps * self.args.warmup_ratio)
         self.lr_scheduler = linear_schedule(self.args.learning_rate, warmup, num_training_steps, self.lr_decay_ratio)
@@ -277,8 +277,8 @@ def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | 
     last = get_last_checkpoint(output_dir)
     if last is None:
         raise UsageError(
-            f"output_dir {output_dir} is not empty and holds no checkpoint to resume: choose another directory, or pass "
-            "--overwrite_output_dir"
+            f"output_dir {output_dir} is not empty and holds no checkpoint to resume: choose another directory, or "
+            "pass --overwrite_output_dir"
         )
     return last
 
