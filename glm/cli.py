@@ -1,10 +1,38 @@
-"""How every script ends: exit code 0, 1 for a problem, 2 for a wrong argument, and one line that says which."""
+"""How every script begins and ends: --help that teaches, one line for an error, and exit code 1, or 2 for usage."""
 
+import argparse
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 from glm.errors import GLMError, UsageError
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """Flags of a script that needs nothing of PaddleNLP's Trainer.
+
+    Args:
+        description: first lines of --help, examples included.
+    """
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> None:
+        raise UsageError(f"{message} (see --help)")
+
+    def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        arguments = super().parse_args(*args, **kwargs)
+        if not arguments.debug:
+            warnings.simplefilter("ignore")
+        return arguments
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the help texts, and the description's line breaks kept."""
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -12,6 +40,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     `--debug` among the arguments shows the traceback as well.
     """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         main()
     except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """A trained model as one static graph: prompt and decoding options in, tokens and scores out."""
 
+import json
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,9 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
+from glm.checkpoint.atomic import atomic_write
+from glm.errors import GLMError
+from glm.export_files import FORMAT_VERSION, GRAPH_SUFFIXES, ExportInfo, info_path
 from glm.generation import Prompt, StopTokens, generate
 from glm.generation_config import CONTROL_DTYPES
 
@@ -33,10 +38,47 @@ class GenerationGraph(nn.Layer):
 
 
 def export_graph(model: nn.Layer, stop: StopTokens, prefix: Path) -> None:
-    """Writes `prefix`.json and `prefix`.pdiparams."""
+    """Writes `prefix`.json and `prefix`.pdiparams: greedy search, sampling and beam search in one graph.
+
+    Inputs are the fields of `Prompt` and of `GenerationConfig` by name; outputs the tokens [B, t] and scores [B] of
+    `GLMForCausalLM.generate`.
+    """
     graph = GenerationGraph(model, stop)
     graph.eval()
-    own = [module for name, module in sys.modules.items() if name == "glm" or name.startswith("glm.")]
-    paddle.jit.ignore_module(own)
+    # Our code is built of traceable operators; Paddle need not, and must not, rewrite its source.
+    paddle.jit.ignore_module([module for name, module in sys.modules.items() if name.split(".")[0] == "glm"])
     static = paddle.jit.to_static(graph, input_spec=[PROMPT_SPEC, CONTROL_SPEC], full_graph=True)
     paddle.jit.save(static, str(prefix))
+
+
+def export_directory(model: nn.Layer, tokenizer, prefix: Path) -> ExportInfo:
+    """Writes all that inference needs beside each other: graph, tokenizer, and what connects them.
+
+    Args:
+        model: a `GLMForCausalLM` without LoRA adapters (merge them first).
+        tokenizer: its tokenizer.
+        prefix: path and common beginning of the graph's files, such as checkpoints/infer/glm.
+
+    Raises:
+        GLMError: a file stands where the directory should be, or the disk is full.
+    """
+    directory = prefix.parent
+    if directory.exists() and not directory.is_dir():
+        raise GLMError(f"{directory} is a file; output_path needs a directory and a name in it, such as infer/glm")
+    directory.mkdir(parents=True, exist_ok=True)
+    info = ExportInfo(
+        format_version=FORMAT_VERSION,
+        dtype=model.config.dtype,
+        vocab_size=model.config.vocab_size,
+        max_position=model.config.max_position_embeddings,
+        parameters=int(sum(p.size for p in model.parameters())),
+    )
+    stop = StopTokens((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
+        export_graph(model, stop, Path(staging) / prefix.name)
+        for suffix in GRAPH_SUFFIXES:
+            (Path(staging) / f"{prefix.name}{suffix}").replace(directory / f"{prefix.name}{suffix}")
+    tokenizer.save_pretrained(directory)
+    with atomic_write(info_path(prefix), "w", "utf-8") as file:
+        file.write(json.dumps(vars(info), indent=2) + "\n")
+    return info

@@ -25,3 +25,21 @@ def load_tokenizer(name_or_path: str):
     if name in PRESETS:
         return GLMTokenizer.from_pretrained(download_model(name))
     raise GLMError(f"'{name_or_path}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
+
+
+def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: str | None = None):
+    """A model ready to generate, with an adapter merged into its weights.
+
+    Args:
+        name_or_path: directory or preset.
+        lora_path: directory of a LoRA adapter trained on that model.
+        dtype: of the weights; the adapter's, else the checkpoint's own if not given.
+    """
+    from glm.lora import load_lora, merge_lora
+    from glm.model import GLMForCausalLM
+
+    model = GLMForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+    if lora_path:
+        model = merge_lora(load_lora(model, lora_path))
+    model.eval()
+    return model

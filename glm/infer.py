@@ -1,0 +1,68 @@
+"""Generation with an exported graph: what infer_generation.py runs. Imports neither PaddleNLP nor the model."""
+
+import argparse
+
+import numpy as np
+
+from glm.datasets.encoding import Batch, GLMEncoder
+from glm.device import choose_device
+from glm.errors import UsageError
+from glm.export_files import read_export
+from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.runtime import Runtime, RuntimeOptions, open_runtime
+from glm.tokenizers import GLMTokenizer
+
+
+class GraphGenerator:
+    """A graph in a runtime, with its tokenizer.
+
+    Args:
+        runtime: a loaded graph that `glm.export` wrote.
+        encoder: turns texts into prompts.
+    """
+
+    def __init__(self, runtime: Runtime, encoder: GLMEncoder):
+        self.runtime, self.encoder = runtime, encoder
+
+    @classmethod
+    def open(cls, arguments: argparse.Namespace) -> "GraphGenerator":
+        """Loads what the arguments of infer_generation.py name.
+
+        Raises:
+            GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
+        """
+        info = read_export(arguments.model_path, arguments.model_prefix)
+        device = choose_device(arguments.device).split(":")[0]
+        if device == "cpu" and (arguments.use_fp16 or info.dtype != "float32"):
+            raise UsageError(
+                f"the CPU computes in float32 only: export with --dtype float32 (this graph is {info.dtype}) and leave "
+                "out --use_fp16"
+            )
+        room = arguments.max_length - arguments.tgt_length
+        if room < 4:
+            raise UsageError(
+                f"max_length {arguments.max_length} leaves {room} tokens for the source beside tgt_length "
+                f"{arguments.tgt_length}; at least 4 are needed"
+            )
+        encoder = GLMEncoder(
+            GLMTokenizer.from_pretrained(arguments.model_path),
+            min(arguments.src_length, room),
+            arguments.tgt_length,
+            arguments.no_block_position,
+        )
+        encoder.check_fits(info.vocab_size, info.max_position)
+        prefix = arguments.model_path / arguments.model_prefix
+        options = RuntimeOptions(
+            prefix.with_name(f"{prefix.name}.json"),
+            prefix.with_name(f"{prefix.name}.pdiparams"),
+            device,
+            arguments.device_id,
+            arguments.cpu_threads,
+            arguments.use_fp16,
+        )
+        return cls(open_runtime(arguments.backend, options), encoder)
+
+    def generate(self, batch: Batch, config: GenerationConfig) -> np.ndarray:
+        """Token ids [B, t] for a batch of prompts."""
+        control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
+        return self.runtime.run(batch | control)[0]

@@ -1,0 +1,67 @@
+"""Prediction with a model in Python: what predict_generation.py runs."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from glm.datasets.encoding import Batch, GLMEncoder
+from glm.device import choose_device
+from glm.generation import Prompt, StopTokens
+from glm.generation_config import GenerationConfig
+from glm.loading import load_merged_model, load_tokenizer
+from glm.tokenizers import StreamDecoder
+
+
+class Predictor:
+    """A model with its tokenizer.
+
+    Args:
+        model: a `GLMForCausalLM`.
+        encoder: turns texts into prompts.
+    """
+
+    def __init__(self, model, encoder: GLMEncoder):
+        self.model, self.encoder = model, encoder
+        tokenizer = encoder.tokenizer
+        self.stop = StopTokens((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
+
+    @classmethod
+    def open(cls, arguments: argparse.Namespace) -> "Predictor":
+        """Loads what the arguments of predict_generation.py name.
+
+        Raises:
+            GLMError: a model, adapter or tokenizer that is missing, damaged or does not fit the others.
+        """
+        paddle.set_device(choose_device(arguments.device))
+        tokenizer = load_tokenizer(arguments.model_name_or_path)
+        encoder = GLMEncoder(tokenizer, arguments.src_length, arguments.tgt_length, arguments.no_block_position)
+        model = load_merged_model(arguments.model_name_or_path, arguments.lora_path, arguments.dtype)
+        encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+        return cls(model, encoder)
+
+    def generate(self, batch: Batch, config: GenerationConfig) -> np.ndarray:
+        """Token ids [B, t] for a batch of prompts."""
+        return self.model.generate(_prompt(batch), config, self.stop)[0].numpy()
+
+    def stream(self, text: str, config: GenerationConfig) -> Iterator[str]:
+        """Pieces of the generated text, as soon as they are certain."""
+        decoder = StreamDecoder(self.encoder.tokenizer)
+        prompt = _prompt(self.encoder.prompt_batch([self.encoder.source(text)]))
+        for token in self.model.stream(prompt, config, self.stop):
+            yield decoder.put(int(token))
+        yield decoder.end()
+
+    def save(self, directory: Path) -> None:
+        """The whole model as one checkpoint, with its tokenizer."""
+        self.model.save_pretrained(directory)
+        self.encoder.tokenizer.save_pretrained(directory)
+
+
+def _prompt(batch: Batch) -> Prompt:
+    return Prompt(**{name: paddle.to_tensor(array) for name, array in batch.items()})
+
+
+__all__ = ["Predictor"]

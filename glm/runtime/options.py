@@ -1,0 +1,23 @@
+"""What a backend has to know to load a graph."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """A graph's files and where it runs.
+
+    Attributes:
+        model_file, params_file: `<prefix>.json` and `<prefix>.pdiparams`.
+        device: cpu, gpu or npu, and its number.
+        cpu_threads: threads of the CPU's matmuls.
+        use_fp16: half precision on a GPU or NPU.
+    """
+
+    model_file: Path
+    params_file: Path
+    device: str = "cpu"
+    device_id: int = 0
+    cpu_threads: int = 1
+    use_fp16: bool = False

@@ -1,0 +1,159 @@
+"""Texts in, generated texts out: what prediction with a model and inference with a graph have in common."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from glm.datasets.encoding import Batch, GLMEncoder
+from glm.errors import GLMError, UsageError
+
+EXAMPLES = (
+    "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。",
+    "答案：9层，上下文：祥信塔很有名，高72米，共有9层。",
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens that were generated, end tokens included and padding not, and seconds."""
+
+    tokens: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens in {self.seconds:.2f} s: {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s"
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where texts come from and go to."""
+    group = parser.add_argument_group("texts")
+    group.add_argument("texts", nargs="*", metavar="TEXT", help="source texts; - reads standard input, a text a line")
+    group.add_argument("--input_file", type=Path, help="a file with a text a line")
+    group.add_argument("--output_file", type=Path, help="write the generated texts there as well, a text a line")
+    group.add_argument("--batch_size", type=int, default=2, help="texts that are generated together")
+    group.add_argument("--src_length", type=int, default=200, help="most tokens of a source text")
+    group.add_argument("--tgt_length", type=int, default=20, help="most tokens of a generated text")
+    group.add_argument("--no_block_position", action="store_true", help="as in fine-tuning")
+
+
+def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `GenerationConfig`."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--min_tgt_length", type=int, default=0, help="no end token before this many tokens")
+    group.add_argument("--num_beams", type=int, default=1, help="beams of the search; 1 = greedy or sampling")
+    group.add_argument("--length_penalty", type=float, default=0.7, help="exponent of the length in a beam's rank")
+    group.add_argument("--no_repeat_ngram_size", type=int, default=0, help="no n-gram of this size twice; 0 = off")
+    group.add_argument("--do_sample", action="store_true", help="draw tokens instead of taking the most likely")
+    group.add_argument("--temperature", type=float, default=1.0, help="divides the logits before drawing")
+    group.add_argument("--top_k", type=int, default=0, help="draw from the k most likely tokens; 0 = all")
+    group.add_argument("--top_p", type=float, default=0.0, help="draw from the nucleus of this mass; 0 = all")
+    group.add_argument("--seed", type=int, default=0, help="of the drawing")
+
+
+def generation_config(arguments: argparse.Namespace):
+    """The parsed options as `GenerationConfig`."""
+    from glm.generation_config import GenerationConfig
+
+    names = (
+        "num_beams",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "seed",
+    )
+    chosen = {name: getattr(arguments, name) for name in names}
+    return GenerationConfig(max_length=arguments.tgt_length, min_length=arguments.min_tgt_length, **chosen)
+
+
+def read_texts(arguments: argparse.Namespace) -> list[str]:
+    """The texts that the command line names; two examples if it names none.
+
+    Raises:
+        UsageError: an empty or unreadable source of texts, or a batch size below 1.
+    """
+    if arguments.batch_size < 1:
+        raise UsageError(f"batch_size is {arguments.batch_size}, and must be at least 1")
+    if arguments.input_file:
+        return _lines(_read(arguments.input_file), str(arguments.input_file))
+    if arguments.texts == ["-"]:
+        return _lines(sys.stdin.read(), "standard input")
+    if arguments.texts:
+        return arguments.texts
+    print("no text given: generating for two examples", file=sys.stderr)
+    return list(EXAMPLES)
+
+
+def generate_texts(
+    texts: Sequence[str], encoder: GLMEncoder, batch_size: int, generate: Callable[[Batch], np.ndarray]
+) -> tuple[list[str], Speed]:
+    """Generates for all texts, `batch_size` at a time.
+
+    Args:
+        generate: a batch of prompts (`GLMEncoder.prompt_batch`) → token ids [B, t].
+
+    Returns:
+        A text for each, and how fast it went.
+    """
+    tokenizer, results, tokens, seconds = encoder.tokenizer, [], 0, 0.0
+    for batch in tqdm(
+        list(_batches(texts, batch_size)), desc="generate", leave=False, disable=len(texts) <= batch_size
+    ):
+        prompts = encoder.prompt_batch([encoder.source(text) for text in batch])
+        start = time.perf_counter()
+        ids = generate(prompts)
+        seconds += time.perf_counter() - start
+        results += [tokenizer.decode(row).strip() for row in ids.tolist()]
+        tokens += sum(_length(row, tokenizer.eop_token_id) for row in ids.tolist())
+    return results, Speed(tokens, seconds)
+
+
+def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
+    """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
+    for text, result in zip(texts, results, strict=True):
+        print(f"{text}\n  → {result}")
+    if arguments.output_file:
+        from glm.checkpoint.atomic import atomic_write
+
+        with atomic_write(arguments.output_file, "w", "utf-8") as file:
+            file.writelines(result.replace("\n", " ") + "\n" for result in results)
+    print(speed, file=sys.stderr)
+
+
+def report_truncation(encoder: GLMEncoder) -> None:
+    """Says how many sources were cut, if any."""
+    count = encoder.truncated["source"]
+    if count:
+        print(f"{count} text(s) cut to src_length {encoder.src_length}: their beginning is lost", file=sys.stderr)
+
+
+def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (texts[start : start + size] for start in range(0, len(texts), size))
+
+
+def _length(row: list[int], end: int) -> int:
+    return row.index(end) + 1 if end in row else len(row)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise GLMError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _lines(content: str, where: str) -> list[str]:
+    texts = [line.strip() for line in content.splitlines() if line.strip()]
+    if not texts:
+        raise UsageError(f"{where} holds no text")
+    return texts

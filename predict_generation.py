@@ -1,0 +1,73 @@
+"""Generates text with a trained GLM, with or without a LoRA adapter."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import glm  # noqa: F401  (tunes the CPU before Paddle starts)
+from glm.cli import ScriptParser, run_script
+from glm.errors import UsageError
+from glm.texts import (
+    add_decode_arguments,
+    add_text_arguments,
+    generate_texts,
+    generation_config,
+    read_texts,
+    report_truncation,
+    show_texts,
+)
+
+DESCRIPTION = """\
+Generate text with a GLM in Python.
+
+  python predict_generation.py --model_name_or_path output/qg "答案：1920年，上下文：云溪桥建于1920年，长30米。"
+  python predict_generation.py --model_name_or_path output/qg --input_file sources.txt --num_beams 5
+  cat sources.txt | python predict_generation.py --model_name_or_path output/qg -
+  python predict_generation.py … --lora_path output/belle-lora --stream"""
+
+
+def parse() -> argparse.Namespace:
+    parser = ScriptParser(DESCRIPTION)
+    parser.add_argument("--model_name_or_path", required=True, help="directory of a model, or a preset")
+    parser.add_argument("--lora_path", type=Path, help="directory of a LoRA adapter")
+    parser.add_argument(
+        "--merge_tensor_parallel_path", type=Path, help="save the model, all shards and the adapter merged, there"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
+    parser.add_argument("--device", help="npu, gpu or cpu; default: the best one present")
+    parser.add_argument("--stream", action="store_true", help="show each token as soon as it is generated")
+    add_text_arguments(parser)
+    add_decode_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    config, texts = generation_config(arguments), read_texts(arguments)
+    if arguments.stream and config.num_beams > 1:
+        raise UsageError(
+            f"--stream shows tokens as they come, and num_beams {config.num_beams} chooses them at the end"
+        )
+
+    from glm.predict import Predictor
+
+    predictor = Predictor.open(arguments)
+    if arguments.stream:
+        for text in texts:
+            print(text, end="\n  → ")
+            for piece in predictor.stream(text, config):
+                print(piece, end="", flush=True)
+            print()
+    else:
+        results, speed = generate_texts(
+            texts, predictor.encoder, arguments.batch_size, lambda batch: predictor.generate(batch, config)
+        )
+        show_texts(texts, results, speed, arguments)
+    report_truncation(predictor.encoder)
+    if arguments.merge_tensor_parallel_path:
+        predictor.save(arguments.merge_tensor_parallel_path)
+        print(f"saved the merged model to {arguments.merge_tensor_parallel_path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_script(main)

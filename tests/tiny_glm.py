@@ -1,0 +1,88 @@
+"""Tiny random models and batches, and GLM's layout as the reference writes it, for the tests to compare with."""
+
+import numpy as np
+import paddle
+from paddlenlp.utils.log import logger
+
+import glm  # noqa: F401
+from glm import GLMConfig, GLMForCausalLM
+from glm.generation import Prompt, StopTokens
+
+NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
+logger.set_level("ERROR")
+PIECES = 374  # ids of the bundled vocabulary below its special tokens
+
+
+def tiny_model(seed: int = 0, spread: float = 0.3, **changes) -> GLMForCausalLM:
+    """Two layers, hidden 32, every parameter random: biases and norms too, which start as zeros and ones."""
+    shape = {"vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = GLMForCausalLM(GLMConfig(**shape | {"max_position_embeddings": 64} | NO_DROPOUT | changes))
+    scatter(model, seed, spread)
+    model.eval()
+    return model
+
+
+def scatter(model, seed: int, spread: float) -> None:
+    draw = np.random.default_rng(seed)
+    for name, parameter in model.named_parameters():
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        parameter.set_value((centre + spread * draw.standard_normal(parameter.shape)).astype("float32"))
+
+
+def random_pairs(tokenizer, sizes: list[tuple[int, int]], seed: int = 0) -> list[tuple[list[int], list[int]]]:
+    """Encoded (source, target) pairs with so many tokens of text, as `GLMEncoder.source` and `.target` frame them."""
+    draw = np.random.default_rng(seed)
+    pairs = []
+    for source, target in sizes:
+        text, answer = (draw.integers(5, PIECES, size).tolist() for size in (source, target))
+        framed = [tokenizer.cls_token_id, *text, tokenizer.gmask_token_id, tokenizer.eos_token_id]
+        pairs.append((framed, [*answer, tokenizer.eop_token_id]))
+    return pairs
+
+
+def reference_layout(tokenizer, pairs, src_length: int, tgt_length: int) -> dict[str, np.ndarray]:
+    """The layout of PaddleNLP's example suite, every row padded to S + T: its mask and its loss mask written out.
+
+    Returns:
+        input_ids, labels, loss_mask [B, S+T]; position_ids [B, 2, S+T]; attention_mask [B, 1, S+T, S+T], 1 = visible.
+    """
+    rows = [_reference_row(tokenizer, *pair, src_length, tgt_length) for pair in pairs]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _reference_row(tokenizer, source, target, src_length, tgt_length) -> dict[str, np.ndarray]:
+    pad, width = tokenizer.pad_token_id, src_length + tgt_length
+    padded_source = source + [pad] * (src_length - len(source))
+    started = [tokenizer.sop_token_id, *target[:-1]]
+    mask_position = source.index(tokenizer.gmask_token_id)
+    visible = np.zeros((width, width))
+    visible[:, : len(source)] = 1
+    visible[src_length:, src_length:] = np.tril(np.ones((tgt_length, tgt_length)))
+    rest = tgt_length - len(target)
+    return {
+        "input_ids": np.array(padded_source + started + [pad] * rest),
+        "labels": np.array([0] * src_length + target + [pad] * rest),
+        "loss_mask": np.array([0.0] * src_length + [1.0] * len(target) + [0.0] * rest, dtype="float32"),
+        "position_ids": np.array(
+            [[*range(src_length), *[mask_position] * tgt_length], [0] * src_length + [*range(1, tgt_length + 1)]]
+        ),
+        "attention_mask": visible[None].astype("float32"),
+    }
+
+
+def tensors(batch: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
+    return {name: paddle.to_tensor(array) for name, array in batch.items()}
+
+
+def prompt_of(encoder, pairs) -> Prompt:
+    return Prompt(**tensors(encoder.prompt_batch([source for source, _ in pairs])))
+
+
+def stop_of(tokenizer) -> StopTokens:
+    return StopTokens((tokenizer.eop_token_id,), tokenizer.pad_token_id)
+
+
+def relative_error(found, wanted) -> float:
+    """The largest difference, as a share of the largest magnitude of `wanted`."""
+    found, wanted = (np.asarray(x, dtype="float64") for x in (found, wanted))
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
