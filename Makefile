@@ -1,0 +1,44 @@
+# make quickstart   install, then train, evaluate, export and run a small GLM (a few minutes on two cores)
+# make test         install, check the style, run the tests
+# make bench        install, then measure against paddlenlp's GLM at the true shape of GLM-Large-Chinese
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help setup quickstart test test-all lint bench lock clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup: $(READY)
+
+# The marker is written last, so an interrupted install starts again.
+$(READY): requirements.lock tools/find_python.sh
+	@rm -rf $(VENV)
+	@echo "installing the pinned requirements into $(VENV), about a minute"
+	@python="$$(sh tools/find_python.sh)" && "$$python" -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(PY) -m pip check
+	@touch $(READY)
+
+quickstart: $(READY)
+	@$(PY) tools/quickstart.py
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+test: lint
+	@$(PY) -m pytest -m "not slow"
+
+test-all: lint
+	@$(PY) -m pytest
+
+bench: $(READY)
+	@$(PY) -m benchmarks
+
+lock:
+	@python3 tools/lock.py
+
+clean:
+	rm -rf $(VENV) output

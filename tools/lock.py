@@ -1,0 +1,39 @@
+"""Writes requirements.lock: every package that requirements.txt needs in turn, for all supported Pythons at once."""
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = "# Made by `make lock` from requirements.txt; do not edit.\n"
+PROJECT = """\
+[project]
+name = "glm"
+version = "0"
+requires-python = ">=3.10"
+dependencies = {pins}
+
+[tool.uv]
+environments = ["python_version < '3.13' and sys_platform == 'linux'"]
+"""
+# What holds for every line of the lock need not stand in each.
+ALWAYS = re.compile(
+    r"(?: ;| and) python_full_version < '3\.13' and sys_platform == 'linux'$| and sys_platform == 'linux'$", re.M
+)
+
+
+def main() -> None:
+    """Resolves with uv, which makes one lock for several Pythons."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "pyproject.toml").write_text(PROJECT.format(pins=pins), encoding="utf-8")
+        command = ["uv", "pip", "compile", "--quiet", "--universal", "--no-header", "--no-annotate"]
+        command += ["--python-version", "3.10", "pyproject.toml"]
+        lock = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=directory).stdout
+    (ROOT / "requirements.lock").write_text(HEADER + ALWAYS.sub("", lock), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
