@@ -1,9 +1,7 @@
 """Fine-tunes a GLM to generate text, by default questions (DuReaderQG): full or LoRA, and evaluates by generation."""
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
 from glm.cli import run_script
-from glm.finetune import finetune
 
 DESCRIPTION = """\
 Fine-tune a GLM to generate text: full or LoRA, on one device or many, with evaluation by generation.
@@ -17,6 +15,9 @@ Run again with the same --output_dir after an interruption: training resumes fro
 
 
 def main() -> None:
+    from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
+    from glm.finetune import finetune
+
     arguments = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
     finetune(*parse_arguments(arguments, DESCRIPTION))
 

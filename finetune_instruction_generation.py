@@ -1,11 +1,7 @@
 """Fine-tunes a GLM on instructions (BELLE): full or LoRA, and evaluates by generation."""
 
-from dataclasses import dataclass, field
-
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
 from glm.cli import run_script
-from glm.finetune import finetune
 
 DESCRIPTION = """\
 Fine-tune a GLM on instruction data in BELLE's format: full or LoRA, on one device or many.
@@ -18,20 +14,16 @@ Fine-tune a GLM on instruction data in BELLE's format: full or LoRA, on one devi
 Run again with the same --output_dir after an interruption: training resumes from the last checkpoint."""
 
 
-@dataclass
-class InstructionDataArguments(DataArguments):
-    """Which instructions to train and evaluate on."""
-
-    task_name: str = field(
-        default="school_math_0.25M",
-        metadata={
-            "help": "A BELLE subset: generated_chat_0.4M, school_math_0.25M, train_2M_CN, multiturn_chat_0.8M, …"
-        },
-    )
-    data_name: str = field(default="bellegroup", metadata={"help": "Collection the task belongs to."})
-
-
 def main() -> None:
+    from glm.arguments import (
+        DecodeArguments,
+        GLMTrainingArguments,
+        InstructionDataArguments,
+        ModelArguments,
+        parse_arguments,
+    )
+    from glm.finetune import finetune
+
     arguments = (InstructionDataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
     finetune(*parse_arguments(arguments, DESCRIPTION))
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
-from paddlenlp.utils.log import logger
 
 from glm.device import choose_device
 from glm.errors import UsageError
@@ -46,6 +44,17 @@ class DataArguments:
     no_block_position: bool = field(
         default=False, metadata={"help": "Target tokens go on counting text positions instead of block positions."}
     )
+
+
+@dataclass
+class InstructionDataArguments(DataArguments):
+    """Which instructions to train and evaluate on."""
+
+    task_name: str = field(
+        default="school_math_0.25M",
+        metadata={"help": "A BELLE subset: school_math_0.25M, generated_chat_0.4M, train_2M_CN, multiturn_chat_0.8M …"},
+    )
+    data_name: str = field(default="bellegroup", metadata={"help": "Collection the task belongs to."})
 
 
 @dataclass
@@ -136,7 +145,11 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(
                 f"--{low} needs a GPU or an NPU: Paddle has no half-precision matmul on the CPU; leave the flag out"
             )
+        # PaddleNLP turns --do_eval into an evaluation at every --logging_steps; without --eval_steps, the end is meant.
+        only_at_end = self.do_eval and str(self.evaluation_strategy) == "no" and not self.eval_steps
+        self.do_eval = self.do_eval and not only_at_end
         super().__post_init__()
+        self.do_eval = self.do_eval or only_at_end
 
 
 def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[str] | None = None) -> tuple:
@@ -151,9 +164,6 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
         UsageError: an unknown flag, a value that does not fit, an unreadable file.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    # PaddleNLP reports a hundred lines of settings at INFO; what matters of them, the scripts say themselves.
-    logger.set_level("DEBUG" if "--debug" in argv else "ERROR")
-    warnings.simplefilter("default" if "--debug" in argv else "ignore")
     parser = ArgumentParser(list(classes), description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = _file_arguments(Path(argv[0]))

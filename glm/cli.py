@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -24,15 +25,20 @@ class ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UsageError(f"{message} (see --help)")
 
-    def parse_args(self, *args, **kwargs) -> argparse.Namespace:
-        arguments = super().parse_args(*args, **kwargs)
-        if not arguments.debug:
-            warnings.simplefilter("ignore")
-        return arguments
-
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults beside the help texts, and the description's line breaks kept."""
+
+
+def _be_quiet() -> None:
+    """Hides what Paddle and PaddleNLP say while they are imported and used; `--debug` shows it."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    logging.getLogger("PaddleNLP").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+if "--debug" not in sys.argv:
+    _be_quiet()
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -120,12 +120,14 @@ class _Search:
         position_BP = self.prompt.position_ids[:, :, -1] + step * self.prompt.position_step
         position_BPG = position_BP.unsqueeze(-1) + paddle.zeros_like(tokens_BGt[:, :, -1]).unsqueeze(1)
         logits_BGV, tails = self.model.decode(tokens_BGt[:, :, -1], position_BPG, self.prefix, tails)
-        too_early = (step < self.control.min_length).astype("float32")
-        logits_BGV = logits_BGV.astype("float32") + NEVER * too_early * self.eos_V
-        size = self.control.no_repeat_ngram_size
-        logits_BGV = cond(size > 0, lambda: _forbid_repeats(logits_BGV, tokens_BGt, size), lambda: logits_BGV)
+        logits_BGV = logits_BGV.astype("float32")
         # Not F.log_softmax: on the CPU it takes 300 times as long for a vocabulary of 50,000.
-        return logits_BGV - paddle.logsumexp(logits_BGV, axis=-1, keepdim=True), tails
+        log_probs_BGV = logits_BGV - paddle.logsumexp(logits_BGV, axis=-1, keepdim=True)
+        # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
+        too_early = (step < self.control.min_length).astype("float32")
+        allowed_BGV = log_probs_BGV + NEVER * too_early * self.eos_V
+        size = self.control.no_repeat_ngram_size
+        return cond(size > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, size), lambda: allowed_BGV), tails
 
     def perturbed(self, scores_BGV: Tensor, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
         """The scores that choose: as they are, or with noise that makes the best one a random draw."""
@@ -203,7 +205,7 @@ class _BeamSearch(_Search):
         running_BC = score_BC + NEVER * end_BC.astype("float32")
         scores_BG, kept_BG = paddle.topk(running_BC, self.control.num_beams, axis=1)
         tokens_BGt = select_beams(grown_BCt, kept_BG)
-        best_B = score_BC[:, 0] / self.penalty(step + 1)
+        best_B = score_BC.max(axis=1) / self.penalty(step)
         done_B = done_B | (pool_scores[:, -1] >= best_B)
         from_BG = _take(beam_BC, kept_BG)
         tails = [select_beams(tail, from_BG) for tail in tails]

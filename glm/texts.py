@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from glm.checkpoint.atomic import atomic_write
 from glm.datasets.encoding import Batch, GLMEncoder
 from glm.errors import GLMError, UsageError
+from glm.generation_config import GenerationConfig
 
 EXAMPLES = (
     "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。",
@@ -56,10 +58,8 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the drawing")
 
 
-def generation_config(arguments: argparse.Namespace):
+def generation_config(arguments: argparse.Namespace) -> GenerationConfig:
     """The parsed options as `GenerationConfig`."""
-    from glm.generation_config import GenerationConfig
-
     names = (
         "num_beams",
         "length_penalty",
@@ -121,8 +121,6 @@ def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, argum
     for text, result in zip(texts, results, strict=True):
         print(f"{text}\n  → {result}")
     if arguments.output_file:
-        from glm.checkpoint.atomic import atomic_write
-
         with atomic_write(arguments.output_file, "w", "utf-8") as file:
             file.writelines(result.replace("\n", " ") + "\n" for result in results)
     print(speed, file=sys.stderr)

@@ -47,7 +47,7 @@ def _import_fastdeploy():
     if not hasattr(fastdeploy, "RuntimeOption"):
         version = getattr(fastdeploy, "__version__", "of unknown version")
         raise GLMError(
-            f"the installed fastdeploy ({version}) has no RuntimeOption: PyPI's package is only a downloader; install a "
-            f"wheel of {INSTALL}, or use --backend paddle"
+            f"the installed fastdeploy ({version}) has no RuntimeOption: PyPI's package is only a downloader; "
+            f"install a wheel of {INSTALL}, or use --backend paddle"
         )
     return fastdeploy
