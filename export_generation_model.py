@@ -6,6 +6,7 @@ from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.cli import ScriptParser, run_script
+from glm.device import check_dtype, choose_device
 
 DESCRIPTION = """\
 Export a GLM to a static graph: greedy search, sampling and beam search, with their options as run-time inputs.
@@ -23,7 +24,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--lora_path", type=Path, help="directory of a LoRA adapter to merge")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the exported weights; default: the model's own"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights; default: the model's own",
     )
     return parser.parse_args()
 
@@ -31,6 +34,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
 
+    # Paddle lets a graph have only what its build can run, so half precision is exported where there is a GPU or NPU.
+    check_dtype(arguments.dtype, choose_device())
     from glm.export import export_directory
     from glm.loading import load_merged_model, load_tokenizer
 

@@ -11,7 +11,7 @@ from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
-from glm.device import choose_device
+from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
 
@@ -140,11 +140,8 @@ class GLMTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.device = choose_device(self.device)
-        low = next((name for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval") if getattr(self, name)), None)
-        if low and self.device == "cpu":
-            raise UsageError(
-                f"--{low} needs a GPU or an NPU: Paddle has no half-precision matmul on the CPU; leave the flag out"
-            )
+        for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval"):
+            check_dtype(name if getattr(self, name) else None, self.device, "the flag")
         # PaddleNLP turns --do_eval into an evaluation at every --logging_steps; without --eval_steps, the end is meant.
         only_at_end = self.do_eval and str(self.evaluation_strategy) == "no" and not self.eval_steps
         self.do_eval = self.do_eval and not only_at_end

@@ -147,6 +147,14 @@ def choose_device(wanted: str | None = None) -> str:
     return wanted
 
 
+def check_dtype(dtype: str | None, device: str, flag: str = "--dtype") -> None:
+    """Raises UsageError for half precision on a CPU, for which Paddle has no matmul of it."""
+    if device.split(":")[0] == "cpu" and dtype not in (None, "float32"):
+        raise UsageError(
+            f"{flag} {dtype} needs a GPU or an NPU: Paddle has no half-precision matmul on the CPU; leave it out"
+        )
+
+
 def main() -> None:
     """Prints the device and the CPU settings, and why."""
     import glm

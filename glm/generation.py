@@ -1,7 +1,7 @@
 """Text generation: greedy, sampling and beam search as tensor code that runs eagerly and traces into one graph.
 
-Shapes: B rows, T prompt columns, G beams a row (1 without beam search), C = 2·G candidates, t tokens so far (the last
-prompt token first), P position rows a token, V vocabulary.
+Shapes: B rows, T prompt columns, G beams a row (1 without beam search), C candidates, t tokens so far (the last prompt
+token first), P position rows a token, V vocabulary.
 
 The last column of a prompt is the first token that is decoded (GLM: `<|startofpiece|>`); what stands before it is read
 once into the cache's prefix. Every number that steers a search is a tensor, so an exported graph takes it as an input.
@@ -197,7 +197,7 @@ class _BeamSearch(_Search):
         grown_BCt = paddle.concat([select_beams(tokens_BGt, beam_BC), token_BC.unsqueeze(-1)], axis=-1)
         end_BC = self.is_end(token_BC)
 
-        rank_C = paddle.arange(2 * self.control.num_beams, dtype="int64")
+        rank_C = paddle.arange(self.candidate_count, dtype="int64")
         ends_well_BC = end_BC & (rank_C < self.control.num_beams) & paddle.logical_not(done_B).unsqueeze(1)
         finished_BC = score_BC / self.penalty(step) + NEVER * (1.0 - ends_well_BC.astype("float32"))
         pool_tokens, pool_scores = self.pooled(pool_tokens, pool_scores, grown_BCt, finished_BC)
@@ -211,11 +211,16 @@ class _BeamSearch(_Search):
         tails = [select_beams(tail, from_BG) for tail in tails]
         return [step + 1, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails]
 
+    @property
+    def candidate_count(self) -> Tensor:
+        """So many that G of them do not end a text: every beam can end with every stop token."""
+        return (1 + len(self.stop.eos_token_ids)) * self.control.num_beams
+
     def candidates(self, scores_BG: Tensor, log_probs_BGV: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The C = 2·G best continuations of a row: their beams, tokens and scores, [B, C] each."""
+        """The C best continuations of a row: their beams, tokens and scores, [B, C] each."""
         total_BGV = scores_BG.unsqueeze(-1) + log_probs_BGV
         chosen_BGV = self.perturbed(total_BGV, log_probs_BGV, step)
-        _, index_BC = paddle.topk(chosen_BGV.flatten(1), 2 * self.control.num_beams, axis=1)
+        _, index_BC = paddle.topk(chosen_BGV.flatten(1), self.candidate_count, axis=1)
         score_BC = _take(total_BGV.flatten(1), index_BC)
         return index_BC // self.vocab_size, index_BC % self.vocab_size, score_BC
 
@@ -264,6 +269,7 @@ def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: Tensor) -> Ten
     """Forbids tokens that would complete an n-gram of `size` tokens a second time.
 
     Column i of the tokens is forbidden as the next one where the size - 1 tokens before it are the size - 1 newest.
+    Column 0 belongs to the prompt and counts in no n-gram.
     """
     length = paddle.to_tensor(dim(tokens_BGt, 2), dtype="int64")
     back_n = paddle.arange(1, paddle.clip(size, min=2), dtype="int64")
@@ -273,8 +279,8 @@ def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: Tensor) -> Ten
     history = paddle.index_select(tokens_BGt, before_tn.clip(min=0).flatten(), axis=2)
     history_BGtn = history.reshape([0, 0, -1, dim(back_n, 0)])
     newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
-    same_BGtn = (history_BGtn == newest_BG1n) & (before_tn >= 0) | (back_n >= size)
-    repeat_BGt = same_BGtn.all(axis=-1) & (length >= size)
+    same_BGtn = (history_BGtn == newest_BG1n) | (back_n >= size)
+    repeat_BGt = same_BGtn.all(axis=-1) & (column_t >= size)
     return paddle.put_along_axis(
         logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"), axis=2, reduce="add", broadcast=False
     )

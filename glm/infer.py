@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 
 from glm.datasets.encoding import Batch, GLMEncoder
-from glm.device import choose_device
+from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
 from glm.export_files import read_export
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
@@ -33,11 +33,8 @@ class GraphGenerator:
         """
         info = read_export(arguments.model_path, arguments.model_prefix)
         device = choose_device(arguments.device).split(":")[0]
-        if device == "cpu" and (arguments.use_fp16 or info.dtype != "float32"):
-            raise UsageError(
-                f"the CPU computes in float32 only: export with --dtype float32 (this graph is {info.dtype}) and leave "
-                "out --use_fp16"
-            )
+        check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
+        check_dtype(info.dtype, device, "a graph exported in")
         room = arguments.max_length - arguments.tgt_length
         if room < 4:
             raise UsageError(

@@ -33,13 +33,18 @@ def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: s
     Args:
         name_or_path: directory or preset.
         lora_path: directory of a LoRA adapter trained on that model.
-        dtype: of the weights; the adapter's, else the checkpoint's own if not given.
+        dtype: of the weights; if not given the one the adapter was trained in, else the checkpoint's own.
+
+    An adapter is merged in float32, whatever the dtype: the sum is then rounded once.
     """
-    from glm.lora import load_lora, merge_lora
+    from glm.lora import adapter_dtype, load_lora, merge_lora
     from glm.model import GLMForCausalLM
 
-    model = GLMForCausalLM.from_pretrained(name_or_path, dtype=dtype)
-    if lora_path:
-        model = merge_lora(load_lora(model, lora_path))
+    if lora_path is None:
+        model = GLMForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+    else:
+        model = GLMForCausalLM.from_pretrained(name_or_path, dtype="float32")
+        dtype = dtype or adapter_dtype(lora_path)
+        model = merge_lora(load_lora(model, lora_path)).cast(dtype or "float32")
     model.eval()
     return model

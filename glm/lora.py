@@ -119,6 +119,12 @@ def read_adapter(directory: Path, hidden_size: int) -> tuple[dict, Adapter]:
     return config, _split_fused(state, hidden_size)
 
 
+def adapter_dtype(directory: Path) -> str | None:
+    """The dtype a PaddleNLP adapter was trained in, None where it does not say."""
+    path = directory / PADDLE_CONFIG
+    return _read_json(path).get("dtype") if path.is_file() else None
+
+
 def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
     config = LoRAConfig(
         r=r,

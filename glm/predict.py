@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from glm.datasets.encoding import Batch, GLMEncoder
-from glm.device import choose_device
+from glm.device import check_dtype, choose_device
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
 from glm.loading import load_merged_model, load_tokenizer
@@ -35,7 +35,9 @@ class Predictor:
         Raises:
             GLMError: a model, adapter or tokenizer that is missing, damaged or does not fit the others.
         """
-        paddle.set_device(choose_device(arguments.device))
+        device = choose_device(arguments.device)
+        check_dtype(arguments.dtype, device)
+        paddle.set_device(device)
         tokenizer = load_tokenizer(arguments.model_name_or_path)
         encoder = GLMEncoder(tokenizer, arguments.src_length, arguments.tgt_length, arguments.no_block_position)
         model = load_merged_model(arguments.model_name_or_path, arguments.lora_path, arguments.dtype)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from glm.checkpoint.atomic import atomic_directory, atomic_write
 from glm.checkpoint.unpickle import verify_pickle
+from glm.checkpoint.write import FILE_NAMES
 from glm.datasets.encoding import GLMEncoder
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
@@ -145,6 +146,9 @@ class GLMTrainer(Trainer):
             self.history.resume(_saved_step(Path(resume_from_checkpoint)))
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.history.finish()
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            # PaddleNLP's own attempt looks for a file name that only one of our formats has.
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
         return result
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
@@ -154,6 +158,9 @@ class GLMTrainer(Trainer):
             self.model.load_adapter(Path(resume_from_checkpoint))
         else:
             self.model.load_checkpoint(resume_from_checkpoint)
+
+    def _load_best_model_from_peft_checkpoint(self):
+        """Nothing: `train` loads the best model of either kind."""
 
     # saving
 
@@ -184,14 +191,21 @@ class GLMTrainer(Trainer):
         """Model, tokenizer and arguments of a run."""
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        options = {} if isinstance(self.model, GLMLoRAModel) else {"weight_format": self.weight_format}
-        self.model.save_pretrained(directory, is_main_process=self.args.should_save, **options)
+        if isinstance(self.model, GLMLoRAModel):
+            self.model.save_pretrained(directory, is_main_process=self.args.should_save)
+        else:
+            self._save_weights(directory)
         if self.args.should_save:
             self.evaluation.encoder.tokenizer.save_pretrained(directory)
             paddle.save(self.args, str(directory / "training_args.bin"))
 
-    def _load_best_model_from_peft_checkpoint(self):
-        self.model.load_adapter(Path(self.state.best_model_checkpoint))
+    def _save_weights(self, directory: Path) -> None:
+        """The weights in the chosen format; an earlier run's in another format would be read in their place."""
+        if self.args.should_save:
+            for name, file in FILE_NAMES.items():
+                if name != self.weight_format:
+                    (directory / file).unlink(missing_ok=True)
+        self.model.save_pretrained(directory, is_main_process=self.args.should_save, weight_format=self.weight_format)
 
     # evaluation
 

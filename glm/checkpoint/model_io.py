@@ -27,7 +27,8 @@ class CheckpointMixin:
 
         Args:
             name_or_path: a directory that PaddleNLP, Hugging Face or this project wrote, or a preset.
-            dtype: of the weights in memory; the checkpoint's own if not given.
+            dtype: of the weights in memory; if not given the checkpoint's own, or float32 on a CPU, which has no
+                half-precision matmul.
             from_scratch: random weights in the shape of the preset or of the directory's config.json.
             overrides: fields of `GLMConfig` to change.
 
@@ -43,6 +44,8 @@ class CheckpointMixin:
         if not directory.is_dir() and preset_name(name_or_path) in PRESETS:
             directory = download_model(preset_name(name_or_path))
         config = GLMConfig.from_pretrained(str(directory), **overrides)
+        if dtype is None and paddle.get_device() == "cpu":
+            config.dtype = "float32"
         with _without_initialisation():
             model = _build(cls, config)
         model.load_checkpoint(directory)
@@ -63,6 +66,12 @@ class CheckpointMixin:
             if shapes.get(name) == array.shape:
                 set_parameter(parameters[name], array)
         check_state(found, shapes, checkpoint.source)
+
+    def cast(self, dtype: str):
+        """Changes the dtype of all weights in place, and returns the model."""
+        self.to(dtype=dtype)
+        self.config.dtype = dtype
+        return self
 
     def save_pretrained(self, save_directory: str | Path, *, weight_format: str = "safetensors", **kwargs) -> None:
         """Writes weights and config.json, each whole or not at all.

@@ -37,7 +37,7 @@ def save_state(directory: str | Path, state: Tensors, config: Any, *, weight_for
     """
     if weight_format not in _WRITERS:
         raise GLMError(f"weight format {weight_format!r} is unknown: choose one of {', '.join(_WRITERS)}")
-    name, write = _WRITERS[weight_format]
+    name, write = FILE_NAMES[weight_format], _WRITERS[weight_format]
     directory = Path(directory)
     _refuse_shadowed(directory, name)
     stored = from_memory(state, config)
@@ -82,7 +82,5 @@ def _as_paddle(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 
-_WRITERS = {
-    "safetensors": ("model.safetensors", _write_safetensors),
-    "pdparams": ("model_state.pdparams", write_pdparams),
-}
+FILE_NAMES = {"safetensors": "model.safetensors", "pdparams": "model_state.pdparams"}
+_WRITERS = {"safetensors": _write_safetensors, "pdparams": write_pdparams}
