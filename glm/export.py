@@ -73,7 +73,7 @@ def export_directory(model: nn.Layer, tokenizer, prefix: Path) -> ExportInfo:
         max_position=model.config.max_position_embeddings,
         parameters=int(sum(p.size for p in model.parameters())),
     )
-    stop = StopTokens((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
+    stop = StopTokens.of(tokenizer)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
         export_graph(model, stop, Path(staging) / prefix.name)
         for suffix in GRAPH_SUFFIXES:

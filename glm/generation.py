@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
@@ -42,6 +43,11 @@ class Prompt:
     prefix_length: Tensor
     position_step: Tensor
 
+    @classmethod
+    def of(cls, batch: dict[str, np.ndarray]) -> "Prompt":
+        """A prompt of the arrays that `GLMEncoder.prompt_batch` gives."""
+        return cls(**{name: paddle.to_tensor(array) for name, array in batch.items()})
+
 
 @dataclass(frozen=True)
 class StopTokens:
@@ -49,6 +55,11 @@ class StopTokens:
 
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+
+    @classmethod
+    def of(cls, tokenizer) -> "StopTokens":
+        """Those of a GLM tokenizer: the end of a piece, and the end of a text."""
+        return cls((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
 
 
 class GenerationMixin:

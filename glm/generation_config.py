@@ -36,9 +36,9 @@ class GenerationConfig:
 
     def __post_init__(self):
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # so that NaN is refused, too
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least {least}")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise UsageError(f"temperature is {self.temperature}, and must be above 0")
         if self.top_p > 1:
             raise UsageError(f"top_p is {self.top_p}, and must be between 0 and 1")

@@ -25,8 +25,7 @@ class Predictor:
 
     def __init__(self, model, encoder: GLMEncoder):
         self.model, self.encoder = model, encoder
-        tokenizer = encoder.tokenizer
-        self.stop = StopTokens((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
+        self.stop = StopTokens.of(encoder.tokenizer)
 
     @classmethod
     def open(cls, arguments: argparse.Namespace) -> "Predictor":
@@ -46,12 +45,12 @@ class Predictor:
 
     def generate(self, batch: Batch, config: GenerationConfig) -> np.ndarray:
         """Token ids [B, t] for a batch of prompts."""
-        return self.model.generate(_prompt(batch), config, self.stop)[0].numpy()
+        return self.model.generate(Prompt.of(batch), config, self.stop)[0].numpy()
 
     def stream(self, text: str, config: GenerationConfig) -> Iterator[str]:
         """Pieces of the generated text, as soon as they are certain."""
         decoder = StreamDecoder(self.encoder.tokenizer)
-        prompt = _prompt(self.encoder.prompt_batch([self.encoder.source(text)]))
+        prompt = Prompt.of(self.encoder.prompt_batch([self.encoder.source(text)]))
         for token in self.model.stream(prompt, config, self.stop):
             yield decoder.put(int(token))
         yield decoder.end()
@@ -60,10 +59,3 @@ class Predictor:
         """The whole model as one checkpoint, with its tokenizer."""
         self.model.save_pretrained(directory)
         self.encoder.tokenizer.save_pretrained(directory)
-
-
-def _prompt(batch: Batch) -> Prompt:
-    return Prompt(**{name: paddle.to_tensor(array) for name, array in batch.items()})
-
-
-__all__ = ["Predictor"]

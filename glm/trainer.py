@@ -73,11 +73,6 @@ class GenerationEvaluation:
     encoder: GLMEncoder
     config: GenerationConfig
 
-    @property
-    def stop(self) -> StopTokens:
-        tokenizer = self.encoder.tokenizer
-        return StopTokens((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
-
 
 class GLMTrainer(Trainer):
     """Trains a `GLMForCausalLM` or its LoRA model on encoded pairs.
@@ -234,15 +229,16 @@ class GLMTrainer(Trainer):
         for pairs in self._batches(dataset, "loss"):
             batch = self.evaluation.encoder.training_batch(pairs)
             count = int((batch["labels"] >= 0).sum())
-            total += float(self.model(**_to_tensors(batch))) * count
+            total += float(self.model(**{name: paddle.to_tensor(array) for name, array in batch.items()})) * count
             tokens += count
         return total / tokens
 
     def _generate(self, dataset: EncodedDataset) -> list[str]:
         evaluation, texts = self.evaluation, []
+        stop = StopTokens.of(evaluation.encoder.tokenizer)
         for pairs in self._batches(dataset, "generate"):
-            prompt = Prompt(**_to_tensors(evaluation.encoder.prompt_batch([source for source, _ in pairs])))
-            tokens, _ = self.model.generate(prompt, evaluation.config, evaluation.stop)
+            prompt = Prompt.of(evaluation.encoder.prompt_batch([source for source, _ in pairs]))
+            tokens, _ = self.model.generate(prompt, evaluation.config, stop)
             texts += [evaluation.encoder.tokenizer.decode(row).strip() for row in tokens.tolist()]
         return texts
 
@@ -318,7 +314,3 @@ def clear_directory(output_dir: str) -> None:
 
 def _saved_step(checkpoint: Path) -> int:
     return json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))["global_step"]
-
-
-def _to_tensors(batch: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
-    return {name: paddle.to_tensor(array) for name, array in batch.items()}
