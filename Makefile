@@ -17,7 +17,7 @@ $(READY): requirements.lock tools/find_python.sh
 	@rm -rf $(VENV)
 	@echo "installing the pinned requirements into $(VENV), about a minute"
 	@python="$$(sh tools/find_python.sh)" && "$$python" -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(PY) -m pip install --quiet --use-pep517 --disable-pip-version-check --requirement requirements.lock
 	@$(PY) -m pip check
 	@touch $(READY)
 

@@ -5,12 +5,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
+from glm.cli import unknown_argument
 from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
@@ -142,6 +142,9 @@ class GLMTrainingArguments(TrainingArguments):
         self.device = choose_device(self.device)
         for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval"):
             check_dtype(name if getattr(self, name) else None, self.device, "the flag")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, and must be at least 1")
         # PaddleNLP turns --do_eval into an evaluation at every --logging_steps; without --eval_steps, the end is meant.
         only_at_end = self.do_eval and str(self.evaluation_strategy) == "no" and not self.eval_steps
         self.do_eval = self.do_eval and not only_at_end
@@ -183,12 +186,8 @@ class ArgumentParser(PdArgumentParser):
     def common_parse(self, args, return_remaining_strings) -> tuple:
         unknown = self.parse_known_args(args)[1]
         if unknown:
-            raise UsageError(f"unknown argument {unknown[0]}{self._hint(unknown[0])} (see --help)")
+            raise unknown_argument(unknown[0], self._option_string_actions)
         return super().common_parse(args, return_remaining_strings)
-
-    def _hint(self, flag: str) -> str:
-        close = get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
-        return f"; did you mean {close[0]}?" if close else ""
 
 
 def _file_arguments(path: Path) -> list[str]:

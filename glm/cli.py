@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 from glm.errors import GLMError, UsageError
 
@@ -24,6 +25,19 @@ class ScriptParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UsageError(f"{message} (see --help)")
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            raise unknown_argument(unknown[0], self._option_string_actions)
+        return parsed
+
+
+def unknown_argument(word: str, known: Iterable[str]) -> UsageError:
+    """The error for an argument that no script knows, with the flag that was meant, if one comes close."""
+    close = get_close_matches(word.split("=")[0].lstrip("-"), [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)
+    hint = f"; did you mean --{close[0]}?" if close else ""
+    return UsageError(f"unknown argument {word}{hint} (see --help)")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -52,10 +66,18 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (GLMError, OSError, MemoryError) as error:
+        _end_bars()
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _end_bars() -> None:
+    """Ends the line of every progress bar that still stands."""
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
 
 
 def _one_line(error: BaseException) -> str:

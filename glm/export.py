@@ -1,8 +1,12 @@
 """A trained model as one static graph: prompt and decoding options in, tokens and scores out."""
 
+import errno
 import json
+import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +14,6 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
 from glm.export_files import FORMAT_VERSION, GRAPH_SUFFIXES, ExportInfo, info_path
 from glm.generation import Prompt, StopTokens, generate
@@ -73,12 +76,31 @@ def export_directory(model: nn.Layer, tokenizer, prefix: Path) -> ExportInfo:
         max_position=model.config.max_position_embeddings,
         parameters=int(sum(p.size for p in model.parameters())),
     )
-    stop = StopTokens.of(tokenizer)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
-        export_graph(model, stop, Path(staging) / prefix.name)
-        for suffix in GRAPH_SUFFIXES:
-            (Path(staging) / f"{prefix.name}{suffix}").replace(directory / f"{prefix.name}{suffix}")
-    tokenizer.save_pretrained(directory)
-    with atomic_write(info_path(prefix), "w", "utf-8") as file:
-        file.write(json.dumps(vars(info), indent=2) + "\n")
+    needed = sum(p.size * p.element_size() for p in model.parameters())
+    with _staging(directory, needed) as staging:
+        export_graph(model, StopTokens.of(tokenizer), staging / prefix.name)
+        # Paddle does not say so when it cannot write all of the weights.
+        if (staging / f"{prefix.name}{GRAPH_SUFFIXES[-1]}").stat().st_size < needed:
+            raise OSError(errno.ENOSPC, "weights cut short")
+        tokenizer.save_pretrained(staging)
+        info_path(staging / prefix.name).write_text(json.dumps(vars(info), indent=2) + "\n", encoding="utf-8")
+        for path in sorted(staging.iterdir()):
+            path.replace(directory / path.name)
     return info
+
+
+@contextmanager
+def _staging(directory: Path, needed: int) -> Iterator[Path]:
+    """A directory beside the export to build it in, so that a full disk harms no earlier one."""
+    try:
+        if shutil.disk_usage(directory).free < needed:
+            raise OSError(errno.ENOSPC, "too little room")
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
+            yield Path(staging)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise GLMError(
+            f"nothing was exported to {directory} (no space left on device): {needed:,} bytes needed for the weights, "
+            f"{shutil.disk_usage(directory).free:,} free; make room or choose another output_path"
+        ) from error

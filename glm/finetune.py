@@ -14,7 +14,14 @@ from glm.loading import load_tokenizer
 from glm.lora import add_lora, load_lora, merge_lora
 from glm.model import GLMForCausalLM
 from glm.progress import BarCallback, note, print_metrics, print_samples
-from glm.trainer import EncodedDataset, GenerationEvaluation, GLMTrainer, clear_directory, resume_point
+from glm.trainer import (
+    EncodedDataset,
+    GenerationEvaluation,
+    GLMTrainer,
+    check_same_kind,
+    clear_directory,
+    resume_point,
+)
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
 
@@ -33,7 +40,10 @@ def finetune(
     if not (training.do_train or training.do_eval or training.do_predict):
         raise UsageError("nothing to do: pass --do_train, --do_eval or both")
     paddle.set_device(training.device)
-    resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
+    resume = None
+    if training.do_train:
+        resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
+        check_same_kind(resume, lora=bool(options.lora or options.lora_path))
     examples, held_out = load_splits(data, training)
     encoder = GLMEncoder(
         load_tokenizer(options.tokenizer_name_or_path or options.model_name_or_path),
@@ -129,6 +139,9 @@ def run_training(trainer: GLMTrainer, resume: str | None) -> None:
     trainer.save_model()
     trainer.save_state()
     metrics = result.metrics
+    if not metrics:
+        note(f"{resume} is the last step of this run: nothing left to train")
+        return
     rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
     metrics |= {"train_tokens_per_second": round(rate, 1)}
     metrics |= {"parameters": sum(p.size for p in parameters), "trained_parameters": trained}

@@ -1,4 +1,4 @@
-"""The loss of every step of a run, as lines of JSON and as a picture."""
+"""The loss of every step of a run, as lines of JSON and as a picture, and the metrics of every evaluation."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import paddle
 
 from glm.checkpoint.atomic import atomic_file, atomic_write
 
-HISTORY_NAME, PICTURE_NAME = "loss_history.jsonl", "loss.png"
+HISTORY_NAME, PICTURE_NAME, EVALUATIONS_NAME = "loss_history.jsonl", "loss.png", "eval_history.jsonl"
 
 
 class LossHistory:
@@ -22,6 +22,7 @@ class LossHistory:
     def __init__(self, directory: Path, write: bool = True):
         self.directory, self.write = directory, write
         self.rows: list[dict] = []
+        self.evaluations: list[dict] = []
 
     def add(self, step: int, loss: paddle.Tensor, learning_rate: float) -> None:
         """Adds the loss of a micro-batch to its step; losses stay on the device until they are written."""
@@ -30,11 +31,16 @@ class LossHistory:
         else:
             self.rows.append({"step": step, "loss": loss, "learning_rate": learning_rate})
 
+    def add_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the metrics of an evaluation into `eval_history.jsonl` at once; a step's later ones replace them."""
+        self.evaluations = [row for row in self.evaluations if row["step"] != step] + [{"step": step} | metrics]
+        if self.write:
+            self._write(EVALUATIONS_NAME, self.evaluations)
+
     def resume(self, step: int) -> None:
         """Reads what was written up to `step`; later steps are about to be trained again."""
-        path = self.directory / HISTORY_NAME
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
+        self.rows = [row for row in self._read(HISTORY_NAME) if row["step"] <= step]
+        self.evaluations = [row for row in self._read(EVALUATIONS_NAME) if row["step"] <= step]
 
     def flush(self) -> None:
         """Writes the rows, whole."""
@@ -42,15 +48,22 @@ class LossHistory:
             return
         for row in self.rows:
             row["loss"] = float(row["loss"])
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.directory / HISTORY_NAME, "w", "utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in self.rows)
+        self._write(HISTORY_NAME, self.rows)
 
     def finish(self) -> None:
         """Writes the rows and draws them."""
         self.flush()
         if self.write and self.rows:
             draw_losses(self.rows, self.directory / PICTURE_NAME)
+
+    def _write(self, name: str, rows: list[dict]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.directory / name, "w", "utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def _read(self, name: str) -> list[dict]:
+        path = self.directory / name
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def draw_losses(rows: list[dict], path: Path) -> None:

@@ -28,6 +28,11 @@ TARGETS = {
     "all": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
 }
 Adapter = dict[str, np.ndarray]  # "model.layers.0.self_attn.q_proj.lora_A" → [in, r]; lora_B [r, out]
+# Settings of either format under which the same matrices stand for another function.
+_OTHER_FUNCTIONS = (
+    *("use_rslora", "use_dora", "alpha_pattern", "rank_pattern"),
+    *("rslora", "pissa", "use_mora", "lora_use_mixer"),
+)
 _FUSED = ("q_proj", "k_proj", "v_proj")
 _FUSED_NAME = re.compile(r".*layers\.(\d+)\.(?:self_)?attention\.query_key_value\.(lora_[AB])")
 
@@ -113,8 +118,9 @@ def read_adapter(directory: Path, hidden_size: int) -> tuple[dict, Adapter]:
         state = _read_peft(directory / PEFT_WEIGHTS)
     else:
         raise GLMError(f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there")
-    if raw.get("use_rslora") or raw.get("rslora"):
-        raise GLMError(f"{directory}: rank-stabilised LoRA is not supported, only the scaling alpha / r")
+    odd = next((field for field in _OTHER_FUNCTIONS if raw.get(field)), None)
+    if odd:
+        raise GLMError(f"{directory}: the adapter sets {odd}; only plain LoRA with one scaling alpha / r is supported")
     config = {"r": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
     return config, _split_fused(state, hidden_size)
 

@@ -8,7 +8,15 @@ from rich.table import Table
 from tqdm import tqdm
 
 # Of what the Trainer logs, what is worth a place beside the bar.
-SHOWN = {"loss": "loss {:.4f}", "learning_rate": "lr {:.2e}", "interval_steps_per_second": "{:.2f} steps/s"}
+SHOWN = {
+    "loss": "loss {:.4f}",
+    "learning_rate": "lr {:.2e}",
+    "interval_steps_per_second": "{:.2f} steps/s",
+    "eval_loss": "evaluation: loss {:.4f}",
+    "eval_exact_match": "exact match {:.4f}",
+    "eval_bleu4": "BLEU-4 {:.4f}",
+    "eval_rougeL": "ROUGE-L {:.4f}",
+}
 
 
 class BarCallback(ProgressCallback):
@@ -24,7 +32,7 @@ class BarCallback(ProgressCallback):
         if self.training_bar is None or not logs:
             return
         shown = ", ".join(form.format(logs[name]) for name, form in SHOWN.items() if name in logs)
-        if shown and sys.stderr.isatty():
+        if shown and sys.stderr.isatty() and "eval_loss" not in logs:
             self.training_bar.set_postfix_str(shown)
         elif shown:
             tqdm.write(f"step {state.global_step}/{state.max_steps}: {shown}", file=sys.stderr)

@@ -82,6 +82,8 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
     """
     if arguments.batch_size < 1:
         raise UsageError(f"batch_size is {arguments.batch_size}, and must be at least 1")
+    if arguments.output_file and not arguments.output_file.parent.is_dir():
+        raise UsageError(f"output_file {arguments.output_file}: {arguments.output_file.parent} is not a directory")
     if arguments.input_file:
         return _lines(_read(arguments.input_file), str(arguments.input_file))
     if arguments.texts == ["-"]:

@@ -10,7 +10,8 @@ import numpy as np
 import paddle
 from paddle.io import DistributedBatchSampler
 from paddlenlp.trainer import Trainer
-from paddlenlp.trainer.trainer_utils import get_last_checkpoint
+from paddlenlp.trainer.trainer_callback import TrainerState
+from paddlenlp.trainer.trainer_utils import TrainOutput, get_last_checkpoint
 from tqdm import tqdm
 
 from glm.checkpoint.atomic import atomic_directory, atomic_write
@@ -22,7 +23,7 @@ from glm.errors import GLMError, UsageError
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
 from glm.history import LossHistory
-from glm.lora import GLMLoRAModel
+from glm.lora import PADDLE_CONFIG, GLMLoRAModel
 from glm.metrics import score
 
 PREDICTIONS_NAME = "eval_predictions.jsonl"
@@ -97,6 +98,7 @@ class GLMTrainer(Trainer):
         self.lr_decay_ratio, self.weight_format = lr_decay_ratio, weight_format
         self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
         self._rng_to_restore: str | None = None
+        self._resumed_step = 0
         self.predictions: list[tuple[str, str]] = []
 
     # training
@@ -138,13 +140,21 @@ class GLMTrainer(Trainer):
             resume_from_checkpoint = str(resume_from_checkpoint)
             check_training_state(Path(resume_from_checkpoint))
             self._rng_to_restore = resume_from_checkpoint
-            self.history.resume(_saved_step(Path(resume_from_checkpoint)))
+            self._resumed_step = _saved_step(Path(resume_from_checkpoint))
+            self.history.resume(self._resumed_step)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.history.finish()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             # PaddleNLP's own attempt looks for a file name that only one of our formats has.
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         return result
+
+    def _inner_training_loop(self, args, model, train_dataloader, len_dataloader, max_steps, *rest):
+        """PaddleNLP's loop, unless the checkpoint is the last one already: it would train a step beyond the end."""
+        if not self._resumed_step or self._resumed_step < max_steps:
+            return super()._inner_training_loop(args, model, train_dataloader, len_dataloader, max_steps, *rest)
+        self.state = TrainerState.load_from_json(str(Path(self._rng_to_restore) / STATE_NAME))
+        return TrainOutput(self._resumed_step, 0.0, {})
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if not resume_from_checkpoint:
@@ -218,6 +228,8 @@ class GLMTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.predictions = list(zip(predictions, references, strict=True))
         self._write_predictions(dataset)
+        if self.state.global_step:
+            self.history.add_evaluation(self.state.global_step, metrics)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.model.train()
@@ -282,6 +294,8 @@ def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | 
             raise UsageError(f"resume_from_checkpoint {wanted} is no checkpoint: it holds no {STATE_NAME}")
         return wanted
     directory = Path(output_dir)
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"output_dir {output_dir} is a file: choose another directory")
     if overwrite or not directory.is_dir() or not any(directory.iterdir()):
         return None
     last = get_last_checkpoint(output_dir)
@@ -291,6 +305,17 @@ def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | 
             "pass --overwrite_output_dir"
         )
     return last
+
+
+def check_same_kind(checkpoint: str | None, lora: bool) -> None:
+    """Raises UsageError where a LoRA run would go on from a checkpoint of full fine-tuning, or the other way round."""
+    found = checkpoint and (Path(checkpoint) / PADDLE_CONFIG).is_file()
+    if checkpoint and found != lora:
+        kinds = ("full fine-tuning", "LoRA")
+        raise UsageError(
+            f"{checkpoint} is of a run with {kinds[found]}, and this one is with {kinds[lora]}: choose another "
+            "output_dir, or pass --overwrite_output_dir"
+        )
 
 
 def check_training_state(checkpoint: Path) -> None:
@@ -310,6 +335,9 @@ def clear_directory(output_dir: str) -> None:
     """Removes what an earlier run left, so that a fresh run does not mix with it."""
     for path in Path(output_dir).glob("checkpoint-*"):
         shutil.rmtree(path)
+    for pattern in ("*_results.json", "eval_*.jsonl"):
+        for path in Path(output_dir).glob(pattern):
+            path.unlink()
 
 
 def _saved_step(checkpoint: Path) -> int:

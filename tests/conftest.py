@@ -1,16 +1,19 @@
 """What the tests share. `glm` comes first everywhere: it tunes the CPU before Paddle starts."""
 
+from pathlib import Path
+
 import pytest
 
 import glm  # noqa: F401
 from glm.datasets.encoding import GLMEncoder
-from glm.loading import BUNDLED
 from glm.tokenizers import GLMTokenizer
+
+TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "glm-tiny-chinese"
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return GLMTokenizer.from_pretrained(BUNDLED / "glm-tiny-chinese")
+    return GLMTokenizer.from_pretrained(TOKENIZER)
 
 
 @pytest.fixture(scope="session")

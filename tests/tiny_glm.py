@@ -89,6 +89,29 @@ def stop_of(tokenizer) -> StopTokens:
     return StopTokens((tokenizer.eop_token_id,), tokenizer.pad_token_id)
 
 
+def small_prompt(vocab_size: int, rows: int, width: int = 6, seed: int = 0) -> Prompt:
+    """Random prompts without padding, for vocabularies of a few tokens; texts start from token 0."""
+    ids = np.random.default_rng(seed).integers(1, vocab_size, (rows, width + 1))
+    ids[:, -1] = 0
+    positions = np.array([[*range(width), width - 2], [*[0] * width, 1]])
+    return Prompt(
+        *map(paddle.to_tensor, (ids, np.ones_like(ids), np.stack([positions] * rows), np.full(rows, width), [0, 1]))
+    )
+
+
+def uncached_logits(model, prompt: Prompt, tokens: np.ndarray) -> np.ndarray:
+    """Logits [B, V] behind the prompt and the tokens [B, n] that follow it: the whole text through `forward`."""
+    count = tokens.shape[1]
+    steps = prompt.position_ids[:, :, -1:] + (prompt.position_step.unsqueeze(1) * paddle.arange(1, count + 1))
+    logits = model(
+        paddle.concat([prompt.input_ids, paddle.to_tensor(tokens, dtype="int64")], axis=1),
+        paddle.concat([prompt.attention_mask, paddle.ones(tokens.shape, dtype="int64")], axis=1),
+        paddle.concat([prompt.position_ids, steps], axis=2),
+        prompt.prefix_length,
+    )
+    return logits[:, -1].numpy()
+
+
 def relative_error(found, wanted) -> float:
     """The largest difference, as a share of the largest magnitude of `wanted`."""
     found, wanted = (np.asarray(x, dtype="float64") for x in (found, wanted))

@@ -15,6 +15,8 @@ from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.write import save_state
 from glm.config import PRESETS, UNTRAINED_PRESETS, GLMConfig, preset_name
 
+PRESET_SEED = 42  # of the weights of presets that nobody has trained
+
 
 class CheckpointMixin:
     """Loads every supported directory, and writes PaddleNLP's."""
@@ -37,9 +39,12 @@ class CheckpointMixin:
         """
         name_or_path = str(name_or_path)
         overrides |= {"dtype": dtype} if dtype else {}
-        untrained = from_scratch or (not Path(name_or_path).is_dir() and preset_name(name_or_path) in UNTRAINED_PRESETS)
-        if untrained:
+        if from_scratch:
             return _build(cls, GLMConfig.from_pretrained(name_or_path, **overrides))
+        if not Path(name_or_path).is_dir() and preset_name(name_or_path) in UNTRAINED_PRESETS:
+            with _own_random_numbers():
+                model = _build(cls, GLMConfig.from_pretrained(name_or_path, **overrides | {"dtype": "float32"}))
+            return model.cast(overrides.get("dtype", "float32"))
         directory = Path(name_or_path)
         if not directory.is_dir() and preset_name(name_or_path) in PRESETS:
             directory = download_model(preset_name(name_or_path))
@@ -112,6 +117,17 @@ def _build(cls, config: GLMConfig) -> nn.Layer:
         return cls(config)
     finally:
         paddle.set_default_dtype(before)
+
+
+@contextmanager
+def _own_random_numbers():
+    """An untrained preset is the same model in every process, so that an adapter trained on it still fits later."""
+    before = paddle.get_rng_state()
+    paddle.seed(PRESET_SEED)
+    try:
+        yield
+    finally:
+        paddle.set_rng_state(before)
 
 
 @contextmanager

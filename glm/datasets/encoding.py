@@ -58,7 +58,7 @@ class GLMEncoder:
             )
         longest = max(self.src_length - 1, self.tgt_length)
         if self.no_block_position:
-            longest = self.src_length + self.tgt_length
+            longest = self.src_length - 1 + self.tgt_length
         if longest > max_position:
             raise UsageError(
                 f"src_length {self.src_length} and tgt_length {self.tgt_length} need position {longest}, and the model "

@@ -1,6 +1,6 @@
 """One result by two ways: cached and uncached decoding, batches and their rows alone, short and full padding.
 
-The uncached way runs the whole text through `forward` for every token and takes its last column.
+The uncached way (`tiny_glm.uncached_logits`) runs the whole text through `forward` for every token.
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ from tiny_glm import (
     stop_of,
     tensors,
     tiny_model,
+    uncached_logits,
 )
 
 from glm import GenerationConfig
@@ -48,19 +49,6 @@ def pairs(tokenizer):
 @pytest.fixture(scope="module", params=[False, True], ids=["block positions", "no block positions"])
 def prompt(request, tokenizer, pairs):
     return prompt_of(GLMEncoder(tokenizer, 16, 12, request.param), pairs)
-
-
-def uncached_logits(model, prompt: Prompt, tokens: np.ndarray) -> np.ndarray:
-    """Logits [B, V] behind the prompt and the tokens [B, n] that follow it."""
-    count = tokens.shape[1]
-    steps = prompt.position_ids[:, :, -1:] + (prompt.position_step.unsqueeze(1) * paddle.arange(1, count + 1))
-    logits = model(
-        paddle.concat([prompt.input_ids, paddle.to_tensor(tokens, dtype="int64")], axis=1),
-        paddle.concat([prompt.attention_mask, paddle.ones(tokens.shape, dtype="int64")], axis=1),
-        paddle.concat([prompt.position_ids, steps], axis=2),
-        prompt.prefix_length,
-    )
-    return logits[:, -1].numpy()
 
 
 def test_greedy_search_is_the_argmax_of_forward(model, prompt):

@@ -1,0 +1,62 @@
+"""Greedy and beam search in plain Python, one text at a time: what `glm.generation` is compared with."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from glm import GenerationConfig
+
+# Lists of N texts of equal length → log p [N, V] of the token that follows.
+LogProbs = Callable[[list[list[int]]], np.ndarray]
+
+
+def log_softmax(logits) -> np.ndarray:
+    shifted = np.asarray(logits, dtype="float64") - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def repeats(text: list[int], token: int, size: int) -> bool:
+    """Whether the token would end an n-gram that the text has already."""
+    ngram = (*text, token)[-size:]
+    return len(ngram) == size and any(tuple(text[i : i + size]) == ngram for i in range(len(text) - size + 1))
+
+
+def allowed(text: list[int], token: int, config: GenerationConfig, ends: set[int]) -> bool:
+    too_early = token in ends and len(text) < config.min_length
+    size = config.no_repeat_ngram_size
+    return not too_early and not (size and repeats(text, token, size))
+
+
+def plain_greedy_search(log_probs: LogProbs, config: GenerationConfig, ends: set[int]) -> tuple[list[int], float]:
+    text, total = [], 0.0
+    while len(text) < config.max_length and not (text and text[-1] in ends):
+        following = log_probs([text])[0]
+        token = max((t for t in range(len(following)) if allowed(text, t, config, ends)), key=following.__getitem__)
+        text, total = [*text, token], total + following[token]
+    return text, total
+
+
+def plain_beam_search(log_probs: LogProbs, config: GenerationConfig, ends: set[int]) -> tuple[list[int], float]:
+    """Keeps the `num_beams` best running and as many finished texts (BeamSearchScorer without early stopping)."""
+
+    def penalised(total: float, length: int) -> float:
+        return total / ((5 + length) / 6) ** config.length_penalty
+
+    running, finished = [([], 0.0)], []
+    for step in range(config.max_length):
+        following = log_probs([text for text, _ in running])
+        grown = [
+            ([*text, token], total + following[row, token])
+            for row, (text, total) in enumerate(running)
+            for token in range(following.shape[1])
+            if allowed(text, token, config, ends)
+        ]
+        grown.sort(key=lambda candidate: -candidate[1])
+        best = [candidate for candidate in grown[: config.num_beams] if candidate[0][-1] in ends]
+        finished += [(text, penalised(total, step)) for text, total in best]
+        finished = sorted(finished, key=lambda item: -item[1])[: config.num_beams]
+        running = [candidate for candidate in grown if candidate[0][-1] not in ends][: config.num_beams]
+        if len(finished) == config.num_beams and finished[-1][1] >= penalised(grown[0][1], step):
+            return finished[0]
+    finished += [(text, penalised(total, config.max_length)) for text, total in running]
+    return max(finished, key=lambda item: item[1])
