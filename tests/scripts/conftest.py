@@ -1,0 +1,83 @@
+"""One small model, its adapter and its export, trained and written through the scripts, for all tests of the scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import ROOT, TINY, Result, WarmRunner, run_cold
+
+NO_NETWORK = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+SAMPLE = ROOT / "data" / "dureader_qg"
+SHORT = ["--src_length", "64", "--tgt_length", "32"]
+GREEDY = ["--num_beams", "1", "--min_tgt_length", "0", "--no_repeat_ngram_size", "0"]
+FEW_STEPS = ["--do_train", "--max_steps", "120", "--per_device_train_batch_size", "16", "--learning_rate", "3e-3"]
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs a script with arguments in a process that need not import Paddle first; no network behind it."""
+    runner = WarmRunner(NO_NETWORK)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory) -> Path:
+    """A folder with 40 training rows and 8 evaluation rows."""
+    folder = tmp_path_factory.mktemp("rows")
+    for name, count in (("train", 40), ("dev", 8)):
+        lines = (SAMPLE / f"{name}.json").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / f"{name}.json").write_text("".join(lines[:count]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sources(rows, tmp_path_factory) -> Path:
+    """The sources of the evaluation rows, a text a line."""
+    path = tmp_path_factory.mktemp("sources") / "sources.txt"
+    dev = map(json.loads, (rows / "dev.json").read_text(encoding="utf-8").splitlines())
+    path.write_text("".join(f"答案：{row['answer']}，上下文：{row['context']}\n" for row in dev), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(rows, tmp_path_factory) -> tuple[Path, Result]:
+    """Directory and output of a run that was started as a user starts it: half-trained, so that it ends its texts."""
+    directory = tmp_path_factory.mktemp("model") / "qg"
+    data = ["--data_path", SAMPLE, "--save_steps", "60", "--save_total_limit", "1", "--logging_steps", "40"]
+    model = ["--model_name_or_path", TINY, "--output_dir", directory]
+    result = run_cold("finetune_generation.py", *model, *data, *FEW_STEPS, *SHORT)
+    assert result.code == 0, result.err
+    return directory, result
+
+
+@pytest.fixture(scope="session")
+def model(trained) -> Path:
+    """Directory of a trained model."""
+    return trained[0]
+
+
+@pytest.fixture(scope="session")
+def adapter(run, model, rows, tmp_path_factory) -> Path:
+    """Directory of a LoRA adapter for `model`, trained until it shows, with its greedy evaluation."""
+    directory = tmp_path_factory.mktemp("adapter") / "lora"
+    lora = ["--lora", "True", "--r", "8", "--learning_rate", "2e-2", "--do_train", "--max_steps", "10", "--do_eval"]
+    where = ["--model_name_or_path", model, "--data_path", rows, "--output_dir", directory, "--save_peft", "True"]
+    result = run("finetune_generation.py", *where, *lora, *SHORT, *GREEDY)
+    assert result.code == 0, result.err
+    return directory
+
+
+@pytest.fixture(scope="session")
+def exported(model, tmp_path_factory) -> tuple[Path, Result]:
+    """Directory of the model's graph, `glm`, and what the script printed that wrote it."""
+    directory = tmp_path_factory.mktemp("export") / "infer"
+    result = run_cold("export_generation_model.py", "--model_name_or_path", model, "--output_path", directory / "glm")
+    assert result.code == 0, result.err
+    return directory, result
+
+
+def predictions(directory: Path) -> list[str]:
+    """What a run's evaluation generated."""
+    lines = (directory / "eval_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prediction"] for line in lines]
