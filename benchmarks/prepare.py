@@ -18,10 +18,10 @@ MODEL, BATCHES = "model", "{side}.npz"
 def scales(hidden_size: int) -> dict[str, float]:
     """Factors on the random weights, by the end of their names.
 
-    With every weight at 0.02 all positions predict one and the same token. Louder positions and sharp attention make
+    With every weight at 0.02 all positions predict one and the same token. Louder positions and sharper attention make
     place and prompt matter, so that equal tokens on both sides say something.
     """
-    sharp = 256.0 / hidden_size**0.5
+    sharp = 128.0 / hidden_size**0.5
     return {"position_embeddings.weight": 5.0, "q_proj.weight": sharp, "k_proj.weight": sharp}
 
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from paddle.utils import unique_name
 from paddlenlp.peft import LoRAConfig, LoRAModel
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -140,7 +141,8 @@ def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropo
         dtype=model.config.dtype,
         tensor_parallel_degree=model.config.tensor_parallel_degree,
     )
-    return GLMLoRAModel(model, config)
+    with unique_name.guard():  # as in glm.checkpoint.model_io
+        return GLMLoRAModel(model, config)
 
 
 def _check_adapter(adapter: Adapter, expected: dict, directory: Path) -> None:

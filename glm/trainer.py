@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle.io import DistributedBatchSampler
+from paddle.utils import unique_name
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_callback import TrainerState
 from paddlenlp.trainer.trainer_utils import TrainOutput, get_last_checkpoint
@@ -22,12 +24,14 @@ from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
-from glm.history import LossHistory
+from glm.history import EVALUATIONS_NAME, HISTORY_NAME, LossHistory
 from glm.lora import PADDLE_CONFIG, GLMLoRAModel
 from glm.metrics import score
 
 PREDICTIONS_NAME = "eval_predictions.jsonl"
 STATE_NAME = "trainer_state.json"
+# What a run leaves that was killed before its first checkpoint: a fresh start may go over it.
+LEFT_BEFORE_A_CHECKPOINT = ("runs", HISTORY_NAME, EVALUATIONS_NAME, ".*.tmp-*")
 PICKLED_STATE = ("optimizer*.pdopt", "scheduler*.pdparams", "scaler*.pdparams", "rng_state*.pth")
 
 
@@ -142,7 +146,9 @@ class GLMTrainer(Trainer):
             self._rng_to_restore = resume_from_checkpoint
             self._resumed_step = _saved_step(Path(resume_from_checkpoint))
             self.history.resume(self._resumed_step)
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        # An optimizer's state is saved under names that count up through a process; a resuming one must count alike.
+        with unique_name.guard():
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.history.finish()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             # PaddleNLP's own attempt looks for a file name that only one of our formats has.
@@ -296,7 +302,8 @@ def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | 
     directory = Path(output_dir)
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"output_dir {output_dir} is a file: choose another directory")
-    if overwrite or not directory.is_dir() or not any(directory.iterdir()):
+    left = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if overwrite or all(any(fnmatch(name, pattern) for pattern in LEFT_BEFORE_A_CHECKPOINT) for name in left):
         return None
     last = get_last_checkpoint(output_dir)
     if last is None:

@@ -3,7 +3,6 @@
 To the last digit, with dropout, across epochs: the data has ten batches an epoch, the checkpoints lie at 15, 30, 45.
 """
 
-import json
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from attack import poison
 from training_runs import ROOT, command, history, sample_rows, train, write_model, write_rows
 
 from glm.errors import GLMError, UsageError
-from glm.trainer import STATE_NAME
 
 FLAGS = {"max_steps": 50, "save_steps": 15}
 SECONDS = 60
@@ -73,7 +71,7 @@ def kill_while_saving(output: Path, arguments: list[str]) -> str:
     raise AssertionError(f"no checkpoint was seen being written, exit code {process.wait()}")
 
 
-def test_killed_three_times(model, data, unbroken, tmp_path):
+def test_killed_three_times(model, data, unbroken, tmp_path, capsys):
     """Before there is a checkpoint, in the middle of an epoch, and while a later checkpoint is written."""
     output = tmp_path / "run"
     arguments = command(model, data, output, **FLAGS)
@@ -82,19 +80,9 @@ def test_killed_three_times(model, data, unbroken, tmp_path):
     kill_at_step(23, arguments)
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-15"]
     assert kill_while_saving(output, arguments) == "checkpoint-30"
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
-    assert result.returncode == 0, result.stderr
-    assert f"resuming from {output}/checkpoint-15" in result.stderr
+    train(model, data, output, **FLAGS)
+    assert f"resuming from {output}/checkpoint-15" in capsys.readouterr().err
     assert_same_run(output, unbroken)
-
-
-def cut_short(unbroken: Path, output: Path, step: int) -> None:
-    """What an earlier kill leaves: the checkpoints up to a step, and a history that went on to a later one."""
-    shutil.copytree(unbroken, output)
-    for checkpoint in output.glob("checkpoint-*"):
-        if int(checkpoint.name.partition("-")[2]) > step:
-            shutil.rmtree(checkpoint)
-    (output / "model.safetensors").unlink()
 
 
 VARIANTS = {
@@ -104,20 +92,79 @@ VARIANTS = {
     "warming up, pdparams": {"warmup_ratio": 0.5, "weight_format": "pdparams"},
     "cosine": {"lr_scheduler_type": "cosine", "lora": True},
 }
+WEIGHTS = ("model.safetensors", "model_state.pdparams", "lora_model_state.pdparams")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_run_resumes(model, data, tmp_path, variant):
-    flags = FLAGS | VARIANTS[variant]
-    train(model, data, tmp_path / "unbroken", **flags)
-    shutil.copytree(
-        tmp_path / "unbroken", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-30", "checkpoint-45")
-    )
-    train(model, data, tmp_path / "run", **flags)
-    assert (tmp_path / "run/loss_history.jsonl").read_bytes() == (tmp_path / "unbroken/loss_history.jsonl").read_bytes()
-    name = next(
-        name
-        for name in ("model.safetensors", "model_state.pdparams", "lora_model_state.pdparams")
-        if (tmp_path / "run" / name).is_file()
-    )
-    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    """In one process, twice: from the first checkpoint, with a history that had gone on."""
+    unbroken, output, flags = tmp_path / "unbroken", tmp_path / "run", FLAGS | VARIANTS[variant]
+    train(model, data, unbroken, **flags)
+    shutil.copytree(unbroken, output, ignore=shutil.ignore_patterns("checkpoint-30", "checkpoint-45", *WEIGHTS[:1]))
+    shutil.copytree(unbroken / "checkpoint-15", output / "checkpoint-15", dirs_exist_ok=True)
+    trainer = train(model, data, output, **flags)
+    assert trainer.state.global_step == 50
+    weights = [name for name in WEIGHTS if (unbroken / name).is_file()]
+    assert len(weights) == 1
+    for name in ("loss_history.jsonl", *weights):
+        assert (output / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+@pytest.fixture
+def stopped(unbroken, tmp_path) -> Path:
+    """A run that stopped behind its last checkpoint, checkpoint-45."""
+    return Path(shutil.copytree(unbroken, tmp_path / "run"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["optimizer.pdopt", "scheduler.pdparams", "rng_state.pth", "scaler.pdparams"])
+def test_training_state_that_runs_code_is_refused(model, data, stopped, tmp_path, name):
+    marker = tmp_path / "marker"
+    poison(stopped / "checkpoint-45" / name, marker)
+    before = contents(stopped)
+    with pytest.raises(GLMError, match=rf"{name} is refused: loading it would run posix.system"):
+        train(model, data, stopped, **FLAGS)
+    assert not marker.exists()
+    assert contents(stopped) == before
+
+
+def test_training_arguments_that_run_code_are_not_read(model, data, stopped, unbroken, tmp_path):
+    marker = tmp_path / "marker"
+    poison(stopped / "checkpoint-45" / "training_args.bin", marker)
+    train(model, data, stopped, **FLAGS)
+    assert not marker.exists()
+    assert (stopped / "loss_history.jsonl").read_bytes() == (unbroken / "loss_history.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.safetensors", ".hidden", "runs2"])
+def test_a_directory_with_something_else_is_refused(model, data, tmp_path, name):
+    """By the exit code 2 and one line; nothing in it changes."""
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / name).write_text("mine")
+    (output / "loss_history.jsonl").write_text("")
+    with pytest.raises(UsageError, match=r"not empty and holds no checkpoint to resume.*--overwrite_output_dir"):
+        train(model, data, output, **FLAGS)
+    assert contents(output) == {name: b"mine", "loss_history.jsonl": b""}
+
+
+def test_overwriting_starts_anew(model, data, stopped, unbroken):
+    (stopped / "notes.txt").write_text("mine")
+    train(model, data, stopped, **FLAGS, max_grad_norm=0.5, overwrite_output_dir=True)
+    changed = history(stopped)
+    assert [row["step"] for row in changed] == list(range(1, 51))
+    assert changed[0] == history(unbroken)[0] and changed[10:] != history(unbroken)[10:]
+    assert (stopped / "notes.txt").read_text() == "mine"
+
+
+def test_a_chosen_checkpoint(model, data, unbroken, tmp_path):
+    output = tmp_path / "other"
+    output.mkdir()
+    shutil.copy(unbroken / "loss_history.jsonl", output)
+    train(model, data, output, **FLAGS, resume_from_checkpoint=unbroken / "checkpoint-30")
+    assert (output / "loss_history.jsonl").read_bytes() == (unbroken / "loss_history.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="nowhere is no checkpoint: it holds no trainer_state"):
+        train(model, data, output, **FLAGS, resume_from_checkpoint=tmp_path / "nowhere")

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.utils import unique_name
 
 from glm.checkpoint.check import check_state
 from glm.checkpoint.hub import download_model
@@ -114,7 +115,9 @@ def _build(cls, config: GLMConfig) -> nn.Layer:
     before = paddle.get_default_dtype()
     paddle.set_default_dtype(config.dtype)
     try:
-        return cls(config)
+        # Optimizer states are saved under parameters' names, so a process's second model is named as its first.
+        with unique_name.guard():
+            return cls(config)
     finally:
         paddle.set_default_dtype(before)
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "glm-tiny-chinese"
+SAMPLE = ROOT / "data" / "dureader_qg"
+SHORT = ["--src_length", "64", "--tgt_length", "32"]
+GREEDY = ["--num_beams", "1", "--min_tgt_length", "0", "--no_repeat_ngram_size", "0"]
+# No network and no GPU, whatever the machine has: these tests are about the scripts.
+SURROUNDINGS = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "CUDA_VISIBLE_DEVICES": ""}
 SECONDS = 240  # no script of these tests takes a tenth of it; what does hangs
 
 
@@ -36,13 +41,13 @@ class Result:
 class WarmRunner:
     """Scripts in forked processes (see warm.py): own memory, exit code and streams, but no import time."""
 
-    def __init__(self, environ: Mapping[str, str]):
+    def __init__(self):
         self._server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("warm.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | environ,
+            env=os.environ | SURROUNDINGS,
             text=True,
         )
 
@@ -68,11 +73,15 @@ class WarmRunner:
         self._server.stdout.close()
 
 
-def run_cold(
-    script: str, *arguments, cwd=ROOT, environ: Mapping[str, str] | None = None, interpreter: Sequence[str] = ()
-) -> Result:
+def run_cold(script: str, *arguments, interpreter: Sequence[str] = ()) -> Result:
     """Runs `python script arguments` as it is."""
     command = [sys.executable, *interpreter, str(ROOT / script), *map(str, arguments)]
-    environ = os.environ | (environ or {})
-    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=SECONDS)
+    environ = os.environ | SURROUNDINGS
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=SECONDS)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def predictions(directory: Path) -> list[str]:
+    """What a run's evaluation generated."""
+    lines = (directory / "eval_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prediction"] for line in lines]

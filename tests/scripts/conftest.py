@@ -1,22 +1,18 @@
-"""One small model, its adapter and its export, trained and written through the scripts, for all tests of the scripts."""
+"""One small model, its adapter and its export, written through the scripts, for all tests of the scripts."""
 
 import json
 from pathlib import Path
 
 import pytest
-from commands import ROOT, TINY, Result, WarmRunner, run_cold
+from commands import GREEDY, SAMPLE, SHORT, TINY, Result, WarmRunner, run_cold
 
-NO_NETWORK = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-SAMPLE = ROOT / "data" / "dureader_qg"
-SHORT = ["--src_length", "64", "--tgt_length", "32"]
-GREEDY = ["--num_beams", "1", "--min_tgt_length", "0", "--no_repeat_ngram_size", "0"]
 FEW_STEPS = ["--do_train", "--max_steps", "120", "--per_device_train_batch_size", "16", "--learning_rate", "3e-3"]
 
 
 @pytest.fixture(scope="session")
 def run():
     """Runs a script with arguments in a process that need not import Paddle first; no network behind it."""
-    runner = WarmRunner(NO_NETWORK)
+    runner = WarmRunner()
     yield runner
     runner.close()
 
@@ -75,9 +71,3 @@ def exported(model, tmp_path_factory) -> tuple[Path, Result]:
     result = run_cold("export_generation_model.py", "--model_name_or_path", model, "--output_path", directory / "glm")
     assert result.code == 0, result.err
     return directory, result
-
-
-def predictions(directory: Path) -> list[str]:
-    """What a run's evaluation generated."""
-    lines = (directory / "eval_predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["prediction"] for line in lines]

@@ -4,7 +4,7 @@ with FastDeploy 1.x's recorded interface, which runs the graph in Paddle Inferen
 import json
 
 import pytest
-from conftest import SHORT
+from commands import SHORT
 
 TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
 DOWNLOADER = '__version__ = "0.1.0"\n\n\ndef download(url):\n    """All that PyPI\'s package can do."""\n'

@@ -2,11 +2,11 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from commands import TINY
-from conftest import GREEDY, SAMPLE, SHORT, predictions
+from commands import GREEDY, SAMPLE, SHORT, TINY, predictions
 
 ONCE = ["--do_train", "--max_steps", "2", "--per_device_train_batch_size", "4"]
 
@@ -248,7 +248,7 @@ def test_beams_find_other_texts(evaluated):
 def test_no_repeat_ngram_size_forbids_repeats(evaluated, tokenizer):
     def repeats(text: str) -> bool:
         ids = tokenizer.encode(text)
-        pairs = list(zip(ids, ids[1:], strict=False))
+        pairs = list(pairwise(ids))
         return len(set(pairs)) < len(pairs)
 
     assert any(map(repeats, evaluated["long"]))

@@ -4,8 +4,7 @@ import re
 import shutil
 
 import pytest
-from commands import run_cold
-from conftest import SHORT
+from commands import SHORT, run_cold
 
 TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
 DECODING = {
@@ -41,7 +40,7 @@ def test_the_export_says_what_it_wrote(exported):
 
 @pytest.mark.parametrize("name", DECODING)
 def test_the_graph_generates_what_the_model_generates(run, infer, model, sources, tmp_path, name):
-    """Token by token: the texts that both scripts write are compared byte by byte."""
+    """The texts that both scripts write, byte by byte."""
     texts = ["--input_file", sources, "--batch_size", "3", *DECODING[name]]
     inferred, predicted = tmp_path / "graph.txt", tmp_path / "model.txt"
     infer(*texts, "--output_file", inferred)

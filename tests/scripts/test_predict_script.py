@@ -1,12 +1,12 @@
 """predict_generation.py: where texts come from and go to, streaming, adapters, merging."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
-from commands import TINY, run_cold
-from conftest import SHORT, predictions
-from safetensors.numpy import load_file
+from commands import SHORT, TINY, predictions, run_cold
+from safetensors.numpy import load_file, save_file
 
 TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
 
@@ -97,6 +97,22 @@ def test_merging_into_the_models_own_directory_keeps_it_whole(run, model, tmp_pa
     result = run("predict_generation.py", "--model_name_or_path", copy, "--merge_tensor_parallel_path", copy, "云")
     assert result.code == 0, result.err
     assert (copy / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_a_half_precision_checkpoint_runs_on_the_cpu(run, model, tmp_path):
+    """Published weights are in half precision; a CPU computes with them in float32."""
+    half = tmp_path / "half"
+    shutil.copytree(model, half, ignore=shutil.ignore_patterns("checkpoint-*"))
+    stored = load_file(model / "model.safetensors")
+    save_file({name: array.astype("float16") for name, array in stored.items()}, half / "model.safetensors")
+    config = json.loads((half / "config.json").read_text(encoding="utf-8"))
+    (half / "config.json").write_text(json.dumps(config | {"dtype": "float16"}), encoding="utf-8")
+    result = run("predict_generation.py", "--model_name_or_path", half, "--device", "cpu", TEXT)
+    assert result.code == 0, result.err
+    assert all(result.texts)
+    exported = run("export_generation_model.py", "--model_name_or_path", half, "--output_path", tmp_path / "x" / "glm")
+    assert exported.code == 0, exported.err
+    assert run("infer_generation.py", "--model_path", tmp_path / "x", "--device", "cpu", TEXT).texts == result.texts
 
 
 def test_the_untrained_preset_is_one_model(run, tmp_path):
