@@ -84,7 +84,8 @@ def check_losses(plan: Plan, results: dict[Measurement, Result]) -> list[dict]:
             # numpy's, because Python's max and min overlook a NaN; and a NaN is not below the tolerance.
             spread = float(np.ptp(list(losses.values())) / np.max(np.abs(list(losses.values()))))
             agree = spread <= LOSS_TOLERANCE
-            line = f"{TASKS[task].title}: losses of the same batch differ by {spread:.1e} of themselves, allowed {LOSS_TOLERANCE:.0e}"
+            title = TASKS[task].title
+            line = f"{title}: losses of the same batch differ by {spread:.1e}, allowed {LOSS_TOLERANCE:.0e} (relative)"
             checks.append({"task": task, "what": "loss", "values": losses, "agree": agree, "line": line})
     return checks
 
