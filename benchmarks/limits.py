@@ -44,17 +44,31 @@ def _best(function: Callable[[], object], runs: int) -> float:
     return min(seconds[1:])
 
 
-def allowed_tokens_per_second(task: Task, shape: Shape, work: dict[str, int], machine: dict[str, float]) -> float:
-    """The tokens/s that no implementation in float32 can exceed.
+def training_limit(task: Task, shape: Shape, work: dict[str, int], machine: dict[str, float]) -> float:
+    """Tokens/s that float32 training can reach here: matmul rate / (6 · weights a token is multiplied with).
 
-    Training multiplies each weight that takes part three times (forward, gradient of the input, gradient of the
-    weight; with LoRA the last one only for adapters), at 2 operations a time. The blocks take part in every token, the
-    head in the trained ones only: 6 · parameters, less what need not be computed. A decoding step reads every weight
-    of the blocks and of the head once for the whole batch. Attention, norms, caches and the prompt come on top.
+    Each weight is multiplied three times (forward, gradient of the input, gradient of the weight), at 2 operations a
+    time; with LoRA there is no gradient of the weight. The blocks take part in every token, the head in the trained
+    ones only. Attention scores, norms and the optimizer come on top.
     """
-    if task.training:
-        trained_share = shape.new_tokens / (shape.source + shape.new_tokens)
-        weights = work["block_parameters"] + trained_share * work["head_parameters"]
-        return machine["matmul_gflops"] * 1e9 / ((4 if task.lora else 6) * weights)
-    step_bytes = BYTES_A_WEIGHT * (work["block_parameters"] + work["head_parameters"])
-    return shape.batch * machine["read_gigabytes_per_second"] * 1e9 / step_bytes
+    trained_share = shape.new_tokens / (shape.source + shape.new_tokens)
+    weights = work["block_parameters"] + trained_share * work["head_parameters"]
+    return machine["matmul_gflops"] * 1e9 / ((4 if task.lora else 6) * weights)
+
+
+def decoding_limit(task: Task, shape: Shape, work: dict[str, int], machine: dict[str, float]) -> float:
+    """Tokens/s that float32 decoding can reach here: batch · memory rate / bytes of the blocks and the head.
+
+    With many beams the matmuls may be the narrower gate. Caches, which are read too, come on top.
+    """
+    weights = work["block_parameters"] + work["head_parameters"]
+    read = BYTES_A_WEIGHT * weights / (machine["read_gigabytes_per_second"] * 1e9)
+    multiply = 2 * shape.batch * task.beams * weights / (machine["matmul_gflops"] * 1e9)
+    return shape.batch / max(read, multiply)
+
+
+def generation_limit(task: Task, shape: Shape, work: dict[str, int], machine: dict[str, float]) -> float:
+    """Tokens/s of a whole generation: the prompts go through the blocks once, at the matmul rate, then decoding."""
+    prompt = 2 * shape.batch * shape.source * work["block_parameters"] / (machine["matmul_gflops"] * 1e9)
+    tokens = shape.batch * shape.new_tokens
+    return tokens / (prompt + tokens / decoding_limit(task, shape, work, machine))

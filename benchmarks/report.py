@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.limits import allowed_tokens_per_second
+from benchmarks.limits import decoding_limit, generation_limit, training_limit
 from benchmarks.plan import ROOT, Measurement, Plan, Result
-from benchmarks.settings import COLUMNS, SHAPES, TASKS
+from benchmarks.settings import COLUMNS, SHAPES, TASKS, Task
 from benchmarks.worker import MACHINE, PREPARE
 
 LOSS_TOLERANCE = 1e-4  # relative; one side alone differs by 3e-5 between the tuned and the installed MKL path
@@ -39,23 +40,25 @@ def build_report(plan: Plan, results: dict[Measurement, Result]) -> dict:
     }
 
 
+# Rows of a task: title (None = the task's own), field of the result, what the machine allows.
+TRAINING_ROWS = ((None, RATE, training_limit),)
+GENERATION_ROWS = ((None, RATE, generation_limit), ("   of that, decoding alone", DECODE, decoding_limit))
+
+
 def build_rows(plan: Plan, results: dict[Measurement, Result]) -> list[dict]:
     """A row a task, and one more for the decoding alone where it generates."""
     rows = []
     for name in plan.tasks:
         task = TASKS[name]
         found = {column: results.get(Measurement(column, name), {"error": "was not run"}) for column in plan.columns}
-        limit = limit_of(name, plan, results)
-        for title, field in ((task.title, RATE), ("   of that, decoding alone", DECODE)):
-            if field == DECODE and task.training:
-                continue
-            row = {"task": name, "title": title, "field": field, "aim": task.aim if field == RATE else None}
-            row |= {"limit": limit if task.training or field == DECODE else None}
-            row["columns"] = {
+        for title, field, allowed in TRAINING_ROWS if task.training else GENERATION_ROWS:
+            columns = {
                 column: {"error": r["error"]} if "error" in r else {"rate": r[field], "memory": r["peak_memory_bytes"]}
                 for column, r in found.items()
             }
-            rows.append(row | {"ratios": ratios(row["columns"])})
+            row = {"task": name, "title": title or task.title, "field": field, "columns": columns}
+            row |= {"ratios": ratios(columns), "aim": task.aim if field == RATE else None}
+            rows.append(row | {"limit": limit_of(task, allowed, plan, results)})
     return rows
 
 
@@ -66,13 +69,13 @@ def ratios(columns: dict[str, dict]) -> dict[str, float]:
     return {name: ours / rate for name, rate in rates.items()} if ours else {}
 
 
-def limit_of(task: str, plan: Plan, results: dict[Measurement, Result]) -> float | None:
+def limit_of(task: Task, allowed: Callable, plan: Plan, results: dict[Measurement, Result]) -> float | None:
     """The tokens/s that the machine allows, None where its measurement failed."""
     work = results.get(Measurement("project", PREPARE), {"error": ""})
     machine = results.get(Measurement("project", MACHINE), {"error": ""})
     if "error" in work or "error" in machine:
         return None
-    return allowed_tokens_per_second(TASKS[task], SHAPES[plan.shape], work, machine)
+    return allowed(task, SHAPES[plan.shape], work, machine)
 
 
 def check_losses(plan: Plan, results: dict[Measurement, Result]) -> list[dict]:
@@ -117,10 +120,11 @@ def build_notes(plan: Plan, results: dict[Measurement, Result]) -> list[str]:
     shape = SHAPES[plan.shape]
     notes = [
         f"{shape.preset}, float32, batch {shape.batch}, source {shape.source}, {shape.new_tokens} new tokens; medians "
-        f"of up to {plan.runs} runs after a warm-up, one run where a run takes over {shape.patience:.0f} s. Training "
-        "counts source and target tokens, generation new tokens; reading the prompt belongs to the first of them.",
+        f"of up to {plan.runs} runs after a warm-up, none begun after {shape.patience:.0f} s. Training "
+        "counts source and target tokens, generation new tokens; reading the prompt belongs to the first.",
         "limit: training, matmul rate / (6 · weights a token is multiplied with), with LoRA 4 instead of 6; decoding, "
-        "batch · memory rate / bytes of the weights.",
+        "batch · memory rate / bytes of the weights, or with many beams the matmul rate; a whole generation, the "
+        "prompt at the matmul rate and then decoding.",
     ]
     cut = {m.title: r["steps"] for m, r in results.items() if "steps" in r and min(r["steps"]) < shape.new_tokens}
     for title, steps in cut.items():

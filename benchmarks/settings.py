@@ -18,7 +18,8 @@ class Shape:
     Attributes:
         preset: name in `glm.config.PRESETS`.
         batch, source, new_tokens: rows, prompt tokens a row (the start-of-piece not counted), generated tokens a row.
-        patience: seconds after which no further run is counted, and after which the peer's generation is cut short.
+        patience: seconds of counted runs after which there is no further one, and after which the peer's generation is
+            cut short if the whole would take more than twice as long.
         processes: how many measurements run side by side; 1 wherever the times matter.
     """
 

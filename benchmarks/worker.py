@@ -120,9 +120,9 @@ def decode_rate(ends: list[float], shape: Shape) -> float:
 
 
 def repeat(function: Callable[[], object], runs: int, patience: float) -> list[float]:
-    """Seconds of up to `runs` calls; after a call that took longer than `patience` there is no further one."""
+    """Seconds of up to `runs` calls; once they took longer than `patience` together, there is no further one."""
     seconds: list[float] = []
-    while len(seconds) < runs and (not seconds or seconds[-1] <= patience):
+    while len(seconds) < runs and (not seconds or sum(seconds) <= patience):
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)

@@ -64,14 +64,14 @@ def train_questions(stage: Stages) -> None:
     """Full fine-tuning from random weights; the same evaluation before it."""
     tiny = ("--model_name_or_path", "glm-tiny-chinese")
     stage("evaluate the untrained model", *QUESTIONS, *tiny, "--output_dir", OUTPUT / "untrained")
-    schedule = ("--learning_rate", "2e-3", "--max_steps", "1200")
+    schedule = ("--learning_rate", "2e-3", "--max_steps", "1000")
     stage("fine-tune to ask questions", *QUESTIONS, *TRAIN, *tiny, *schedule, "--output_dir", OUTPUT / "questions")
 
 
 def train_instructions(stage: Stages) -> None:
     """A LoRA adapter on the model that asks questions; the same evaluation without it."""
     stage("evaluate without adapter", *INSTRUCTIONS, *MODEL, "--output_dir", OUTPUT / "instructions-before")
-    lora = ("--lora", "True", "--r", "32", "--lora_targets", "all", "--learning_rate", "5e-3", "--max_steps", "600")
+    lora = ("--lora", "True", "--r", "32", "--lora_targets", "all", "--learning_rate", "5e-3", "--max_steps", "400")
     stage("fine-tune a LoRA adapter", *INSTRUCTIONS, *TRAIN, *MODEL, *lora, "--output_dir", ADAPTER)
 
 

@@ -1,7 +1,6 @@
 """Sample states, and writers of foreign formats, for the checkpoint tests."""
 
 import io
-import os
 import pickle
 import sys
 import types
@@ -68,16 +67,6 @@ def same_bits(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bo
         and first[name].tobytes() == second[name].tobytes()
         for name in first
     )
-
-
-class Attack:
-    """Unpickling it creates the marker file."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
 
 
 @contextmanager

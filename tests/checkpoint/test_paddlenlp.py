@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import paddle
 import pytest
-from checkpoint_samples import Attack, tiny_config
+from attack import Attack
+from checkpoint_samples import tiny_config
 from paddle.framework import core, io, io_utils
 from paddlenlp.trainer import TrainingArguments
 from paddlenlp.transformers import GLMConfig, GLMForConditionalGeneration

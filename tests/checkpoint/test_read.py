@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from attack import Attack
 from checkpoint_samples import (
-    Attack,
     memory_shapes,
     np_dtype,
     random_state,

@@ -8,7 +8,8 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from checkpoint_samples import Attack, TorchPickler, TorchTensor, fake_torch, np_dtype, same_bits, write_torch_bin
+from attack import Attack
+from checkpoint_samples import TorchPickler, TorchTensor, fake_torch, np_dtype, same_bits, write_torch_bin
 
 from glm.checkpoint import load_pdparams, load_torch_bin, verify_pickle
 from glm.checkpoint.unpickle import PADDLE_NAMES

@@ -16,6 +16,7 @@ DECODING = {
     "nucleus": ["--do_sample", "--temperature", "2", "--top_k", "20", "--top_p", "0.9", "--seed", "6"],
     "sampling with beams": ["--do_sample", "--num_beams", "3", "--temperature", "2", "--seed", "7"],
 }
+FAST = {"greedy", "beams", "nucleus"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_the_export_says_what_it_wrote(exported):
     assert not [name for name in names if name.startswith(".")]
 
 
-@pytest.mark.parametrize("name", DECODING)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in DECODING])
 def test_the_graph_generates_what_the_model_generates(run, infer, model, sources, tmp_path, name):
     """The texts that both scripts write, byte by byte."""
     texts = ["--input_file", sources, "--batch_size", "3", *DECODING[name]]
