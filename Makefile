@@ -15,7 +15,7 @@ setup: $(READY)
 # The marker is written last, so an interrupted install starts again.
 $(READY): requirements.lock tools/find_python.sh
 	@rm -rf $(VENV)
-	@echo "installing the pinned requirements into $(VENV), about a minute"
+	@echo "installing the pinned requirements into $(VENV), one to three minutes"
 	@python="$$(sh tools/find_python.sh)" && "$$python" -m venv $(VENV)
 	@$(PY) -m pip install --quiet --use-pep517 --disable-pip-version-check --requirement requirements.lock
 	@$(PY) -m pip check
