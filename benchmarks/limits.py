@@ -13,7 +13,7 @@ MATMUL_SIZE, READ_BYTES = 2048, 1 << 29
 BYTES_A_WEIGHT = 4  # float32
 
 
-def measure_machine(runs: int = 9) -> dict[str, float]:
+def measure_machine(runs: int) -> dict[str, float]:
     """`matmul_gflops` of Paddle as this process has it, and `read_gigabytes_per_second`; the best of some runs each."""
     return {"matmul_gflops": matmul_rate(runs) / 1e9, "read_gigabytes_per_second": read_rate(runs) / 1e9}
 

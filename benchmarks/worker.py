@@ -60,7 +60,7 @@ def run(column: Column, task: str, directory: Path, shape: Shape, runs: int) -> 
     if task == PREPARE:
         return importlib.import_module("benchmarks.prepare").prepare(directory, shape)
     if task == MACHINE:
-        return measure_machine()
+        return measure_machine(3 * runs)
     side = importlib.import_module(column.module).Side(directory)
     measure = measure_training if TASKS[task].training else measure_generation
     return measure(side, TASKS[task], shape, runs)

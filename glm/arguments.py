@@ -145,6 +145,9 @@ class GLMTrainingArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.tensor_parallel_degree > 1:
+            degree = self.tensor_parallel_degree
+            raise UsageError(f"tensor_parallel_degree {degree}: a model is not yet split over devices; leave it out")
         # PaddleNLP turns --do_eval into an evaluation at every --logging_steps; without --eval_steps, the end is meant.
         only_at_end = self.do_eval and str(self.evaluation_strategy) == "no" and not self.eval_steps
         self.do_eval = self.do_eval and not only_at_end

@@ -32,7 +32,7 @@ class GraphGenerator:
             GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
         """
         info = read_export(arguments.model_path, arguments.model_prefix)
-        device = choose_device(arguments.device).split(":")[0]
+        device, _, number = choose_device(arguments.device).partition(":")
         check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
         check_dtype(info.dtype, device, "a graph exported in")
         room = arguments.max_length - arguments.tgt_length
@@ -53,7 +53,7 @@ class GraphGenerator:
             prefix.with_name(f"{prefix.name}.json"),
             prefix.with_name(f"{prefix.name}.pdiparams"),
             device,
-            arguments.device_id,
+            int(number or arguments.device_id),
             arguments.cpu_threads,
             arguments.use_fp16,
         )

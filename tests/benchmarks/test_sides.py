@@ -94,6 +94,7 @@ def test_training_steps_change_what_they_should(sides, prepared, lora):
             assert side.first_loss() == pytest.approx(before, abs=1e-5)
         side.start_training()
         assert side.trained_parameters() == (adapters[module] if lora else prepared[1]["parameters"])
+        assert float(side._loss()) != float(side._loss()), "dropout is off"
         for _ in range(3):
             side.train_step()
         assert side.first_loss() < before
