@@ -1,7 +1,18 @@
 """Text to token ids and back, for every generation. Imports neither paddle nor paddlenlp."""
 
+from glm.tokenizers.base import Tokenizer
+from glm.tokenizers.chatglm import ChatGLMTokenizer
+from glm.tokenizers.glm4 import GLM4JsonTokenizer, GLM4Tokenizer
 from glm.tokenizers.glm_chinese import GLMChineseTokenizer
 from glm.tokenizers.registry import GLMTokenizer
 from glm.tokenizers.stream import StreamDecoder
 
-__all__ = ["GLMChineseTokenizer", "GLMTokenizer", "StreamDecoder"]
+__all__ = [
+    "ChatGLMTokenizer",
+    "GLM4JsonTokenizer",
+    "GLM4Tokenizer",
+    "GLMChineseTokenizer",
+    "GLMTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+]

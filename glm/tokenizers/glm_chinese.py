@@ -46,6 +46,7 @@ class GLMChineseTokenizer:
     Raises GLMError where the model is no sentencepiece model or the ids collide.
     """
 
+    kind = "glm-chinese"
     vocabulary_file = "cog-pretrain.model"
 
     def __init__(
@@ -210,6 +211,11 @@ class GLMChineseTokenizer:
     def eop_token_id(self) -> int:
         """End of piece: where a generated answer stops."""
         return self.convert_tokens_to_ids("<|endofpiece|>")
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Every id that ends a generation."""
+        return [self.eop_token_id]
 
     @property
     def mask_token_ids(self) -> list[int]:

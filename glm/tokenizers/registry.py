@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm.errors import GLMError
+from glm.tokenizers.base import Tokenizer
+from glm.tokenizers.chatglm import ChatGLMTokenizer
 from glm.tokenizers.files import CONFIG_FILE, read_json
+from glm.tokenizers.glm4 import GLM4JsonTokenizer, GLM4Tokenizer
 from glm.tokenizers.glm_chinese import GLMChineseTokenizer
 
 
@@ -17,11 +20,18 @@ class TokenizerFormat:
 
     class_names: tuple[str, ...]
     vocabulary_file: str
-    load: Callable[[Path], GLMChineseTokenizer]
+    load: Callable[[Path], GLMChineseTokenizer | Tokenizer]
 
 
 FORMATS: list[TokenizerFormat] = [
     TokenizerFormat(("GLMChineseTokenizer",), GLMChineseTokenizer.vocabulary_file, GLMChineseTokenizer.from_pretrained),
+    TokenizerFormat(("ChatGLMTokenizer",), ChatGLMTokenizer.vocabulary_file, ChatGLMTokenizer.from_pretrained),
+    TokenizerFormat(("ChatGLM4Tokenizer",), GLM4Tokenizer.vocabulary_file, GLM4Tokenizer.from_pretrained),
+    TokenizerFormat(
+        ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"),
+        GLM4JsonTokenizer.vocabulary_file,
+        GLM4JsonTokenizer.from_pretrained,
+    ),
 ]
 
 
@@ -44,7 +54,7 @@ class GLMTokenizer:
     """Opens the right tokenizer for a model directory."""
 
     @staticmethod
-    def from_pretrained(directory: str | Path) -> GLMChineseTokenizer:
+    def from_pretrained(directory: str | Path) -> GLMChineseTokenizer | Tokenizer:
         """Raises GLMError, one line, where the directory or its vocabulary file is missing or damaged."""
         directory = Path(directory)
         if not directory.is_dir():

@@ -1,0 +1,114 @@
+"""The tokenizer of ChatGLM-6B: sentencepiece `ice_text.model`, with pieces for line ends, tabs and runs of spaces.
+
+Special tokens are control pieces of the vocabulary itself: [MASK] 130000, [gMASK] 130001, <sop> 130004, <eop> 130005
+and <pad> 3 among 130,344 pieces. The model's embedding has 130,528 rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import sentencepiece
+
+from glm.errors import GLMError
+from glm.tokenizers.added_tokens import AddedToken
+from glm.tokenizers.base import Tokenizer
+from glm.tokenizers.files import CONFIG_FILE
+from glm.tokenizers.kept_files import KeptFiles
+
+LINE_END, TAB = "<n>", "<|tab|>"
+LONGEST_BLANK = 80
+# What a text's own layout is written as before it is cut into pieces. A single space is no blank piece.
+LAYOUT = {"\n": LINE_END, "\t": TAB} | {" " * n: f"<|blank_{n}|>" for n in range(2, LONGEST_BLANK + 1)}
+_LAYOUT = re.compile(f"\n|\t| {{2,{LONGEST_BLANK}}}")
+
+
+class ChatGLMTokenizer(Tokenizer):
+    """ChatGLM-6B's vocabulary.
+
+    Raises GLMError where the vocabulary file is no sentencepiece model, lacks a special token, or tokenizer_config.json
+    belongs to a revision with other ids.
+    """
+
+    kind = "chatglm"
+    vocabulary_file = "ice_text.model"
+    default_config = {  # noqa: RUF012
+        "tokenizer_class": "ChatGLMTokenizer",
+        "bos_token": "<sop>",
+        "eos_token": "<eop>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "[MASK]",
+        "gmask_token": "[gMASK]",
+        "padding_side": "left",
+        "do_lower_case": False,
+        "remove_space": False,
+        "num_image_tokens": 0,
+    }
+    suffix = ("[gMASK]", "<sop>")
+    stop_tokens = ("<eop>",)
+    # tokenizer_config.json entries of which one value is implemented: the one every current file has.
+    _fixed = ("do_lower_case", "remove_space", "num_image_tokens")
+
+    def __init__(self, files: KeptFiles):
+        super().__init__(files)
+        for name in self._fixed:
+            if self.config[name] != self.default_config[name]:
+                raise GLMError(
+                    f"{CONFIG_FILE} sets {name} to {self.config[name]}, and only {self.default_config[name]} is "
+                    "supported; take tokenizer and weights from the model's current revision."
+                )
+        model = files.contents[self.vocabulary_file]
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise GLMError(f"not a sentencepiece model ({len(model)} bytes)") from error
+        self._layout_ids = {self._pieces.PieceToId(piece): text for text, piece in LAYOUT.items()}
+        if self._pieces.unk_id() in self._layout_ids:
+            raise GLMError(f"the vocabulary lacks {LINE_END}, {TAB} or a blank piece, so it is not ChatGLM-6B's")
+        self._finish(self._control_pieces())
+
+    def _control_pieces(self) -> list[AddedToken]:
+        """The control pieces and the unknown one that a text may spell.
+
+        <s> and </s> are HTML tags as well, and no input of the model: in a text they are text.
+        """
+        pieces = self._pieces
+        ids = (i for i in range(self.vocab_size) if pieces.IsControl(i) or pieces.IsUnknown(i))
+        return [AddedToken(pieces.IdToPiece(i), i) for i in ids if pieces.IdToPiece(i) not in ("<s>", "</s>")]
+
+    def _find_special_ids(self, added: Sequence[AddedToken]) -> frozenset[int]:
+        return super()._find_special_ids(added) | {self._pieces.bos_id(), self._pieces.eos_id()}
+
+    @property
+    def vocab_size(self) -> int:
+        return self._pieces.GetPieceSize()
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self._pieces.EncodeAsIds(_LAYOUT.sub(lambda match: LAYOUT[match[0]], text))
+
+    def _decode_run(self, ids: list[int]) -> str:
+        """Layout pieces become layout again; what a user spelt as `<n>` comes back as a line end."""
+        text = self._pieces.DecodeIds(ids) if ids else ""
+        for piece in {index for index in ids if index in self._layout_ids}:
+            text = text.replace(self._pieces.IdToPiece(piece), self._layout_ids[piece])
+        return text
+
+    def _piece_id(self, piece: str) -> int | None:
+        index = self._pieces.PieceToId(piece)
+        return None if self._pieces.IsUnknown(index) else index
+
+    def _piece(self, index: int) -> str:
+        return self._pieces.IdToPiece(index)
+
+    @property
+    def eop_token_id(self) -> int:
+        """End of piece: where a generated answer stops."""
+        return self.added_tokens["<eop>"]
+
+    @property
+    def mask_token_ids(self) -> list[int]:
+        """[MASK], [gMASK]: the first of them in a source marks the position a target answers for."""
+        return [self.mask_token_id, self.gmask_token_id]

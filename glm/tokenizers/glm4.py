@@ -1,0 +1,188 @@
+"""The tokenizers of GLM-4-9B (`tokenizer.model`, tiktoken ranks) and GLM-4-0414 (`tokenizer.json`).
+
+Both are byte-pair encodings of UTF-8 bytes: 151,329 pieces, then the special tokens from 151329 (<|endoftext|>) on.
+Every text decodes to itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import tiktoken
+import tokenizers
+
+from glm.errors import GLMError
+from glm.tokenizers.added_tokens import AddedToken, check_added_tokens, read_added_tokens
+from glm.tokenizers.base import Tokenizer
+from glm.tokenizers.files import CONFIG_FILE
+from glm.tokenizers.kept_files import KeptFiles
+
+# In the order of their ids.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "<sop>",
+    "<eop>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+)
+# What a text is cut into before bytes are merged: contractions, words, up to three digits, punctuation, white space.
+PIECE_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class _GLM4(Tokenizer):
+    """What both files have in common."""
+
+    prefix = ("[gMASK]", "<sop>")
+    # The model ends its turn by naming whose turn it is.
+    stop_tokens = ("<|endoftext|>", "<|user|>", "<|observation|>")
+
+
+class GLM4Tokenizer(_GLM4):
+    """GLM-4-9B, -chat and -chat-1m: one base64 token and its rank a line.
+
+    Raises GLMError where the vocabulary file is no such list, or its ids collide with those of tokenizer_config.json.
+    """
+
+    kind = "glm4"
+    vocabulary_file = "tokenizer.model"
+    default_config = {  # noqa: RUF012
+        "tokenizer_class": "ChatGLM4Tokenizer",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "padding_side": "left",
+        "model_max_length": 128000,
+        "clean_up_tokenization_spaces": False,
+    }
+
+    def __init__(self, files: KeptFiles):
+        super().__init__(files)
+        self._ranks = read_ranks(files.contents[self.vocabulary_file])
+        added = read_added_tokens(files.config)
+        if not added:
+            added = [AddedToken(text, self.vocab_size + i) for i, text in enumerate(SPECIAL_TOKENS)]
+            decoder = {str(token.id): _json(token) for token in added}
+            self.config |= {"added_tokens_decoder": decoder, "additional_special_tokens": list(SPECIAL_TOKENS)}
+        check_added_tokens(added, self.vocab_size)
+        self._encoding = tiktoken.Encoding(
+            self.kind, pat_str=PIECE_PATTERN, mergeable_ranks=self._ranks, special_tokens={}
+        )
+        self._finish(added)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._ranks)
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
+    def _decode_run(self, ids: list[int]) -> str:
+        return self._encoding.decode_bytes(ids).decode("utf-8", "replace")
+
+    def _piece_id(self, piece: str) -> int | None:
+        return self._ranks.get(piece.encode("utf-8", "surrogatepass"))
+
+    def _piece(self, index: int) -> str:
+        """The piece's text; U+FFFD where it is a part of a character."""
+        return self._decode_run([index])
+
+
+class GLM4JsonTokenizer(_GLM4):
+    """GLM-4-0414, and the -hf directories of GLM-4-9B: everything in tokenizer.json.
+
+    Raises GLMError where tokenizer.json cannot be read, or disagrees with tokenizer_config.json on an id.
+    """
+
+    kind = "glm4-0414"
+    vocabulary_file = "tokenizer.json"
+    default_config = {  # noqa: RUF012
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "padding_side": "left",
+        "model_max_length": 128000,
+        "clean_up_tokenization_spaces": False,
+    }
+
+    def __init__(self, files: KeptFiles):
+        super().__init__(files)
+        content = files.contents[self.vocabulary_file]
+        try:
+            self._library = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # the library raises bare Exception
+            reason = " ".join(str(error).split())
+            raise GLMError(f"not a tokenizer of the library tokenizers ({reason}, {len(content)} bytes)") from error
+        # Added tokens are cut out before the library sees a text, so what looks like one inside a part is text.
+        self._library.encode_special_tokens = True
+        decoder = self._library.get_added_tokens_decoder()
+        added = [AddedToken(t.content, i, t.special, t.lstrip, t.rstrip) for i, t in sorted(decoder.items())]
+        self._check_config({token.id: token.text for token in added})
+        self._finish(added)
+
+    def _check_config(self, added: dict[int, str]) -> None:
+        for token in read_added_tokens(self._files.config):
+            if added.get(token.id) != token.text:
+                raise GLMError(
+                    f"{CONFIG_FILE} gives the id {token.id} to {token.text}, {self.vocabulary_file} to "
+                    f"{added.get(token.id)}; take both files from one checkpoint."
+                )
+
+    @property
+    def vocab_size(self) -> int:
+        return self._library.get_vocab_size(with_added_tokens=False)
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self._library.encode(text, add_special_tokens=False).ids
+
+    def _decode_run(self, ids: list[int]) -> str:
+        return self._library.decode(ids, skip_special_tokens=False) if ids else ""
+
+    def _piece_id(self, piece: str) -> int | None:
+        return self._library.token_to_id(piece)
+
+    def _piece(self, index: int) -> str:
+        return self._library.id_to_token(index)
+
+
+def read_ranks(content: bytes) -> dict[bytes, int]:
+    """Piece -> rank of a tiktoken vocabulary. Raises GLMError, naming the line, where it is damaged."""
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        piece, rank = _read_rank(line)
+        if rank != number - 1 or piece in ranks:
+            raise GLMError(
+                f"not a list of tiktoken ranks: line {number} is not a new base64 token and the rank {number - 1} "
+                f"({len(content)} bytes); ChatGLM2 and ChatGLM3, whose file has the same name, are not supported."
+            )
+        ranks[piece] = rank
+    missing = sum(bytes([byte]) not in ranks for byte in range(256))
+    if missing:
+        raise GLMError(f"{missing} of the 256 single bytes have no rank ({len(content)} bytes); copy the file again.")
+    return ranks
+
+
+def _read_rank(line: bytes) -> tuple[bytes, int]:
+    """(piece, rank) of a line, rank -1 where it has none."""
+    fields = line.split()
+    try:
+        piece, rank = fields
+        return base64.b64decode(piece, validate=True), int(rank)
+    except (ValueError, binascii.Error):
+        return b"", -1
+
+
+def _json(token: AddedToken) -> dict[str, object]:
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    return {"content": token.text} | flags

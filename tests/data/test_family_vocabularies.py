@@ -1,0 +1,80 @@
+"""The tiny vocabularies of ChatGLM and GLM-4: reproducible, complete, and spelt so that names can be copied."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from glm.tokenizers import GLMTokenizer
+from glm.tokenizers.chatglm import LAYOUT
+from glm.tokenizers.glm4 import SPECIAL_TOKENS
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+NAMES = ["chatglm-tiny", "glm4-tiny", "glm4-0414-tiny"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def tokenizer(request):
+    return GLMTokenizer.from_pretrained(DATA / request.param)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    sys.path.insert(0, str(DATA))
+    from train_vocabulary import BOUNDARY, training_text
+
+    return [text.replace(BOUNDARY, "") for text in training_text()]
+
+
+def pieces(file: Path) -> list[tuple[str, float]]:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    return [(model.IdToPiece(i), model.GetScore(i)) for i in range(model.GetPieceSize())]
+
+
+def test_script_makes_the_bundled_files(tmp_path):
+    command = [sys.executable, str(DATA / "train_family_vocabularies.py"), "--output", str(tmp_path)]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert "glm4-tiny: 754 pieces, 768 ids" in result.stdout
+    model = Path("chatglm-tiny/ice_text.model")
+    assert pieces(tmp_path / model) == pieces(DATA / model)
+    for name in NAMES:
+        files = {path.name for path in (DATA / name).iterdir()}
+        assert files == {path.name for path in (tmp_path / name).iterdir()}
+        for file in files - {"ice_text.model"}:
+            assert (tmp_path / name / file).read_bytes() == (DATA / name / file).read_bytes()
+        assert sum(path.stat().st_size for path in (DATA / name).iterdir()) < 256_000
+
+
+def test_special_tokens_have_the_real_names():
+    chatglm, *others = (GLMTokenizer.from_pretrained(DATA / name) for name in NAMES)
+    names = {"<unk>", "<pad>", "[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"}
+    assert set(chatglm.added_tokens) == names
+    assert chatglm.unk_token_id not in chatglm.convert_tokens_to_ids(list(LAYOUT.values()))
+    for tokenizer in others:
+        assert tokenizer.added_tokens == {text: 754 + i for i, text in enumerate(SPECIAL_TOKENS)}
+    assert [len(tokenizer) for tokenizer in (chatglm, *others)] == [800, 768, 768]
+
+
+def test_the_two_glm4_vocabularies_are_the_same(samples):
+    ranks, library = (GLMTokenizer.from_pretrained(DATA / name) for name in NAMES[1:])
+    assert len(samples) > 10_000
+    assert [text for text in samples[::10] if ranks.encode(text) != library.encode(text)] == []
+
+
+def test_every_sample_character_is_one_piece(tokenizer, samples):
+    alone = {character: tokenizer.encode("a" + character) for character in sorted(set("".join(samples)) - {" "})}
+    start = tokenizer.encode("a")
+    assert {character for character, ids in alone.items() if len(ids) > len(start) + 1} == set()
+
+
+def test_name_characters_are_never_merged(tokenizer):
+    sys.path.insert(0, str(DATA))
+    from make_samples import NAME_CHARACTERS
+
+    for index in range(tokenizer.vocab_size):
+        piece = tokenizer.decode([index])
+        assert len(piece) <= 1 or not set(piece) & set(NAME_CHARACTERS), piece
