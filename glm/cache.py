@@ -1,6 +1,7 @@
 """Attention cores and the key/value cache behind them.
 
-Shapes: B rows of a batch, T query tokens, S prefix columns, G beams a row, t generated columns, N heads, D head_dim.
+Shapes: B rows of a batch, T query tokens, S prefix columns, G beams a row, t generated columns, N heads,
+K key/value heads, R = N/K heads that share one, D head_dim.
 
 The cache has two parts. The prefix (the prompt, S columns) is computed once, never copied and shared by all beams of a
 row; the tail (what was generated, t columns a beam) grows by one column a step. While decoding, the token axis of the
@@ -21,38 +22,62 @@ from glm.tracing import dim, empty_axis
 class DenseAttention:
     """Every query against all keys of the same call: training, evaluation and the prefill of a prompt.
 
+    The R heads that share a key/value head stand behind each other like tokens, so one matmul a key/value head serves
+    them all.
+
     Args:
         bias: [B, T, T] added to the scores.
+        shared: R, query heads a key/value head.
         dropout: of the attention weights.
     """
 
-    def __init__(self, bias: Tensor, dropout: Callable[[Tensor], Tensor] | None = None):
-        self.bias, self.dropout = bias, dropout
+    def __init__(self, bias: Tensor, shared: int = 1, dropout: Callable[[Tensor], Tensor] | None = None):
+        self.bias = bias if shared == 1 else bias.repeat_interleave(shared, axis=1)
+        self.shared, self.dropout = shared, dropout
 
-    def __call__(self, q_BTND: Tensor, k_BTND: Tensor, v_BTND: Tensor) -> Tensor:
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
         # Heads in front of the batch: adding a bias that has no head axis is then one pass over memory.
-        q, k, v = (x.transpose([2, 0, 1, 3]) for x in (q_BTND, k_BTND, v_BTND))
-        return self.attend(q, k, v).transpose([1, 2, 0, 3])
+        k, v = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
+        return ungrouped(self.attend(grouped(q_BTND, self.shared), k, v), self.shared)
 
-    def attend(self, q_NBTD: Tensor, k_NBTD: Tensor, v_NBTD: Tensor) -> Tensor:
-        scores_NBTT = paddle.matmul(q_NBTD * q_NBTD.shape[-1] ** -0.5, k_NBTD, transpose_y=True) + self.bias
-        weights_NBTT = softmax_fp32(scores_NBTT)
+    def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
+        """Q = T·R queries."""
+        scores_KBQT = paddle.matmul(q_KBQD * q_KBQD.shape[-1] ** -0.5, k_KBTD, transpose_y=True) + self.bias
+        weights_KBQT = softmax_fp32(scores_KBQT)
         if self.dropout:
-            weights_NBTT = self.dropout(weights_NBTT)
-        return paddle.matmul(weights_NBTT, v_NBTD)
+            weights_KBQT = self.dropout(weights_KBQT)
+        return paddle.matmul(weights_KBQT, v_KBTD)
+
+
+def grouped(q_BTND: Tensor, shared: int) -> Tensor:
+    """Queries by key/value head: [B, T, N, D] → [K, B, T·R, D], R = `shared`."""
+    heads, width = q_BTND.shape[2:]
+    if shared == 1:
+        return q_BTND.transpose([2, 0, 1, 3])
+    q_KBTRD = q_BTND.reshape([0, 0, heads // shared, shared, width]).transpose([2, 0, 1, 3, 4])
+    return q_KBTRD.reshape([0, 0, -1, width])
+
+
+def ungrouped(context_KBQD: Tensor, shared: int) -> Tensor:
+    """The inverse of `grouped`: [K, B, T·R, D] → [B, T, N, D]."""
+    groups, width = context_KBQD.shape[0], context_KBQD.shape[-1]
+    if shared == 1:
+        return context_KBQD.transpose([1, 2, 0, 3])
+    context_BTKRD = context_KBQD.reshape([0, 0, -1, shared, width]).transpose([1, 2, 0, 3, 4])
+    return context_BTKRD.reshape([0, 0, groups * shared, width])
 
 
 class PrefillAttention(DenseAttention):
     """Dense attention that keeps the keys and values of one layer as a cache's prefix."""
 
-    def attend(self, q_NBTD: Tensor, k_NBTD: Tensor, v_NBTD: Tensor) -> Tensor:
-        self.keys, self.values = k_NBTD, v_NBTD
-        return super().attend(q_NBTD, k_NBTD, v_NBTD)
+    def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
+        self.keys, self.values = k_KBTD, v_KBTD
+        return super().attend(q_KBQD, k_KBTD, v_KBTD)
 
 
 @dataclass
 class Prefix:
-    """Keys and values [N, B, S, D] of every layer, and the bias [B, 1, S] that hides padding."""
+    """Keys and values [K, B, S, D] of every layer, and the bias [B, 1, S] that hides padding."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -63,27 +88,30 @@ class CachedAttention:
     """One new token a beam against the prefix of its row and its own tail; grows the tail.
 
     Args:
-        prefix_keys, prefix_values: [N, B, S, D]. prefix_bias: [B, 1, S].
-        tail_keys, tail_values: [B, G, N, t, D]; after the call [B, G, N, t + 1, D].
+        prefix_keys, prefix_values: [K, B, S, D]. prefix_bias: [B, 1, S].
+        tail_keys, tail_values: [B, G, K, t, D]; after the call [B, G, K, t + 1, D].
     """
 
     def __init__(self, prefix_keys, prefix_values, prefix_bias, tail_keys, tail_values):
         self.prefix_keys, self.prefix_values, self.prefix_bias = prefix_keys, prefix_values, prefix_bias
         self.tail_keys, self.tail_values = tail_keys, tail_values
 
-    def __call__(self, q_BGND: Tensor, k_BGND: Tensor, v_BGND: Tensor) -> Tensor:
-        self.tail_keys = paddle.concat([self.tail_keys, k_BGND.unsqueeze(3)], axis=3)
-        self.tail_values = paddle.concat([self.tail_values, v_BGND.unsqueeze(3)], axis=3)
-        q_BGND = q_BGND * q_BGND.shape[-1] ** -0.5
-        q_NBGD = q_BGND.transpose([2, 0, 1, 3])
-        prefix_NBGS = paddle.matmul(q_NBGD, self.prefix_keys, transpose_y=True) + self.prefix_bias
-        tail_BGNt = paddle.matmul(q_BGND.unsqueeze(3), self.tail_keys, transpose_y=True).squeeze(3)
-        weights_NBGs = softmax_fp32(paddle.concat([prefix_NBGS, tail_BGNt.transpose([2, 0, 1, 3])], axis=-1))
-        prefix_columns = dim(self.prefix_keys, 2)
-        from_prefix_NBGD = paddle.matmul(weights_NBGs[..., :prefix_columns], self.prefix_values)
-        tail_BGN1t = weights_NBGs[..., prefix_columns:].transpose([1, 2, 0, 3]).unsqueeze(3)
-        from_tail_BGND = paddle.matmul(tail_BGN1t, self.tail_values).squeeze(3)
-        return from_prefix_NBGD.transpose([1, 2, 0, 3]) + from_tail_BGND
+    def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
+        self.tail_keys = paddle.concat([self.tail_keys, k_BGKD.unsqueeze(3)], axis=3)
+        self.tail_values = paddle.concat([self.tail_values, v_BGKD.unsqueeze(3)], axis=3)
+        groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
+        shared = heads // groups
+        q_BGND = q_BGND * width**-0.5
+        prefix_KBQS = paddle.matmul(grouped(q_BGND, shared), self.prefix_keys, transpose_y=True) + self.prefix_bias
+        q_BGKRD = q_BGND.reshape([0, 0, groups, shared, width])
+        tail_BGKRt = paddle.matmul(q_BGKRD, self.tail_keys, transpose_y=True)
+        tail_KBQt = tail_BGKRt.transpose([2, 0, 1, 3, 4]).flatten(2, 3)
+        weights_KBQs = softmax_fp32(paddle.concat([prefix_KBQS, tail_KBQt], axis=-1))
+        columns = dim(self.prefix_keys, 2)
+        from_prefix = ungrouped(paddle.matmul(weights_KBQs[..., :columns], self.prefix_values), shared)
+        weights_KBGRt = weights_KBQs[..., columns:].unflatten(2, [-1, shared])
+        from_tail_BGKRD = paddle.matmul(weights_KBGRt.transpose([1, 2, 0, 3, 4]), self.tail_values)
+        return from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])
 
 
 def softmax_fp32(scores: Tensor) -> Tensor:
@@ -92,7 +120,7 @@ def softmax_fp32(scores: Tensor) -> Tensor:
 
 
 def empty_tails(prefix: Prefix, beams: int | Tensor) -> list[Tensor]:
-    """A tail without columns for every layer: keys then values, [B, G, N, 0, D] each."""
+    """A tail without columns for every layer: keys then values, [B, G, K, 0, D] each."""
     heads, batch, _, width = (dim(prefix.keys[0], axis) for axis in range(4))
     shape = [batch, beams, heads, empty_axis(), width]
     return [paddle.zeros(shape, dtype=prefix.keys[0].dtype) for _ in range(2 * len(prefix.keys))]

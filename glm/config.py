@@ -17,6 +17,7 @@ from glm.errors import GLMError
 
 CONFIG_NAME = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
+_DROPOUTS = ("embedding_dropout", "attention_dropout", "hidden_dropout")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,61 @@ class Generation:
     names: dict[str, str]
     fixed: dict[str, Any]
     recognise: Callable[[dict[str, Any]], bool]
+    derive: Callable[[dict[str, Any]], dict[str, Any]] = lambda raw: {}
+    architecture: str = "GLMForConditionalGeneration"
+    model_type: str = "glm"
+
+
+def _remote_rope(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"rope_theta": 10000.0 * raw.get("rope_ratio", 1)}
+
+
+def _hf_rope(raw: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 writes rope_parameters, transformers 4 its fields on their own."""
+    rope = {"rope_theta": 10000.0, "partial_rotary_factor": 0.5} | raw | raw.get("rope_parameters", {})
+    if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+        raise GLMError(f"config.json: rope_type '{rope.get('rope_type')}' is not supported, only 'default'")
+    return {name: rope[name] for name in ("rope_theta", "partial_rotary_factor")}
+
+
+_GLM4 = {
+    "position_type": "partial_rotary",
+    "norm_type": "rms_norm",
+    "hidden_act": "silu",
+    "mlp_type": "gated",
+    "linear_bias": False,
+    "residual": "input",
+    "tie_word_embeddings": False,
+    "embedding_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+}
+_HF_NAMES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "attention_bias",
+    "attention_dropout",
+    "initializer_range",
+    "tie_word_embeddings",
+)
+
+
+def _transformers(model_type: str, architecture: str, post_norms: bool) -> Generation:
+    return Generation(
+        parts=_GLM4 | {"post_norms": post_norms, "checkpoint_table": "glm4"},
+        names={name: name for name in _HF_NAMES} | {"rms_norm_eps": "norm_eps"},
+        fixed={"hidden_act": "silu"},
+        recognise=lambda raw: raw.get("model_type") == model_type and "num_hidden_layers" in raw,
+        derive=_hf_rope,
+        architecture=architecture,
+        model_type=model_type,
+    )
 
 
 GENERATIONS = {
@@ -43,6 +99,11 @@ GENERATIONS = {
             "position_type": "learned_2d",
             "norm_type": "layer_norm",
             "hidden_act": "gelu_tanh",
+            "mlp_type": "plain",
+            "attention_bias": True,
+            "linear_bias": True,
+            "post_norms": False,
+            "residual": "input",
             "tie_word_embeddings": True,
             "checkpoint_table": "glm",
         },
@@ -61,6 +122,70 @@ GENERATIONS = {
         fixed={"block_position_encoding": True, "relative_encoding": False},
         recognise=lambda raw: raw.get("model_type", "glm") == "glm" and "num_layers" in raw,
     ),
+    # config.json of THUDM/chatglm-6b.
+    "chatglm": Generation(
+        parts={
+            "position_type": "rotary_2d",
+            "norm_type": "layer_norm",
+            "hidden_act": "gelu_tanh",
+            "mlp_type": "plain",
+            "attention_bias": True,
+            "linear_bias": True,
+            "post_norms": False,
+            "residual": "scaled_norm",
+            "tie_word_embeddings": False,
+            "checkpoint_table": "chatglm",
+            "embedding_dropout": 0.0,
+            "attention_dropout": 0.0,
+            "hidden_dropout": 0.0,
+        },
+        names={
+            "vocab_size": "vocab_size",
+            "hidden_size": "hidden_size",
+            "num_layers": "num_hidden_layers",
+            "num_attention_heads": "num_attention_heads",
+            "inner_hidden_size": "intermediate_size",
+            "max_sequence_length": "max_position_embeddings",
+            "layernorm_epsilon": "norm_eps",
+        },
+        fixed={"position_encoding_2d": True},
+        recognise=lambda raw: raw.get("model_type") == "chatglm" and "ffn_hidden_size" not in raw,
+        architecture="ChatGLMModel",
+        model_type="chatglm",
+    ),
+    # config.json of the remote-code repositories of GLM-4-9B.
+    "glm4-remote": Generation(
+        parts=_GLM4 | {"post_norms": False, "checkpoint_table": "glm4_remote"},
+        names={
+            "padded_vocab_size": "vocab_size",
+            "hidden_size": "hidden_size",
+            "num_layers": "num_hidden_layers",
+            "num_attention_heads": "num_attention_heads",
+            "multi_query_group_num": "num_key_value_heads",
+            "kv_channels": "head_dim",
+            "ffn_hidden_size": "intermediate_size",
+            "seq_length": "max_position_embeddings",
+            "layernorm_epsilon": "norm_eps",
+            "add_qkv_bias": "attention_bias",
+            "attention_dropout": "attention_dropout",
+            "hidden_dropout": "hidden_dropout",
+            "tie_word_embeddings": "tie_word_embeddings",
+        },
+        fixed={
+            "original_rope": True,
+            "multi_query_attention": True,
+            "rmsnorm": True,
+            "post_layer_norm": True,
+            "apply_residual_connection_post_layernorm": False,
+            "add_bias_linear": False,
+        },
+        recognise=lambda raw: raw.get("model_type") == "chatglm" and "ffn_hidden_size" in raw,
+        derive=_remote_rope,
+        architecture="ChatGLMModel",
+        model_type="chatglm",
+    ),
+    "glm4": _transformers("glm", "GlmForCausalLM", post_norms=False),
+    "glm4-0414": _transformers("glm4", "Glm4ForCausalLM", post_norms=True),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -117,6 +242,8 @@ class GLMConfig(PretrainedConfig):
         hidden_size: int = 1024,
         num_hidden_layers: int = 24,
         num_attention_heads: int = 16,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
         intermediate_size: int | None = None,
         max_position_embeddings: int = 1024,
         norm_eps: float = 1e-5,
@@ -124,16 +251,26 @@ class GLMConfig(PretrainedConfig):
         attention_dropout: float = 0.1,
         hidden_dropout: float = 0.1,
         initializer_range: float = 0.02,
+        attention_bias: bool = True,
+        rope_theta: float = 10000.0,
+        partial_rotary_factor: float = 0.5,
         **kwargs,
     ):
         if generation not in GENERATIONS:
             raise GLMError(f"unknown generation '{generation}'; known: {', '.join(GENERATIONS)}")
-        super().__init__(**GENERATIONS[generation].parts | kwargs)
+        parts = dict(GENERATIONS[generation].parts)
+        for name in ("attention_bias", "embedding_dropout", "attention_dropout", "hidden_dropout"):
+            parts.pop(name, None)  # a generation's default, which the arguments have already
+        super().__init__(**parts | kwargs)
         self.generation = generation
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.head_dim = head_dim or hidden_size // num_attention_heads
+        self.attention_bias, self.rope_theta = attention_bias, rope_theta
+        self.partial_rotary_factor = partial_rotary_factor
         self.intermediate_size = intermediate_size or 4 * hidden_size
         self.max_position_embeddings = max_position_embeddings
         self.norm_eps = norm_eps
@@ -159,8 +296,9 @@ class GLMConfig(PretrainedConfig):
             raise GLMError(f"dtype '{self.dtype}' is not one of {', '.join(DTYPES)}")
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def heads_a_group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
 
     @classmethod
     def preset(cls, name: str, **overrides) -> "GLMConfig":
@@ -223,7 +361,8 @@ def read_config_file(directory: Path) -> dict[str, Any]:
         raise GLMError(f"{path} is not valid JSON: {error}") from None
     for name, generation in GENERATIONS.items():
         if generation.recognise(raw):
-            return {"generation": name} | _translate(raw, generation, path)
+            defaults = {n: v for n, v in generation.parts.items() if n in ("attention_bias", *_DROPOUTS)}
+            return {"generation": name} | defaults | _translate(raw, generation, path)
     raise GLMError(
         f"{path}: model_type '{raw.get('model_type')}' with these fields is none of the known generations: "
         f"{', '.join(GENERATIONS)}"
@@ -235,6 +374,7 @@ def _translate(raw: dict[str, Any], generation: Generation, path: Path) -> dict[
         if raw.get(name, value) != value:
             raise GLMError(f"{path}: {name} is {raw[name]}, and only {value} is supported")
     fields = {ours: raw[theirs] for theirs, ours in generation.names.items() if theirs in raw}
+    fields |= generation.derive(raw)
     dtype = raw.get("dtype") or raw.get("torch_dtype")
     fields |= {"dtype": dtype} if dtype else {}
     return fields | {name: raw[name] for name in ("intermediate_size",) if name in raw}

@@ -1,20 +1,39 @@
 """Norm, attention projections and MLP of a decoder block.
 
-Shapes: B rows, T tokens, H hidden, N heads, D head_dim.
+Shapes: B rows, T tokens, H hidden, N heads, K key/value heads, D head_dim.
 """
 
 from collections.abc import Callable
 
+import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from glm.parallel import linear
 
-# q, k, v → context, all [B, T, N, D]: the attention core, which a cache may stand behind.
+# q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: the attention core, which a cache may stand behind.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-NORMS = {"layer_norm": lambda config: nn.LayerNorm(config.hidden_size, epsilon=config.norm_eps)}
-ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate=True)}
+
+class RMSNorm(nn.Layer):
+    """x / rms(x) · weight (arXiv:1910.07467), computed in float32."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.weight = self.create_parameter([config.hidden_size], default_initializer=nn.initializer.Constant(1.0))
+        self.eps = config.norm_eps
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        x = x_BTH.astype("float32")
+        x = x * paddle.rsqrt(x.square().mean(axis=-1, keepdim=True) + self.eps)
+        return x.astype(x_BTH.dtype) * self.weight
+
+
+NORMS = {
+    "layer_norm": lambda config: nn.LayerNorm(config.hidden_size, epsilon=config.norm_eps),
+    "rms_norm": RMSNorm,
+}
+ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate=True), "silu": F.silu}
 
 
 class SelfAttention(nn.Layer):
@@ -22,21 +41,22 @@ class SelfAttention(nn.Layer):
 
     def __init__(self, config):
         super().__init__()
-        width = config.hidden_size
-        self.q_proj = linear(config, "q_proj", width, width)
-        self.k_proj = linear(config, "k_proj", width, width)
-        self.v_proj = linear(config, "v_proj", width, width)
-        self.o_proj = linear(config, "o_proj", width, width)
-        self.head_dim = config.head_dim
-        self.num_heads = self.q_proj.weight.shape[1] // self.head_dim
+        width, self.head_dim = config.hidden_size, config.head_dim
+        queries, keys = (heads * self.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        self.q_proj = linear(config, "q_proj", width, queries, config.attention_bias)
+        self.k_proj = linear(config, "k_proj", width, keys, config.attention_bias)
+        self.v_proj = linear(config, "v_proj", width, keys, config.attention_bias)
+        self.o_proj = linear(config, "o_proj", queries, width, config.linear_bias)
+        self.num_heads, self.num_key_value_heads = (
+            layer.weight.shape[1] // self.head_dim for layer in (self.q_proj, self.k_proj)
+        )
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
-        q_BTND, k_BTND, v_BTND = (self._heads(proj(x_BTH)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        context_BTND = attend(*rotate(q_BTND, k_BTND), v_BTND)
+        q_BTND = self.q_proj(x_BTH).reshape([0, 0, self.num_heads, self.head_dim])
+        k_BTKD = self.k_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
+        v_BTKD = self.v_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
+        context_BTND = attend(*rotate(q_BTND, k_BTKD), v_BTKD)
         return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape([0, 0, self.num_heads, self.head_dim])
 
 
 class MLP(nn.Layer):
@@ -44,28 +64,56 @@ class MLP(nn.Layer):
 
     def __init__(self, config):
         super().__init__()
-        self.up_proj = linear(config, "up_proj", config.hidden_size, config.intermediate_size)
-        self.down_proj = linear(config, "down_proj", config.intermediate_size, config.hidden_size)
+        self.up_proj = linear(config, "up_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
+        self.down_proj = linear(config, "down_proj", config.intermediate_size, config.hidden_size, config.linear_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x_BTH: Tensor) -> Tensor:
         return self.down_proj(self.activation(self.up_proj(x_BTH)))
 
 
-class Block(nn.Layer):
-    """Pre-norm block.
+class GatedMLP(MLP):
+    """Up, times the activation of a gate, down (SwiGLU, arXiv:2002.05202)."""
 
-    x ─┬─ input_layernorm ─ self_attn ─ dropout ─(+)─┬─ post_attention_layernorm ─ mlp ─ dropout ─(+)─ y
-       └──────────────────────────────────────────┘ └───────────────────────────────────────────┘
+    def __init__(self, config):
+        super().__init__(config)
+        self.gate_proj = linear(config, "gate_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(x_BTH)) * self.up_proj(x_BTH))
+
+
+MLPS = {"plain": MLP, "gated": GatedMLP}
+
+
+class Block(nn.Layer):
+    """Pre-norm block, with norms behind attention and MLP where the generation has them.
+
+    x ─┬─ input_layernorm ──────────┬─ self_attn ─ post_self_attn_layernorm ─ dropout ─(+)─ y
+       └── carried: x, or α times ──┴──────────────────────────────────────────────────┘
+    and the same with post_attention_layernorm, mlp and post_mlp_layernorm.
     """
 
     def __init__(self, config):
         super().__init__()
         norm = NORMS[config.norm_type]
         self.input_layernorm, self.post_attention_layernorm = norm(config), norm(config)
-        self.self_attn, self.mlp = SelfAttention(config), MLP(config)
+        self.self_attn, self.mlp = SelfAttention(config), MLPS[config.mlp_type](config)
+        behind = norm if config.post_norms else lambda config: nn.Identity()
+        self.post_self_attn_layernorm, self.post_mlp_layernorm = behind(config), behind(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.carry = CARRIES[config.residual](config)
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
-        x_BTH = x_BTH + self.dropout(self.self_attn(self.input_layernorm(x_BTH), rotate, attend))
-        return x_BTH + self.dropout(self.mlp(self.post_attention_layernorm(x_BTH)))
+        h_BTH = self.input_layernorm(x_BTH)
+        new_BTH = self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attend))
+        x_BTH = self.carry(x_BTH, h_BTH) + self.dropout(new_BTH)
+        h_BTH = self.post_attention_layernorm(x_BTH)
+        return self.carry(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
+
+
+# What goes past attention and MLP: the block's input, or α = √(2·layers) times what its norm made of it (ChatGLM-6B).
+CARRIES = {
+    "input": lambda config: lambda x, h: x,
+    "scaled_norm": lambda config: lambda x, h: h * (2 * config.num_hidden_layers) ** 0.5,
+}

@@ -21,7 +21,7 @@ from glm.initialise import draw_seed, randomise, undrawn
 from glm.inputs import attention_bias, key_bias
 from glm.layers import NORMS, Attend, Block
 from glm.loss import smoothed_cross_entropy
-from glm.parallel import Ranks, embedding
+from glm.parallel import Ranks, embedding, linear
 from glm.positions import POSITIONS
 
 
@@ -47,7 +47,7 @@ class GLMModel(GLMPretrainedModel):
     def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attends: Sequence[Attend]) -> Tensor:
         """Hidden states [B, T, H]; `attends` is one attention core a layer (glm/cache.py)."""
         x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), position_ids_BPT))
-        rotate = partial(self.positions.rotate, position_ids_BPT=position_ids_BPT)
+        rotate = self.positions.rotation(position_ids_BPT)
         if self.enable_recompute and self.training:
             # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
             x_BTH.stop_gradient = False
@@ -70,6 +70,9 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
         seed = draw_seed()
         with undrawn():
             self.model = GLMModel(config)
+            self.lm_head = None
+            if not config.tie_word_embeddings:
+                self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
         self.ranks = Ranks(config)
         randomise(self, seed)
 
@@ -96,28 +99,30 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
         """
         bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
-        attend = DenseAttention(bias, self._attention_dropout)
+        attend = DenseAttention(bias, self.config.heads_a_group, self._attention_dropout)
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
-            return self.lm_head(hidden_BTH)
+            return self.logits(hidden_BTH)
         # The head is the largest matmul of a small model: run it on the trained tokens only.
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
         logits_MW, labels_M = self._own_logits(hidden_MH), labels.flatten()[trained_M]
         return smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
 
-    def lm_head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., H], with the tied word embedding."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., H], with a head of their own or the tied word embedding."""
         return self.ranks.gather_columns(self._own_logits(hidden), self.config.vocab_size)
 
     def _own_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the part of the vocabulary that this rank holds."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
         return paddle.matmul(self.ranks.copy(hidden), self.model.embed_tokens.weight, transpose_y=True)
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
-        attends = [PrefillAttention(bias) for _ in self.model.layers]
+        attends = [PrefillAttention(bias, self.config.heads_a_group) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
         return Prefix(
             [a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask, self._dtype_name)
@@ -142,7 +147,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
                 prefix.keys, prefix.values, tails[::2], tails[1::2], strict=True
             )
         ]
-        logits_BGV = self.lm_head(self.model(input_ids_BG, position_ids_BPG, attends))
+        logits_BGV = self.logits(self.model(input_ids_BG, position_ids_BPG, attends))
         return logits_BGV, [tail for attend in attends for tail in (attend.tail_keys, attend.tail_values)]
 
     def _attention_dropout(self, weights: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from paddle.distributed.fleet.meta_parallel import (
 )
 
 from glm.errors import UsageError
-from glm.plan import COLUMN, PLAN, padded
+from glm.plan import COLUMN, PADDED, PLAN, padded
 from glm.processes import process_count
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
@@ -31,6 +31,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         y = paddle.matmul(x, self.weight)
+        if self.bias is None:
+            return y
         return AddBias.apply(y, self.bias) if self.training and not self.bias.stop_gradient else y + self.bias
 
 
@@ -47,16 +49,17 @@ class AddBias(PyLayer):
         return grad, paddle.matmul(paddle.ones([1, rows.shape[0]], grad.dtype), rows).flatten()
 
 
-def linear(config, name: str, in_features: int, out_features: int) -> nn.Layer:
+def linear(config, name: str, in_features: int, out_features: int, bias: bool = True) -> nn.Layer:
     """The linear layer `name` of the plan, with the part of its weight [in, out] that belongs to this rank.
 
     Cut by columns, [..., in] → [..., out / degree]; cut by rows, [..., in / degree] → [..., out].
     """
     if config.tensor_parallel_degree <= 1:
-        return Linear(in_features, out_features)
+        return Linear(in_features, out_features, bias_attr=None if bias else False)
     if PLAN[name] == COLUMN:
-        return ColumnParallelLinear(in_features, out_features, has_bias=True, gather_output=False)
-    return RowParallelLinear(in_features, out_features, has_bias=True, input_is_parallel=True)
+        out_features = padded(out_features, config.tensor_parallel_degree) if name in PADDED else out_features
+        return ColumnParallelLinear(in_features, out_features, has_bias=bias, gather_output=False)
+    return RowParallelLinear(in_features, out_features, has_bias=bias, input_is_parallel=True)
 
 
 def embedding(config, rows: int, width: int) -> nn.Layer:

@@ -20,11 +20,13 @@ PLAN = {
     "k_proj": COLUMN,
     "v_proj": COLUMN,
     "o_proj": ROW,
+    "gate_proj": COLUMN,
     "up_proj": COLUMN,
     "down_proj": ROW,
+    "lm_head": COLUMN,
 }
-# Layers whose rows are padded with zeros until the ranks divide them.
-PADDED = frozenset({"embed_tokens"})
+# Layers whose split axis, the vocabulary, is padded with zeros until the ranks divide it.
+PADDED = frozenset({"embed_tokens", "lm_head"})
 # What a layer of either kind has besides its weight, and where that is cut.
 _PARTS = {
     COLUMN: {"weight": COLUMN, "bias": COLUMN, "lora_B": COLUMN},
@@ -84,8 +86,9 @@ def rank_part(name: str, array: np.ndarray, rank: int, degree: int) -> np.ndarra
     missing = where.stop - where.start - part.shape[axis]
     if not missing:
         return part
-    zeros = np.zeros((missing, *part.shape[1:]), part.dtype)
-    return np.concatenate([part, zeros])
+    shape = list(part.shape)
+    shape[axis] = missing
+    return np.concatenate([part, np.zeros(shape, part.dtype)], axis=axis)
 
 
 def whole(name: str, parts: list[np.ndarray], size: int | None = None) -> np.ndarray:
@@ -98,4 +101,6 @@ def whole(name: str, parts: list[np.ndarray], size: int | None = None) -> np.nda
     if axis is None or len(parts) == 1:
         return parts[0]
     joined = np.concatenate(parts, axis=axis)
-    return joined if size is None or not is_padded(name) else joined[:size]
+    if size is None or not is_padded(name):
+        return joined
+    return joined[:size] if axis == ROW else joined[..., :size]

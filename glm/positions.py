@@ -1,14 +1,26 @@
 """Where a token stands: a table of position schemes with one interface.
 
-A scheme does its work at one or both of two places: `embed` adds to the word embeddings, `rotate` turns queries and
-keys. Position ids are [B, P, T] int64, with P rows a token (GLM: position in the text, position in the blank).
+A scheme does its work at one or both of two places: `embed` adds to the word embeddings, `rotation` gives what turns
+queries and keys. Position ids are [B, P, T] int64, with P rows a token (GLM: position in the text, position in the
+blank).
+
+Shapes: B rows, T tokens, N heads, D head_dim, R rotary dimensions.
 """
 
+from collections.abc import Callable
+
+import numpy as np
+import paddle
 from paddle import Tensor, nn
+
+# q [B, T, N, D], k [B, T, K, D] → the same, turned.
+Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Learned2DPositions(nn.Layer):
     """Two learned tables, for the place in the text and for the place inside the blank (GLM, arXiv:2103.10360, 2.1)."""
+
+    position_rows = 2
 
     def __init__(self, config):
         super().__init__()
@@ -20,8 +32,75 @@ class Learned2DPositions(nn.Layer):
         position, block = position_ids_BPT[:, 0], position_ids_BPT[:, 1]
         return x_BTH + self.position_embeddings(position) + self.block_position_embeddings(block)
 
-    def rotate(self, q_BTND: Tensor, k_BTND: Tensor, position_ids_BPT: Tensor) -> tuple[Tensor, Tensor]:
-        return q_BTND, k_BTND
+    def rotation(self, position_ids_BPT: Tensor) -> Rotate:
+        return lambda q_BTND, k_BTND: (q_BTND, k_BTND)
 
 
-POSITIONS = {"learned_2d": Learned2DPositions}
+class PartialRotary(nn.Layer):
+    """Rotary embedding (arXiv:2104.09864, 3.2) of the first R dimensions of a head, in neighbouring pairs (GLM-4)."""
+
+    position_rows = 1
+
+    def __init__(self, config):
+        super().__init__()
+        self.rotary_dim = int(config.head_dim * config.partial_rotary_factor)
+        self.frequencies = inverse_frequencies(self.rotary_dim, config.rope_theta)
+
+    def embed(self, x_BTH: Tensor, position_ids_BPT: Tensor) -> Tensor:
+        return x_BTH
+
+    def rotation(self, position_ids_BPT: Tensor) -> Rotate:
+        cos, sin = _cos_sin(position_ids_BPT[:, 0], self.frequencies)
+
+        def turn(x_BTND: Tensor) -> Tensor:
+            rotary, passed = x_BTND[..., : self.rotary_dim], x_BTND[..., self.rotary_dim :]
+            pairs = rotary.astype("float32").reshape([0, 0, x_BTND.shape[2], self.rotary_dim // 2, 2])
+            a, b = pairs[..., 0], pairs[..., 1]
+            turned = paddle.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).flatten(-2)
+            return paddle.concat([turned.astype(x_BTND.dtype), passed], axis=-1)
+
+        return lambda q_BTND, k_BTND: (turn(q_BTND), turn(k_BTND))
+
+
+class Rotary2D(nn.Layer):
+    """Half of a head turns with the position in the text, half with that in the blank (ChatGLM-6B).
+
+    Dimension i goes with i + R/2 inside each half. The published model rounds the frequencies to float16.
+    """
+
+    position_rows = 2
+
+    def __init__(self, config):
+        super().__init__()
+        exact = inverse_frequencies(config.head_dim // 2, config.rope_theta)
+        self.frequencies = exact.astype("float16").astype("float32")
+
+    def embed(self, x_BTH: Tensor, position_ids_BPT: Tensor) -> Tensor:
+        return x_BTH
+
+    def rotation(self, position_ids_BPT: Tensor) -> Rotate:
+        halves = [_cos_sin(position_ids_BPT[:, row], self.frequencies) for row in range(2)]
+
+        def turn(x_BTND: Tensor) -> Tensor:
+            turned = []
+            for part, (cos, sin) in zip(x_BTND.astype("float32").chunk(2, axis=-1), halves, strict=True):
+                a, b = part.chunk(2, axis=-1)
+                turned += [a * cos - b * sin, b * cos + a * sin]
+            return paddle.concat(turned, axis=-1).astype(x_BTND.dtype)
+
+        return lambda q_BTND, k_BTND: (turn(q_BTND), turn(k_BTND))
+
+
+def inverse_frequencies(rotary_dim: int, base: float) -> np.ndarray:
+    """base^(-2i/R) [R/2] float32; exponents in float32 and the power in float64 round as torch does."""
+    exponents = np.arange(0, rotary_dim, 2, dtype="float32") / np.float32(rotary_dim)
+    return np.float32(1) / (np.float64(base) ** exponents.astype("float64")).astype("float32")
+
+
+def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Of the angles [B, T, 1, R/2], float32."""
+    angles = position_ids_BT.astype("float32").unsqueeze(-1) * paddle.to_tensor(frequencies)
+    return angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
+
+
+POSITIONS = {"learned_2d": Learned2DPositions, "partial_rotary": PartialRotary, "rotary_2d": Rotary2D}

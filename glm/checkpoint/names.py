@@ -78,6 +78,8 @@ def unpack_blocks(tensor: np.ndarray, widths: list[int]) -> list[np.ndarray]:
 ALONE = Packing()
 FUSED_QKV = Packing((1, 1, 1))
 QKV_PER_HEAD = Packing((1, 1, 1), groups="num_attention_heads")
+FUSED_GROUPS = Packing(("num_attention_heads", "num_key_value_heads", "num_key_value_heads"))
+FUSED_GATE_UP = Packing((1, 1))
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Row:
     linear: bool = False
     packing: Packing = ALONE
     shard_packing: Packing | None = None
+    when: str | None = None
+    bare: bool = False
 
     @property
     def split(self) -> int | None:
@@ -124,17 +128,18 @@ class NameTable:
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
-    def expand(self, layers: int, prefix: str | None = None) -> list[Row]:
+    def expand(self, config: Any, prefix: str | None = None) -> list[Row]:
         """All rows with their full stored names, layer by layer; by default with the prefix that is written."""
         prefix = self.prefixes[0] if prefix is None else prefix
-        once = [row for row in self.rows if "{i}" not in row.stored]
-        layered = [row for row in self.rows if "{i}" in row.stored]
-        rows = once + [_at_layer(row, i) for i in range(layers) for row in layered]
-        return [replace(row, stored=prefix + row.stored) for row in rows]
+        present = [row for row in self.rows if row.when is None or getattr(config, row.when)]
+        once = [row for row in present if "{i}" not in row.stored]
+        layered = [row for row in present if "{i}" in row.stored]
+        rows = once + [_at_layer(row, i) for i in range(config.num_hidden_layers) for row in layered]
+        return [row if row.bare else replace(row, stored=prefix + row.stored) for row in rows]
 
-    def identity(self, layers: int) -> list[Row]:
+    def identity(self, config: Any) -> list[Row]:
         """Rows for files that already carry the in-memory names."""
-        return [Row(name, (name,), row.linear) for row in self.expand(layers) for name in row.memory]
+        return [Row(name, (name,), row.linear) for row in self.expand(config) for name in row.memory]
 
     def is_ignored(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
@@ -144,19 +149,23 @@ def _at_layer(row: Row, i: int) -> Row:
     return replace(row, stored=row.stored.format(i=i), memory=tuple(name.format(i=i) for name in row.memory))
 
 
-def _linear(stored: str, *memory: str, **packing: Packing) -> list[Row]:
+def _linear(stored: str, *memory: str, bias_when: str | None = None, **packing: Packing) -> list[Row]:
     weights, biases = (tuple(f"{name}.{kind}" for name in memory) for kind in ("weight", "bias"))
     return [
         Row(f"{stored}.weight", weights, linear=True, **packing),
-        Row(f"{stored}.bias", biases, **packing),
+        Row(f"{stored}.bias", biases, when=bias_when, **packing),
     ]
+
+
+def _rms(stored: str, memory: str, when: str | None = None) -> list[Row]:
+    return [Row(f"{stored}.weight", (f"{memory}.weight",), when=when)]
 
 
 def _norm(stored: str, memory: str) -> list[Row]:
     return [Row(f"{stored}.{kind}", (f"{memory}.{kind}",)) for kind in ("weight", "bias")]
 
 
-_STORED, _LAYER = "transformer.layers.{i}", "model.layers.{i}"
+_STORED, _LAYER, _ENCODER = "transformer.layers.{i}", "model.layers.{i}", "transformer.encoder.layers.{i}"
 _QKV = [f"{_LAYER}.self_attn.{part}_proj" for part in "qkv"]
 
 # PaddleNLP's and Hugging Face's GLM (2021). In PaddleNLP's tensor-parallel files q, k, v alternate per head, so that a
@@ -179,7 +188,60 @@ GLM = NameTable(
     ignored=("*.inv_freq",),
 )
 
-TABLES: dict[str, NameTable] = {"glm": GLM}
+# The same layers as published for ChatGLM-6B: q, k, v alternate per head, and the head is its own.
+CHATGLM = NameTable(
+    prefixes=("transformer.", ""),
+    rows=(
+        Row("word_embeddings.weight", ("model.embed_tokens.weight",)),
+        *_norm("layers.{i}.input_layernorm", f"{_LAYER}.input_layernorm"),
+        *_linear("layers.{i}.attention.query_key_value", *_QKV, packing=QKV_PER_HEAD),
+        *_linear("layers.{i}.attention.dense", f"{_LAYER}.self_attn.o_proj"),
+        *_norm("layers.{i}.post_attention_layernorm", f"{_LAYER}.post_attention_layernorm"),
+        *_linear("layers.{i}.mlp.dense_h_to_4h", f"{_LAYER}.mlp.up_proj"),
+        *_linear("layers.{i}.mlp.dense_4h_to_h", f"{_LAYER}.mlp.down_proj"),
+        *_norm("final_layernorm", "model.norm"),
+        Row("lm_head.weight", ("lm_head.weight",), linear=True, bare=True),
+    ),
+    ignored=("*.inv_freq", "*.attention_bias"),
+)
+
+_MLP = (f"{_LAYER}.mlp.gate_proj.weight", f"{_LAYER}.mlp.up_proj.weight")
+
+# GLM-4-9B as its own repositories publish it: fused q|k|v and gate|up.
+GLM4_REMOTE = NameTable(
+    rows=(
+        Row("transformer.embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
+        *_rms(f"{_ENCODER}.input_layernorm", f"{_LAYER}.input_layernorm"),
+        *_linear(f"{_ENCODER}.self_attention.query_key_value", *_QKV, packing=FUSED_GROUPS, bias_when="attention_bias"),
+        Row(f"{_ENCODER}.self_attention.dense.weight", (f"{_LAYER}.self_attn.o_proj.weight",), linear=True),
+        *_rms(f"{_ENCODER}.post_attention_layernorm", f"{_LAYER}.post_attention_layernorm"),
+        Row(f"{_ENCODER}.mlp.dense_h_to_4h.weight", _MLP, linear=True, packing=FUSED_GATE_UP),
+        Row(f"{_ENCODER}.mlp.dense_4h_to_h.weight", (f"{_LAYER}.mlp.down_proj.weight",), linear=True),
+        *_rms("transformer.encoder.final_layernorm", "model.norm"),
+        Row("transformer.output_layer.weight", ("lm_head.weight",), linear=True),
+    ),
+    ignored=("*.inv_freq",),
+)
+
+# GLM-4-9B (-hf) and GLM-4-0414 as transformers has them; the norms behind attention and MLP are 0414's.
+GLM4 = NameTable(
+    rows=(
+        Row("model.embed_tokens.weight", ("model.embed_tokens.weight",)),
+        *_rms(f"{_LAYER}.input_layernorm", f"{_LAYER}.input_layernorm"),
+        *(row for name in _QKV for row in _linear(name, name, bias_when="attention_bias")),
+        Row(f"{_LAYER}.self_attn.o_proj.weight", (f"{_LAYER}.self_attn.o_proj.weight",), linear=True),
+        *_rms(f"{_LAYER}.post_self_attn_layernorm", f"{_LAYER}.post_self_attn_layernorm", when="post_norms"),
+        *_rms(f"{_LAYER}.post_attention_layernorm", f"{_LAYER}.post_attention_layernorm"),
+        Row(f"{_LAYER}.mlp.gate_up_proj.weight", _MLP, linear=True, packing=FUSED_GATE_UP),
+        Row(f"{_LAYER}.mlp.down_proj.weight", (f"{_LAYER}.mlp.down_proj.weight",), linear=True),
+        *_rms(f"{_LAYER}.post_mlp_layernorm", f"{_LAYER}.post_mlp_layernorm", when="post_norms"),
+        *_rms("model.norm", "model.norm"),
+        Row("lm_head.weight", ("lm_head.weight",), linear=True),
+    ),
+    ignored=("*.inv_freq",),
+)
+
+TABLES: dict[str, NameTable] = {"glm": GLM, "chatglm": CHATGLM, "glm4_remote": GLM4_REMOTE, "glm4": GLM4}
 
 
 def table_of(config: Any) -> NameTable:
@@ -201,8 +263,8 @@ def match_rows(names: Iterable[str], config: Any, source: str) -> list[Row]:
         GLMError: when no name fits.
     """
     table, names = table_of(config), set(names)
-    candidates = [table.expand(config.num_hidden_layers, prefix) for prefix in table.prefixes]
-    candidates.append(table.identity(config.num_hidden_layers))
+    candidates = [table.expand(config, prefix) for prefix in table.prefixes]
+    candidates.append(table.identity(config))
     rows = max(candidates, key=lambda rows: sum(row.stored in names for row in rows))
     if not any(row.stored in names for row in rows):
         found = ", ".join(sorted(names)[:3]) or "nothing"
@@ -238,7 +300,7 @@ def from_memory(
     Raises:
         GLMError: naming weights that are missing or that the table does not know.
     """
-    rows = table_of(config).expand(config.num_hidden_layers)
+    rows = table_of(config).expand(config)
     if partial:
         rows = [row for row in rows if any(name in state for name in row.memory)]
     known = [name for row in rows for name in row.memory]

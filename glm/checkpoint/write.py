@@ -101,7 +101,7 @@ def share_out(shapes: Mapping[str, tuple[int, ...]], config: Any, parts: int) ->
     Returns:
         In-memory name → part, counted from 0.
     """
-    rows = table_of(config).expand(config.num_hidden_layers)
+    rows = table_of(config).expand(config)
     sizes = {row.memory: sum(prod(shapes[name]) for name in row.memory) for row in rows}
     totals, part_of = [0] * parts, {}
     for names in sorted(sizes, key=lambda names: -sizes[names]):
@@ -164,7 +164,7 @@ def _require_files(directory: Path, names: list[str]) -> None:
 
 def _require_every_tensor(directory: Path, files: list[Safetensors], config: Any) -> None:
     found = [name for file in files for name in file]
-    expected = {row.stored for row in table_of(config).expand(config.num_hidden_layers)}
+    expected = {row.stored for row in table_of(config).expand(config)}
     problems = {
         "lack": expected.difference(found),
         "should not have": set(found) - expected,

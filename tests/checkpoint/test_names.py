@@ -28,7 +28,7 @@ def test_the_room_needs_no_paddle_and_no_torch():
 
 
 def test_the_glm_table_names_every_weight_once():
-    names = [name for row in TABLES["glm"].expand(CONFIG.num_hidden_layers) for name in row.memory]
+    names = [name for row in TABLES["glm"].expand(CONFIG) for name in row.memory]
     assert len(names) == len(set(names))
     assert set(names) == set(memory_shapes(CONFIG))
 

@@ -115,7 +115,7 @@ def test_sharing_out(parts):
     part_of = share_out(shapes, CONFIG, parts)
     assert part_of == share_out(dict(reversed(shapes.items())), CONFIG, parts)
     assert part_of.keys() == shapes.keys()
-    rows = table_of(CONFIG).expand(CONFIG.num_hidden_layers)
+    rows = table_of(CONFIG).expand(CONFIG)
     assert all(len({part_of[name] for name in row.memory}) == 1 for row in rows)
     sizes = [sum(np.prod(shapes[name]) for name in row.memory) for row in rows]
     loads = Counter(dict.fromkeys(range(parts), 0))
