@@ -1,0 +1,75 @@
+"""ChatGLM-6B, GLM-4-9B and GLM-4-0414 give what transformers and PaddleNLP give, from the files of the fixtures."""
+
+import fixture_files
+import numpy as np
+import paddle
+import pytest
+from remote_code import remote_code_config, remote_code_weights, transformers4_config, write_directory
+from tiny_glm import relative_error
+
+from glm import GLMForCausalLM
+
+NAMES = fixture_files.names()
+GLM4 = [name for name in NAMES if name.startswith("glm-")]
+CASES = ("left_padded", "right_padded", "far")
+
+
+def opened(directory) -> GLMForCausalLM:
+    model = GLMForCausalLM.from_pretrained(directory)
+    model.eval()
+    return model
+
+
+def inputs(case: dict[str, np.ndarray]) -> list[paddle.Tensor]:
+    """Of `GLMForCausalLM.forward`: a prefix counts columns, the padding in front of it too."""
+    mask, positions = case["attention_mask"], case["position_ids"]
+    prefix = case.get("prefix_length", np.zeros(len(mask), "int64"))
+    prefix = np.where(prefix > 0, prefix + (mask.cumsum(axis=1) == 0).sum(axis=1), 0)
+    positions = positions if positions.ndim == 3 else positions[:, None]
+    return [paddle.to_tensor(array) for array in (case["input_ids"], mask, positions, prefix)]
+
+
+def assert_same_logits(model: GLMForCausalLM, case: dict[str, np.ndarray]) -> None:
+    real = case["attention_mask"] == 1
+    assert relative_error(model(*inputs(case)).numpy()[real], case["logits"][real]) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits(name):
+    """Padding on either side, and positions around 100,000."""
+    fixture = fixture_files.load(name)
+    model = opened(fixture.directory)
+    for case in CASES:
+        assert_same_logits(model, fixture.case(case))
+
+
+@pytest.mark.parametrize("name", GLM4)
+def test_the_remote_code_layout_is_the_same_model(name, tmp_path):
+    fixture = fixture_files.load(name)
+    directory = write_directory(tmp_path / "remote", remote_code_config(fixture), remote_code_weights(fixture))
+    assert_same_logits(opened(directory), fixture.case("far"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "chatglm-6b"])
+def test_a_config_of_transformers_4(name, tmp_path):
+    fixture = fixture_files.load(name)
+    directory = write_directory(tmp_path / "old", transformers4_config(fixture), fixture.weights)
+    assert_same_logits(opened(directory), fixture.case("far"))
+
+
+def labels_of(fixture, case: dict[str, np.ndarray]) -> paddle.Tensor:
+    """The token that should follow each column; transformers' labels name the column itself."""
+    labels = case["labels"]
+    if fixture.config["model_type"] == "chatglm":
+        return paddle.to_tensor(labels)
+    return paddle.to_tensor(np.concatenate([labels[:, 1:], np.full_like(labels[:, :1], -100)], axis=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss(name):
+    fixture = fixture_files.load(name)
+    model = opened(fixture.directory)
+    for title in CASES:
+        case = fixture.case(title)
+        loss = float(model(*inputs(case), labels=labels_of(fixture, case)))
+        assert loss == pytest.approx(float(case["loss"][0]), rel=1e-5)
