@@ -8,6 +8,9 @@ from remote_code import remote_code_config, remote_code_weights, transformers4_c
 from tiny_glm import relative_error
 
 from glm import GLMForCausalLM
+from glm.checkpoint import from_memory
+from glm.generation import Prompt, StopTokens
+from glm.generation_config import GenerationConfig
 
 NAMES = fixture_files.names()
 GLM4 = [name for name in NAMES if name.startswith("glm-")]
@@ -73,3 +76,69 @@ def test_the_loss(name):
         case = fixture.case(title)
         loss = float(model(*inputs(case), labels=labels_of(fixture, case)))
         assert loss == pytest.approx(float(case["loss"][0]), rel=1e-5)
+
+
+def batch(fixture, number: int) -> dict[str, np.ndarray]:
+    return {name: array[number] for name, array in fixture.case("train").items() if name != "losses"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_gradient(name):
+    """Under the stored names, which `from_memory` gives them as it does to weights."""
+    fixture = fixture_files.load(name)
+    model = opened(fixture.directory)
+    model.train()
+    case = batch(fixture, 0)
+    model(*inputs(case), labels=labels_of(fixture, case)).backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    stored = from_memory(gradients, model.config, torch_layout=True)
+    wanted = {key.removeprefix("gradient."): array for key, array in fixture.arrays.items() if "gradient." in key}
+    assert stored.keys() == wanted.keys()
+    for key, array in wanted.items():
+        assert relative_error(stored[key], array) < 1e-5, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twenty_training_steps(name):
+    fixture = fixture_files.load(name)
+    model, options = opened(fixture.directory), fixture.settings["adamw"]
+    model.train()
+    optimizer = paddle.optimizer.AdamW(
+        options["lr"],
+        *options["betas"],
+        options["eps"],
+        parameters=model.parameters(),
+        weight_decay=options["weight_decay"],
+    )
+    losses = []
+    for step in range(20):
+        case = batch(fixture, step % 4)
+        loss = model(*inputs(case), labels=labels_of(fixture, case))
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        losses.append(float(loss))
+    wanted = fixture.case("train")["losses"]
+    assert np.abs(np.array(losses) / wanted - 1).max() < 1e-4
+    assert wanted[-1] < 0.9 * wanted[0]
+
+
+def prompt_of(fixture) -> Prompt:
+    """Left-padded prompts; positions go on as the generation counts them."""
+    case = fixture.case("prompt")
+    mask = case["attention_mask"]
+    positions = case.get("position_ids", np.maximum(mask.cumsum(axis=1) - 1, 0)[:, None])
+    step = [0, 1] if positions.shape[1] == 2 else [1]
+    ids, mask, positions, prefix = inputs(case | {"position_ids": positions})
+    return Prompt(ids, mask, positions, prefix, paddle.to_tensor(step, dtype="int64"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_tokens(name):
+    fixture = fixture_files.load(name)
+    stop = StopTokens(tuple(fixture.settings["stop_token_ids"]), fixture.settings["pad_token_id"])
+    config = GenerationConfig(max_length=fixture.settings["max_new_tokens"])
+    tokens = opened(fixture.directory).generate(prompt_of(fixture), config, stop)[0].numpy()
+    wanted = fixture.arrays["greedy.tokens"]
+    assert tokens.tolist() == wanted[:, : tokens.shape[1]].tolist()
+    assert (wanted[:, tokens.shape[1] :] == stop.pad_token_id).all()
