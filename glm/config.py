@@ -29,6 +29,9 @@ class Generation:
         names: name of a field in config.json → its name in `GLMConfig`.
         fixed: config.json fields of which this code implements one value only.
         recognise: whether a config.json describes this generation.
+        derive: `GLMConfig` fields that follow from several of config.json's.
+        write: the inverse of `derive`: config.json fields of a `GLMConfig`.
+        architecture, model_type: what config.json calls the model.
     """
 
     parts: dict[str, Any]
@@ -36,12 +39,24 @@ class Generation:
     fixed: dict[str, Any]
     recognise: Callable[[dict[str, Any]], bool]
     derive: Callable[[dict[str, Any]], dict[str, Any]] = lambda raw: {}
+    write: Callable[[Any], dict[str, Any]] = lambda config: {}
     architecture: str = "GLMForConditionalGeneration"
     model_type: str = "glm"
 
 
 def _remote_rope(raw: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": 10000.0 * raw.get("rope_ratio", 1)}
+
+
+def _write_remote_rope(config: "GLMConfig") -> dict[str, Any]:
+    ratio = config.rope_theta / 10000.0
+    return {"rope_ratio": int(ratio) if ratio == int(ratio) else ratio, "num_hidden_layers": config.num_hidden_layers}
+
+
+def _write_hf_rope(config: "GLMConfig") -> dict[str, Any]:
+    """As transformers 5 reads it, and as 4 does."""
+    rope = {"rope_theta": config.rope_theta, "partial_rotary_factor": config.partial_rotary_factor}
+    return rope | {"rope_parameters": rope | {"rope_type": "default"}, "torch_dtype": config.dtype}
 
 
 def _hf_rope(raw: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +102,7 @@ def _transformers(model_type: str, architecture: str, post_norms: bool) -> Gener
         fixed={"hidden_act": "silu"},
         recognise=lambda raw: raw.get("model_type") == model_type and "num_hidden_layers" in raw,
         derive=_hf_rope,
+        write=_write_hf_rope,
         architecture=architecture,
         model_type=model_type,
     )
@@ -181,6 +197,7 @@ GENERATIONS = {
         },
         recognise=lambda raw: raw.get("model_type") == "chatglm" and "ffn_hidden_size" in raw,
         derive=_remote_rope,
+        write=_write_remote_rope,
         architecture="ChatGLMModel",
         model_type="chatglm",
     ),
@@ -220,12 +237,16 @@ class GLMConfig(PretrainedConfig):
         generation: key of `GENERATIONS`; its `parts` fill position_type, norm_type, hidden_act, checkpoint_table.
         vocab_size: rows of the word embedding.
         hidden_size: H, width of the residual stream.
-        num_hidden_layers, num_attention_heads: depth, and heads a layer; the heads divide H.
+        num_hidden_layers, num_attention_heads: depth, and heads a layer.
+        num_key_value_heads: heads of keys and values, which query heads share; as many as those unless given.
+        head_dim: width of a head; H / heads unless given.
         intermediate_size: width inside the MLP, 4·H unless given.
         max_position_embeddings: the largest position id that is allowed.
         norm_eps: epsilon of the norms.
         embedding_dropout, attention_dropout, hidden_dropout: dropout probabilities in training.
         initializer_range: standard deviation of random weights.
+        attention_bias: whether queries, keys and values have a bias.
+        rope_theta, partial_rotary_factor: base, and share of a head that turns, of rotary positions.
         kwargs: of PaddleNLP's PretrainedConfig: dtype, tensor_parallel_degree, tensor_parallel_rank and others.
 
     Raises:
@@ -282,12 +303,18 @@ class GLMConfig(PretrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        divided = self.hidden_size // self.num_attention_heads
+        if self.head_dim == divided and divided * self.num_attention_heads != self.hidden_size:
             raise GLMError(
                 f"num_attention_heads ({self.num_attention_heads}) does not divide hidden_size ({self.hidden_size})"
             )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise GLMError(
+                f"num_key_value_heads ({self.num_key_value_heads}) does not divide num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
         degree = self.tensor_parallel_degree
-        for name in ("num_attention_heads", "intermediate_size"):
+        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
             if getattr(self, name) % degree:
                 raise GLMError(
                     f"tensor_parallel_degree {degree} does not divide {name} {getattr(self, name)}: choose another"
@@ -325,11 +352,12 @@ class GLMConfig(PretrainedConfig):
         generation = GENERATIONS[self.generation]
         known = {theirs: getattr(self, ours) for theirs, ours in generation.names.items()}
         return {
-            "model_type": self.model_type,
-            "architectures": ["GLMForConditionalGeneration"],
+            "model_type": generation.model_type,
+            "architectures": [generation.architecture],
             "dtype": self.dtype,
             **generation.fixed,
             **known,
+            **generation.write(self),
             "intermediate_size": self.intermediate_size,
             "tensor_parallel_degree": shards,
             "output_predict": True,

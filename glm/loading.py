@@ -19,12 +19,21 @@ def load_tokenizer(name_or_path: str):
     directory = Path(name_or_path)
     name = preset_name(name_or_path)
     if directory.is_dir():
-        return GLMTokenizer.from_pretrained(directory)
+        return _for_scripts(GLMTokenizer.from_pretrained(directory), name_or_path)
     if name in UNTRAINED_PRESETS:
         return GLMTokenizer.from_pretrained(BUNDLED / name)
     if name in PRESETS:
         return GLMTokenizer.from_pretrained(download_model(name))
     raise GLMError(f"'{name_or_path}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
+
+
+def _for_scripts(tokenizer, name_or_path: str):
+    if tokenizer.kind != "glm-chinese":
+        raise GLMError(
+            f"{name_or_path} is a {tokenizer.kind} model; the scripts take GLM (2021) so far, Python more: "
+            "glm.GLMForCausalLM, glm.GLMTokenizer, glm.chat"
+        )
+    return tokenizer
 
 
 def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: str | None = None):

@@ -92,6 +92,8 @@ class Row:
         linear: a matrix that is [in, out] in Paddle's layout and [out, in] in torch's.
         packing: how the weights share it.
         shard_packing: the same inside tensor-parallel files, where it differs.
+        when: the config attribute without which a model has no such tensor.
+        bare: stored without the table's prefix.
     """
 
     stored: str
@@ -121,12 +123,14 @@ class NameTable:
         prefixes: what may stand in front of every stored name; the first is the one that is written.
         tied: stored copies of another weight, dropped after a comparison if config.tie_word_embeddings.
         ignored: patterns of stored names that hold no weight.
+        torch_layout: linear weights lie [out, in] in the safetensors files of this format.
     """
 
     rows: tuple[Row, ...]
     prefixes: tuple[str, ...] = ("",)
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    torch_layout: bool = False
 
     def expand(self, config: Any, prefix: str | None = None) -> list[Row]:
         """All rows with their full stored names, layer by layer; by default with the prefix that is written."""
@@ -203,6 +207,7 @@ CHATGLM = NameTable(
         Row("lm_head.weight", ("lm_head.weight",), linear=True, bare=True),
     ),
     ignored=("*.inv_freq", "*.attention_bias"),
+    torch_layout=True,
 )
 
 _MLP = (f"{_LAYER}.mlp.gate_proj.weight", f"{_LAYER}.mlp.up_proj.weight")
@@ -221,6 +226,7 @@ GLM4_REMOTE = NameTable(
         Row("transformer.output_layer.weight", ("lm_head.weight",), linear=True),
     ),
     ignored=("*.inv_freq",),
+    torch_layout=True,
 )
 
 # GLM-4-9B (-hf) and GLM-4-0414 as transformers has them; the norms behind attention and MLP are 0414's.
@@ -239,6 +245,7 @@ GLM4 = NameTable(
         Row("lm_head.weight", ("lm_head.weight",), linear=True),
     ),
     ignored=("*.inv_freq",),
+    torch_layout=True,
 )
 
 TABLES: dict[str, NameTable] = {"glm": GLM, "chatglm": CHATGLM, "glm4_remote": GLM4_REMOTE, "glm4": GLM4}

@@ -47,12 +47,16 @@ def save_state(directory: str | Path, state: Tensors, config: Any, *, weight_for
         GLMError: when the state does not fit the table, the disk is full, or the directory holds weights of another
             format that would be read in preference to the new ones.
     """
-    if weight_format not in _WRITERS:
-        raise GLMError(f"weight format {weight_format!r} is unknown: choose one of {', '.join(_WRITERS)}")
+    if weight_format not in FILE_NAMES:
+        raise GLMError(f"weight format {weight_format!r} is unknown: choose one of {', '.join(FILE_NAMES)}")
     directory, name = Path(directory), FILE_NAMES[weight_format]
-    stored = from_memory(state, config)
+    torch_layout = weight_format == "safetensors" and table_of(config).torch_layout
+    stored = from_memory(state, config, torch_layout=torch_layout)
     with _writing(directory, name, weight_format, stored) as temporary:
-        _WRITERS[weight_format](temporary, stored)
+        if weight_format == "safetensors":
+            _write_safetensors(temporary, stored, torch_layout)
+        else:
+            write_pdparams(temporary, stored)
     remove_weights(directory, weight_format, keep={name})
     return directory / name
 
@@ -126,10 +130,11 @@ def save_part(directory: str | Path, state: Tensors, config: Any, *, part: int, 
     Raises:
         GLMError: as `save_state`.
     """
-    stored = from_memory(state, config, partial=True)
+    torch_layout = table_of(config).torch_layout
+    stored = from_memory(state, config, torch_layout=torch_layout, partial=True)
     directory = Path(directory)
     with _writing(directory, PART_NAME.format(part + 1, parts), "safetensors", stored) as temporary:
-        _write_safetensors(temporary, stored, **{DIGEST: _digest(stored)})
+        _write_safetensors(temporary, stored, torch_layout, **{DIGEST: _digest(stored)})
         (directory / INDEX_NAME).unlink(missing_ok=True)
     return directory / PART_NAME.format(part + 1, parts)
 
@@ -199,11 +204,11 @@ def _refuse_shadowed(directory: Path, weight_format: str) -> None:
         )
 
 
-def _write_safetensors(path: Path, stored: Tensors, **metadata: str) -> None:
+def _write_safetensors(path: Path, stored: Tensors, torch_layout: bool, **metadata: str) -> None:
     # The library writes an array's memory as it lies, so it must be C-contiguous. PaddleNLP opens "np", not "pd".
     arrays = {name: np.ascontiguousarray(array) for name, array in stored.items()}
     try:
-        save_file(arrays, path, metadata={"format": "np", **metadata})
+        save_file(arrays, path, metadata={"format": "pt" if torch_layout else "np", **metadata})
     except SafetensorError as error:
         code = _OS_ERROR.search(str(error))
         if code is None:
@@ -231,6 +236,3 @@ def write_pdparams(path: Path, stored: Tensors) -> None:
 def _as_paddle(array: np.ndarray) -> np.ndarray:
     array = np.ascontiguousarray(array)
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
-
-
-_WRITERS = {"safetensors": _write_safetensors, "pdparams": write_pdparams}

@@ -5,6 +5,7 @@ import numpy as np
 import paddle
 import pytest
 from remote_code import remote_code_config, remote_code_weights, transformers4_config, write_directory
+from safetensors.numpy import load_file
 from tiny_glm import relative_error
 
 from glm import GLMForCausalLM
@@ -142,3 +143,17 @@ def test_greedy_tokens(name):
     wanted = fixture.arrays["greedy.tokens"]
     assert tokens.tolist() == wanted[:, : tokens.shape[1]].tolist()
     assert (wanted[:, tokens.shape[1] :] == stop.pad_token_id).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("weight_format", ["safetensors", "pdparams"])
+def test_saving_and_reading_again(name, weight_format, tmp_path):
+    """The same tensors under the same names, and a config.json that means the same."""
+    fixture = fixture_files.load(name)
+    model = opened(fixture.directory)
+    model.save_pretrained(tmp_path, weight_format=weight_format)
+    if weight_format == "safetensors":
+        saved = load_file(tmp_path / "model.safetensors")
+        assert saved.keys() == fixture.weights.keys()
+        assert all(np.array_equal(saved[key], array) for key, array in fixture.weights.items())
+    assert_same_logits(opened(tmp_path), fixture.case("far"))
