@@ -109,8 +109,9 @@ class CachedAttention:
         weights_KBQs = softmax_fp32(paddle.concat([prefix_KBQS, tail_KBQt], axis=-1))
         columns = dim(self.prefix_keys, 2)
         from_prefix = ungrouped(paddle.matmul(weights_KBQs[..., :columns], self.prefix_values), shared)
-        weights_KBGRt = weights_KBQs[..., columns:].unflatten(2, [-1, shared])
-        from_tail_BGKRD = paddle.matmul(weights_KBGRt.transpose([1, 2, 0, 3, 4]), self.tail_values)
+        # Split G·R with t in front: a graph's reshape takes one size that is not known.
+        weights_tKBGR = weights_KBQs[..., columns:].transpose([3, 0, 1, 2]).reshape([0, 0, 0, -1, shared])
+        from_tail_BGKRD = paddle.matmul(weights_tKBGR.transpose([2, 3, 1, 4, 0]), self.tail_values)
         return from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])
 
 
