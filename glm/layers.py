@@ -105,9 +105,11 @@ class Block(nn.Layer):
         self.carry = CARRIES[config.residual](config)
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
+        # Nothing but what goes on has a name here: a name would keep its memory until the block is done.
         h_BTH = self.input_layernorm(x_BTH)
-        new_BTH = self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attend))
-        x_BTH = self.carry(x_BTH, h_BTH) + self.dropout(new_BTH)
+        x_BTH = self.carry(x_BTH, h_BTH) + self.dropout(
+            self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attend))
+        )
         h_BTH = self.post_attention_layernorm(x_BTH)
         return self.carry(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
 

@@ -114,7 +114,9 @@ def test_an_incomplete_or_foreign_state_is_not_written():
 
 
 def test_unknown_table_and_foreign_names():
-    with pytest.raises(GLMError, match="no checkpoint table is called 'gpt': choose one of glm"):
+    with pytest.raises(
+        GLMError, match="no checkpoint table is called 'gpt': choose one of chatglm, glm, glm4, glm4_remote"
+    ):
         table_of(tiny_config(checkpoint_table="gpt"))
     with pytest.raises(
         GLMError, match=r"it has transformer.wte.weight, expected names like glm.word_embeddings.weight"
