@@ -45,11 +45,11 @@ def main() -> None:
 
     paddle.set_device(device)
     from glm.export import export_directory
-    from glm.loading import load_merged_model, load_tokenizer
+    from glm.loading import load_encoder, load_merged_model
 
     start = time.perf_counter()
     model = load_merged_model(arguments.model_name_or_path, arguments.lora_path, arguments.dtype)
-    info = export_directory(model, load_tokenizer(arguments.model_name_or_path), arguments.output_path)
+    info = export_directory(model, load_encoder(arguments.model_name_or_path), arguments.output_path)
     seconds = time.perf_counter() - start
     print(f"exported {info.parameters:,} parameters ({info.dtype}) to {arguments.output_path}.* in {seconds:.1f} s")
 

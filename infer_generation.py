@@ -36,9 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device_id", type=int, default=0, help="number of the GPU or NPU")
     parser.add_argument("--use_fp16", action="store_true", help="half precision, on GPU and NPU")
     parser.add_argument("--cpu_threads", type=int, default=usable_cores(), help="threads on the CPU")
-    parser.add_argument(
-        "--max_length", type=int, default=400, help="most tokens of a source and its generated text together"
-    )
+    parser.add_argument("--max_length", type=int, help="most tokens of a source and its generated text together")
     add_text_arguments(parser)
     add_decode_arguments(parser)
     return parser.parse_args()
@@ -46,11 +44,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    config, texts = generation_config(arguments), read_texts(arguments)
+    generation_config(arguments)  # what is wrong with the flags is said before anything is loaded
+    texts = read_texts(arguments)
 
     from glm.infer import GraphGenerator
 
     generator = GraphGenerator.open(arguments)
+    config = generation_config(arguments, generator.encoder)
     results, speed = generate_texts(
         texts, generator.encoder, arguments.batch_size, lambda batch: generator.generate(batch, config)
     )

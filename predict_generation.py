@@ -57,6 +57,7 @@ def main() -> None:
     from glm.predict import Predictor
 
     predictor, speaks = Predictor.open(arguments), process_rank() == 0
+    config = generation_config(arguments, predictor.encoder)
     if arguments.stream:
         results = _stream(predictor, texts, config, speaks)
         if speaks:
@@ -81,7 +82,7 @@ def _stream(predictor, texts: list[str], config, speaks: bool) -> list[str]:
     for text in texts:
         print(text, end="\n  → ", file=out)
         pieces = []
-        for piece in predictor.stream(text, config):
+        for piece in predictor.stream(predictor.encoder.text_prompt(text), config):
             print(piece, end="", flush=True, file=out)
             pieces.append(piece)
         print(file=out)

@@ -8,9 +8,11 @@ import paddle
 
 from benchmarks.settings import DROPOUT, SEED, Shape
 from glm.config import GLMConfig
-from glm.datasets.encoding import IGNORED, Batch, GLMEncoder
+from glm.datasets.batches import Batch
+from glm.datasets.encoding import GLMEncoder
 from glm.generation import StopTokens
 from glm.model import GLMForCausalLM
+from glm.rows import IGNORED
 
 MODEL, BATCHES = "model", "{side}.npz"
 
@@ -65,7 +67,8 @@ def batches(vocab_size: int, shape: Shape) -> tuple[Batch, Batch]:
         )
         for _ in range(shape.batch)
     ]
-    return encoder.training_batch(pairs), encoder.prompt_batch([source for source, _ in pairs])
+    prompts = [[*source, tokens.sop_token_id] for source, _ in pairs]
+    return encoder.training_batch([encoder.row(*pair) for pair in pairs]), encoder.prompt_batch(prompts)
 
 
 def frame_tokens(vocab_size: int) -> SimpleNamespace:

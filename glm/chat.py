@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from glm.errors import GLMError, UsageError
+from glm.rows import TrainingRow
 from glm.tokenizers.base import Tokenizer
 
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
 
-IGNORED = -100  # label of a token that is not trained
 ASSISTANT, USER = "<|assistant|>", "<|user|>"
 STOP_TEXTS = ("<|endoftext|>", USER, "<|observation|>")
 # GLM-4's turns where a directory has no template of its own: role token, tool name, line end, content.
@@ -26,26 +26,6 @@ ROLE_TEMPLATE = (
     "[gMASK]<sop>{% for message in messages %}<|{{ message.role }}|>{{ message.metadata or '' }}\n{{ message.content }}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class TrainingRow:
-    """One sequence to train on.
-
-    Attributes:
-        ids: T token ids.
-        trained: T flags; the model learns to write ids[i] where trained[i].
-        prefix_length: ids at the start that all see each other (ChatGLM-6B: up to [gMASK]); 0 if attention is causal.
-    """
-
-    ids: list[int]
-    trained: list[bool]
-    prefix_length: int = 0
-
-    @property
-    def labels(self) -> list[int]:
-        """T labels beside `ids`, not shifted: IGNORED where nothing is trained."""
-        return [index if trained else IGNORED for index, trained in zip(self.ids, self.trained, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -57,12 +37,14 @@ class ChatFormat:
         encode_prompt: (tokenizer, messages, tools, longest) → prompt ids, `longest` None for no limit.
         encode_rows: (tokenizer, messages, tools, src_length, tgt_length) → training rows.
         read_answer: (generated text, names of the tools that were offered) → assistant message.
+        fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
     """
 
     roles: tuple[str, ...]
     encode_prompt: Callable[[Tokenizer, list[Message], Tools | None, int | None], list[int]]
     encode_rows: Callable[[Tokenizer, list[Message], Tools | None, int | None, int | None], list[TrainingRow]]
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
+    fills_blank: bool = False
 
     def prompt_ids(
         self,
@@ -174,12 +156,16 @@ def _check_turns(messages: Sequence[Message]) -> None:
             )
 
 
-def _round_ids(tokenizer: Tokenizer, messages: list[Message], longest: int | None) -> list[int]:
-    """Ids of the text, at most `longest`: the oldest rounds go first, then the end of the text."""
+def _round_ids(tokenizer: Tokenizer, messages: list[Message], longest: int | None) -> tuple[list[int], bool]:
+    """Ids of the text, at most `longest`, and whether some are left out.
+
+    The oldest rounds go first, then the end of the text.
+    """
     ids = tokenizer.encode(round_prompt(messages), split_special_tokens=True)
-    while longest is not None and len(ids) > longest and (messages := _without_oldest(messages)):
+    cut = longest is not None and len(ids) > longest
+    while cut and len(ids) > longest and (messages := _without_oldest(messages)):
         ids = tokenizer.encode(round_prompt(messages), split_special_tokens=True)
-    return ids[:longest]
+    return ids[:longest], cut
 
 
 def _encode_round_prompt(tokenizer, messages, tools, longest) -> list[int]:
@@ -187,7 +173,8 @@ def _encode_round_prompt(tokenizer, messages, tools, longest) -> list[int]:
     frame = len(tokenizer.build_inputs([]))
     if longest is not None and longest <= frame:
         raise UsageError(f"a prompt of {longest} tokens has no room for text beside {frame} special ones")
-    return tokenizer.build_inputs(_round_ids(tokenizer, messages, None if longest is None else longest - frame))
+    ids, _ = _round_ids(tokenizer, messages, None if longest is None else longest - frame)
+    return tokenizer.build_inputs(ids)
 
 
 def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length) -> list[TrainingRow]:
@@ -202,11 +189,12 @@ def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length) -> li
     target_room = None if tgt_length is None else max(tgt_length - 2, 0)
     rows = []
     for turn in range(1, len(messages), 2):
-        prompt = tokenizer.build_inputs(_round_ids(tokenizer, messages[:turn], source_room))
-        answer = tokenizer.encode(messages[turn]["content"], split_special_tokens=True)[:target_room]
+        text, cut = _round_ids(tokenizer, messages[:turn], source_room)
+        whole = tokenizer.encode(messages[turn]["content"], split_special_tokens=True)
+        prompt, answer = tokenizer.build_inputs(text), whole[:target_room]
         ids = [*prompt, *answer, tokenizer.eop_token_id]
         prefix = len(prompt) - 1
-        rows.append(TrainingRow(ids, [i >= prefix for i in range(len(ids))], prefix))
+        rows.append(TrainingRow(ids, [i >= prefix for i in range(len(ids))], prefix, cut or answer != whole))
     return rows
 
 
@@ -287,7 +275,7 @@ class _Row:
     def encode(self, limit: int | None) -> TrainingRow:
         ids = [*self._ids, self._tokenizer.convert_tokens_to_ids(self.end)]
         trained = [*self._trained, self._trained[-1]]
-        return TrainingRow(ids[:limit], trained[:limit])
+        return TrainingRow(ids[:limit], trained[:limit], cut=limit is not None and len(ids) > limit)
 
 
 def _rendered_turn(tokenizer, messages, turn: int, tools) -> tuple[str, str]:
@@ -345,7 +333,9 @@ def _read_role_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
     return {"role": "assistant", "content": turn.strip().replace("[[训练时间]]", "2023年")}
 
 
-_ROUNDS = ChatFormat(("user", "assistant"), _encode_round_prompt, _encode_round_rows, _read_round_answer)
+_ROUNDS = ChatFormat(
+    ("user", "assistant"), _encode_round_prompt, _encode_round_rows, _read_round_answer, fills_blank=True
+)
 _ROLE_TOKENS = ChatFormat(
     ("system", "user", "assistant", "observation"), _encode_role_prompt, _encode_role_rows, _read_role_answer
 )

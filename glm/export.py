@@ -14,6 +14,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
+from glm.datasets.encoding import Encoder
 from glm.errors import GLMError
 from glm.export_files import FORMAT_VERSION, GRAPH_SUFFIXES, ExportInfo, info_path
 from glm.generation import Prompt, StopTokens, generate
@@ -54,12 +55,12 @@ def export_graph(model: nn.Layer, stop: StopTokens, prefix: Path) -> None:
     paddle.jit.save(static, str(prefix))
 
 
-def export_directory(model: nn.Layer, tokenizer, prefix: Path) -> ExportInfo:
+def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path) -> ExportInfo:
     """Writes all that inference needs beside each other: graph, tokenizer, and what connects them.
 
     Args:
         model: a `GLMForCausalLM` without LoRA adapters (merge them first).
-        tokenizer: its tokenizer.
+        encoder: its text side.
         prefix: path and common beginning of the graph's files, such as checkpoints/infer/glm.
 
     Raises:
@@ -78,11 +79,11 @@ def export_directory(model: nn.Layer, tokenizer, prefix: Path) -> ExportInfo:
     )
     needed = sum(p.size * p.element_size() for p in model.parameters())
     with _staging(directory, needed) as staging:
-        export_graph(model, StopTokens.of(tokenizer), staging / prefix.name)
+        export_graph(model, StopTokens.of(encoder), staging / prefix.name)
         # Paddle does not say so when it cannot write all of the weights.
         if (staging / f"{prefix.name}{GRAPH_SUFFIXES[-1]}").stat().st_size < needed:
             raise OSError(errno.ENOSPC, "weights cut short")
-        tokenizer.save_pretrained(staging)
+        encoder.save_pretrained(staging)
         info_path(staging / prefix.name).write_text(json.dumps(vars(info), indent=2) + "\n", encoding="utf-8")
         for path in sorted(staging.iterdir()):
             path.replace(directory / path.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from glm.errors import GLMError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GRAPH_SUFFIXES = (".json", ".pdiparams")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.datasets import LoadedExamples, load_examples
-from glm.datasets.encoding import GLMEncoder
+from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
 from glm.evaluation import GenerationEvaluation
-from glm.loading import load_tokenizer
+from glm.loading import load_encoder
 from glm.lora import add_lora, load_lora, merge_lora
 from glm.model import GLMForCausalLM
 from glm.probe import probe_collectives
@@ -60,11 +61,10 @@ def finetune(
         resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
         check_same_kind(resume, lora=bool(options.lora or options.lora_path))
     examples, held_out = load_splits(data, training)
-    encoder = GLMEncoder(
-        load_tokenizer(options.tokenizer_name_or_path or options.model_name_or_path),
-        data.src_length,
-        data.tgt_length,
-        data.no_block_position,
+    encoder = load_encoder(
+        options.tokenizer_name_or_path or options.model_name_or_path,
+        (data.src_length, data.tgt_length),
+        no_block_position=data.no_block_position,
     )
     model = load_model(options, training)
     encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
@@ -94,7 +94,7 @@ def _after_an_interruption(output_dir: str, overwrite: bool) -> str:
 def _require_same_run(model, *splits: list[Example]) -> None:
     """Each process has read model and data from its own disk: they must be the same ones."""
     config = (f"{name} {json.dumps(value)}" for name, value in model.config.to_checkpoint_dict().items())
-    rows = ["\n".join(f"{e.source}\t{e.target}" for e in split) for split in splits]
+    rows = ["\n".join(map(repr, split)) for split in splits]
     count = " + ".join(str(len(split)) for split in splits)
     facts = {"the model's config.json": "\n".join(config), "the data": f"{count} rows with the digest {digest(*rows)}"}
     require_agreement(facts)
@@ -142,7 +142,7 @@ def build_trainer(model, encoder, decode, options, training, examples, held_out)
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
         encoder,
-        decode.generation_config(encoder.tgt_length, training.seed),
+        replace(decode.generation_config(encoder.tgt_length, training.seed), length_offset=encoder.length_offset),
         training.per_device_eval_batch_size,
         show_progress=not training.disable_tqdm and training.local_process_index == 0,
     )
@@ -150,7 +150,7 @@ def build_trainer(model, encoder, decode, options, training, examples, held_out)
         model=model,
         args=training,
         train_dataset=EncodedDataset(examples, encoder) if training.do_train else None,
-        eval_dataset=EncodedDataset(held_out, encoder) if held_out else None,
+        eval_dataset=EncodedDataset(held_out, encoder, with_prompts=True) if held_out else None,
         evaluation=evaluation,
         label_smoothing=options.label_smoothing,
         lr_decay_ratio=options.lr_decay_ratio,
@@ -199,18 +199,18 @@ def run_evaluation(trainer: GLMTrainer, prefix: str) -> dict[str, float]:
     return metrics
 
 
-def _report_truncation(encoder: GLMEncoder) -> None:
+def _report_truncation(encoder: Encoder) -> None:
     cut = encoder.truncated
     if any(cut.values()):
         note(
-            f"truncated: {cut['source']} sources to src_length {encoder.src_length} (their beginning is lost), "
+            f"truncated: {cut['source']} sources to src_length {encoder.src_length} ({encoder.lost} is lost), "
             f"{cut['target']} targets to tgt_length {encoder.tgt_length} (their end is lost)"
         )
 
 
-def _export(trainer: GLMTrainer, encoder: GLMEncoder) -> None:
+def _export(trainer: GLMTrainer, encoder: Encoder) -> None:
     from glm.export import export_directory
 
     lora = hasattr(trainer.model, "lora_config")
     model = merge_lora(trainer.model) if lora else trainer.model
-    export_directory(model, encoder.tokenizer, Path(trainer.args.output_dir) / "export" / "glm")
+    export_directory(model, encoder, Path(trainer.args.output_dir) / "export" / "glm")

@@ -45,7 +45,7 @@ class Prompt:
 
     @classmethod
     def of(cls, batch: dict[str, np.ndarray]) -> "Prompt":
-        """A prompt of the arrays that `GLMEncoder.prompt_batch` gives."""
+        """A prompt of the arrays that `glm.datasets.batches.prompt_batch` gives."""
         return cls(**{name: paddle.to_tensor(array) for name, array in batch.items()})
 
 
@@ -57,9 +57,9 @@ class StopTokens:
     pad_token_id: int
 
     @classmethod
-    def of(cls, tokenizer) -> "StopTokens":
-        """Those of a GLM tokenizer: the end of a piece, and the end of a text."""
-        return cls((tokenizer.eop_token_id, tokenizer.eos_token_id), tokenizer.pad_token_id)
+    def of(cls, encoder) -> "StopTokens":
+        """Those of a `glm.datasets.encoding.Encoder`."""
+        return cls(tuple(encoder.stop_token_ids), encoder.tokenizer.pad_token_id)
 
 
 class GenerationMixin:
@@ -245,7 +245,8 @@ class _BeamSearch(_Search):
         return select_beams(tokens, index_BG), pool_scores
 
     def penalty(self, length: Tensor) -> Tensor:
-        return ((length.astype("float32") + 5.0) / 6.0) ** self.control.length_penalty
+        offset = self.control.length_offset
+        return ((length.astype("float32") + offset) / (1.0 + offset)) ** self.control.length_penalty
 
     def result(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The best text of each pool, to which rows that ran out of length add their running beams."""

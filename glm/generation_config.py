@@ -13,8 +13,9 @@ class GenerationConfig:
         max_length: most new tokens, the end token included.
         min_length: no end token before this many tokens.
         num_beams: beams a row; 1 decodes greedily or samples.
-        length_penalty: beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty
-            (Wu et al., arXiv:1609.08144, eq. 14).
+        length_penalty: beams are ranked by log-probability / ((o + length) / (o + 1)) ** length_penalty,
+            o = length_offset.
+        length_offset: 5 as in Wu et al. (arXiv:1609.08144, eq. 14) and PaddleNLP, 0 as in transformers.
         no_repeat_ngram_size: no n-gram of this size occurs twice in a generated text; 0 = off.
         do_sample: draw tokens from the distribution (with beams: draw the candidates) instead of taking the best.
         temperature: divides the logits before sampling.
@@ -27,6 +28,7 @@ class GenerationConfig:
     min_length: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
+    length_offset: float = 5.0
     no_repeat_ngram_size: int = 0
     do_sample: bool = False
     temperature: float = 1.0
@@ -50,6 +52,7 @@ _LEAST = {
     "max_length": 1,
     "min_length": 0,
     "num_beams": 1,
+    "length_offset": 0,
     "no_repeat_ngram_size": 0,
     "top_k": 0,
     "top_p": 0,

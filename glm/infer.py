@@ -4,14 +4,14 @@ import argparse
 
 import numpy as np
 
-from glm.datasets.encoding import Batch, GLMEncoder
+from glm.datasets.batches import Batch
+from glm.datasets.encoding import Encoder, open_encoder
 from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
 from glm.export_files import read_export
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
 from glm.probe import require_dtype
 from glm.runtime import Runtime, RuntimeOptions, open_runtime
-from glm.tokenizers import GLMTokenizer
 
 
 class GraphGenerator:
@@ -22,7 +22,7 @@ class GraphGenerator:
         encoder: turns texts into prompts.
     """
 
-    def __init__(self, runtime: Runtime, encoder: GLMEncoder):
+    def __init__(self, runtime: Runtime, encoder: Encoder):
         self.runtime, self.encoder = runtime, encoder
 
     @classmethod
@@ -38,18 +38,7 @@ class GraphGenerator:
         check_dtype(info.dtype, device, "a graph exported in")
         if device == "npu":
             require_dtype(f"{device}:{number}", info.dtype, "a graph exported in")
-        room = arguments.max_length - arguments.tgt_length
-        if room < 4:
-            raise UsageError(
-                f"max_length {arguments.max_length} leaves {room} tokens for the source beside tgt_length "
-                f"{arguments.tgt_length}; at least 4 are needed"
-            )
-        encoder = GLMEncoder(
-            GLMTokenizer.from_pretrained(arguments.model_path),
-            min(arguments.src_length, room),
-            arguments.tgt_length,
-            arguments.no_block_position,
-        )
+        encoder = _encoder(arguments)
         encoder.check_fits(info.vocab_size, info.max_position)
         prefix = arguments.model_path / arguments.model_prefix
         options = RuntimeOptions(
@@ -66,6 +55,22 @@ class GraphGenerator:
         """Token ids [B, t] for a batch of prompts."""
         control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
         return self.runtime.run(batch | control)[0]
+
+
+def _encoder(arguments: argparse.Namespace) -> Encoder:
+    """The text side of the export, with room for source and text in `max_length`."""
+    options = {"no_block_position": arguments.no_block_position, "plain": arguments.plain}
+    encoder = open_encoder(arguments.model_path, (arguments.src_length, arguments.tgt_length), **options)
+    if arguments.max_length is None:
+        return encoder
+    room = arguments.max_length - encoder.tgt_length
+    if room < 4:
+        raise UsageError(
+            f"max_length {arguments.max_length} leaves {room} tokens for the source beside tgt_length "
+            f"{encoder.tgt_length}; at least 4 are needed"
+        )
+    encoder.src_length = min(encoder.src_length, room)
+    return encoder
 
 
 def _device(wanted: str | None, device_id: int) -> tuple[str, int]:

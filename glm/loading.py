@@ -1,39 +1,34 @@
-"""A model and its tokenizer by name: a directory, or a preset."""
+"""A model and its text side by name: a directory, or a preset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from glm.checkpoint.hub import download_model
 from glm.config import PRESETS, UNTRAINED_PRESETS, preset_name
+from glm.datasets.encoding import Encoder, open_encoder
 from glm.errors import GLMError
-from glm.tokenizers import GLMTokenizer
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data"
 
 
-def load_tokenizer(name_or_path: str):
-    """The tokenizer of a model directory or of a preset.
+def load_encoder(name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Encoder:
+    """The text side of a model directory or of a preset; arguments and errors of `open_encoder`.
 
     Raises:
-        GLMError: an unknown name, or a directory without tokenizer files.
+        GLMError: also for an unknown name.
     """
-    directory = Path(name_or_path)
-    name = preset_name(name_or_path)
+    return open_encoder(_text_directory(str(name_or_path)), lengths, **options)
+
+
+def _text_directory(name_or_path: str) -> Path:
+    directory, name = Path(name_or_path), preset_name(name_or_path)
     if directory.is_dir():
-        return _for_scripts(GLMTokenizer.from_pretrained(directory), name_or_path)
+        return directory
     if name in UNTRAINED_PRESETS:
-        return GLMTokenizer.from_pretrained(BUNDLED / name)
+        return BUNDLED / name
     if name in PRESETS:
-        return GLMTokenizer.from_pretrained(download_model(name))
+        return download_model(name)
     raise GLMError(f"'{name_or_path}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
-
-
-def _for_scripts(tokenizer, name_or_path: str):
-    if tokenizer.kind != "glm-chinese":
-        raise GLMError(
-            f"{name_or_path} is a {tokenizer.kind} model; the scripts take GLM (2021) so far, Python more: "
-            "glm.GLMForCausalLM, glm.GLMTokenizer, glm.chat"
-        )
-    return tokenizer
 
 
 def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: str | None = None):

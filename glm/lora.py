@@ -2,11 +2,11 @@
 
 Two formats: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
 (`adapter_config.json`, `adapter_model.safetensors`). Adapters of fused query-key-value projections, which the
-published GLM checkpoints have, are cut into three adapters that share their first matrix: the same function.
+published GLM checkpoints have, are cut into three adapters that share their first matrix: the same function. So are
+those of fused gates.
 """
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from glm.checkpoint.atomic import atomic_file, atomic_write
+from glm.checkpoint.names import table_of
 from glm.checkpoint.unpickle import load_pdparams
 from glm.checkpoint.write import write_pdparams
+from glm.config import GLMConfig
 from glm.errors import GLMError
 from glm.initialise import draw_seed, randomise_adapter, undrawn
 from glm.model import GLMForCausalLM
@@ -30,7 +32,7 @@ PADDLE_CONFIG, PADDLE_WEIGHTS = "lora_config.json", "lora_model_state.pdparams"
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = {
     "attention": ["q_proj", "k_proj", "v_proj"],
-    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 Adapter = dict[str, np.ndarray]  # "model.layers.0.self_attn.q_proj.lora_A" → [in, r]; lora_B [r, out]
 # Settings of either format under which the same matrices stand for another function.
@@ -38,8 +40,6 @@ _OTHER_FUNCTIONS = (
     *("use_rslora", "use_dora", "alpha_pattern", "rank_pattern"),
     *("rslora", "pissa", "use_mora", "lora_use_mixer"),
 )
-_FUSED = ("q_proj", "k_proj", "v_proj")
-_FUSED_NAME = re.compile(r".*layers\.(\d+)\.(?:self_)?attention\.query_key_value\.(lora_[AB])")
 
 
 class GLMLoRAModel(LoRAModel):
@@ -62,7 +62,7 @@ class GLMLoRAModel(LoRAModel):
         Raises:
             GLMError: no adapter there, a damaged one, or one of a model with other shapes.
         """
-        _, adapter = read_adapter(Path(directory), self.model.config.hidden_size)
+        _, adapter = read_adapter(Path(directory), self.model.config)
         config, parameters = self.model.config, self._adapter_parameters()
         _check_adapter(adapter, {name: whole_shape(name, p, config) for name, p in parameters.items()}, directory)
         for name, parameter in parameters.items():
@@ -95,7 +95,9 @@ def add_lora(
         raise GLMError(f"r is {r}; the rank of a LoRA adapter must be at least 1")
     if targets not in TARGETS:
         raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(TARGETS)}")
-    return _wrap(model, r, 2 * r if alpha is None else alpha, TARGETS[targets], dropout)
+    there = {name.rpartition(".")[2] for name, _ in model.named_sublayers()}
+    modules = [module for module in TARGETS[targets] if module in there]
+    return _wrap(model, r, 2 * r if alpha is None else alpha, modules, dropout)
 
 
 def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
@@ -105,10 +107,9 @@ def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
         GLMError: no adapter there, a damaged one, or one of a model with other shapes.
     """
     directory = Path(directory)
-    config, adapter = read_adapter(directory, model.config.hidden_size)
-    lora = _wrap(
-        model, config["r"], config["alpha"], sorted({name.split(".")[-2] for name in adapter}), config["dropout"]
-    )
+    settings, adapter = read_adapter(directory, model.config)
+    modules = sorted({name.split(".")[-2] for name in adapter})
+    lora = _wrap(model, settings["r"], settings["alpha"], modules, settings["dropout"])
     lora.load_adapter(directory)
     return lora
 
@@ -130,8 +131,8 @@ def merge_lora(lora: GLMLoRAModel) -> GLMForCausalLM:
     return model
 
 
-def read_adapter(directory: Path, hidden_size: int) -> tuple[dict, Adapter]:
-    """An adapter directory as its settings (r, alpha, dropout) and matrices in memory names."""
+def read_adapter(directory: Path, config: GLMConfig) -> tuple[dict, Adapter]:
+    """An adapter directory as its settings (r, alpha, dropout) and matrices in memory names, for a model like this."""
     if (directory / PADDLE_CONFIG).is_file():
         raw = _read_json(directory / PADDLE_CONFIG)
         state = load_pdparams(directory / PADDLE_WEIGHTS)
@@ -143,8 +144,8 @@ def read_adapter(directory: Path, hidden_size: int) -> tuple[dict, Adapter]:
     odd = next((field for field in _OTHER_FUNCTIONS if raw.get(field)), None)
     if odd:
         raise GLMError(f"{directory}: the adapter sets {odd}; only plain LoRA with one scaling alpha / r is supported")
-    config = {"r": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
-    return config, _split_fused(state, hidden_size)
+    settings = {"r": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
+    return settings, _split_fused(state, config)
 
 
 def adapter_dtype(directory: Path) -> str | None:
@@ -200,17 +201,29 @@ def _check_adapter(adapter: Adapter, expected: dict[str, list[int]], directory: 
             )
 
 
-def _split_fused(state: Adapter, hidden_size: int) -> Adapter:
-    """query_key_value [H, r]·[r, 3H] → q, k and v with the same first matrix."""
+def _split_fused(state: Adapter, config: GLMConfig) -> Adapter:
+    """Adapters of the layers of a checkpoint → of those in memory: what shares a stored matrix shares lora_A.
+
+    Raises:
+        GLMError: a fused lora_B that cannot be cut as the model's weights are.
+    """
+    rows = {row.stored: row for row in table_of(config).expand(config, prefix="") if row.linear}
     split: Adapter = {}
     for name, array in state.items():
-        match = _FUSED_NAME.fullmatch(name)
-        if not match:
+        layer, _, part = name.rpartition(".")
+        # PaddleNLP and Hugging Face put the name of their base model in front.
+        row = next(
+            (rows[stored] for stored in (f"{layer}.weight", f"{layer.partition('.')[2]}.weight") if stored in rows),
+            None,
+        )
+        if row is None:
             split[name] = array
             continue
-        layer, part = match.groups()
-        pieces = [array] * 3 if part == "lora_A" else np.split(array, [hidden_size, 2 * hidden_size], axis=1)
-        split |= {f"model.layers.{layer}.self_attn.{p}.{part}": x for p, x in zip(_FUSED, pieces, strict=True)}
+        try:
+            pieces = [array] * len(row.memory) if part == "lora_A" else row.packing.unpack(array, config)
+        except ValueError as error:
+            raise GLMError(f"{name} {list(array.shape)} is of another model: {error}") from None
+        split |= {f"{memory.removesuffix('.weight')}.{part}": x for memory, x in zip(row.memory, pieces, strict=True)}
     return split
 
 

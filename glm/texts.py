@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from glm.checkpoint.atomic import atomic_write
-from glm.datasets.encoding import Batch, GLMEncoder
+from glm.datasets.batches import Batch
+from glm.datasets.encoding import Encoder
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 from glm.processes import process_rank
@@ -40,39 +41,43 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input_file", type=Path, help="a file with a text a line")
     group.add_argument("--output_file", type=Path, help="write the generated texts there as well, a text a line")
     group.add_argument("--batch_size", type=int, default=2, help="texts that are generated together")
-    group.add_argument("--src_length", type=int, default=200, help="most tokens of a source text")
-    group.add_argument("--tgt_length", type=int, default=20, help="most tokens of a generated text")
-    group.add_argument("--no_block_position", action="store_true", help="as in fine-tuning")
+    group.add_argument("--src_length", type=int, help="most tokens of a source text; default: 200, chat models 7168")
+    group.add_argument("--tgt_length", type=int, help="most tokens of a generated text; default: 20, chat models 1024")
+    group.add_argument("--no_block_position", action="store_true", help="as in fine-tuning; GLM (2021) only")
+    group.add_argument("--plain", action="store_true", help="the text as it is, without chat template: for base models")
 
 
 def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `GenerationConfig`."""
     group = parser.add_argument_group("decoding")
-    group.add_argument("--min_tgt_length", type=int, default=0, help="no end token before this many tokens")
-    group.add_argument("--num_beams", type=int, default=1, help="beams of the search; 1 = greedy or sampling")
-    group.add_argument("--length_penalty", type=float, default=0.7, help="exponent of the length in a beam's rank")
-    group.add_argument("--no_repeat_ngram_size", type=int, default=0, help="no n-gram of this size twice; 0 = off")
-    group.add_argument("--do_sample", action="store_true", help="draw tokens instead of taking the most likely")
-    group.add_argument("--temperature", type=float, default=1.0, help="divides the logits before drawing")
-    group.add_argument("--top_k", type=int, default=0, help="draw from the k most likely tokens; 0 = all")
-    group.add_argument("--top_p", type=float, default=0.0, help="draw from the nucleus of this mass; 0 = all")
+    group.add_argument("--min_tgt_length", type=int, help="no end token before this many tokens")
+    group.add_argument("--num_beams", type=int, help="beams of the search; 1 = greedy or sampling")
+    group.add_argument("--length_penalty", type=float, help="exponent of the length in a beam's rank; 0.7")
+    group.add_argument("--no_repeat_ngram_size", type=int, help="no n-gram of this size twice; 0 = off")
+    group.add_argument(
+        "--do_sample", action=argparse.BooleanOptionalAction, help="draw tokens instead of taking the most likely"
+    )
+    group.add_argument("--temperature", type=float, help="divides the logits before drawing; 1")
+    group.add_argument("--top_k", type=int, help="draw from the k most likely tokens; 0 = all")
+    group.add_argument("--top_p", type=float, help="draw from the nucleus of this mass; 0 = all")
     group.add_argument("--seed", type=int, default=0, help="of the drawing")
 
 
-def generation_config(arguments: argparse.Namespace) -> GenerationConfig:
-    """The parsed options as `GenerationConfig`."""
-    names = (
-        "num_beams",
-        "length_penalty",
-        "no_repeat_ngram_size",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "seed",
-    )
-    chosen = {name: getattr(arguments, name) for name in names}
-    return GenerationConfig(max_length=arguments.tgt_length, min_length=arguments.min_tgt_length, **chosen)
+def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = None) -> GenerationConfig:
+    """The flags, then what generation_config.json says, then the defaults of `add_decode_arguments`.
+
+    Args:
+        encoder: of the model; None checks the flags before there is one.
+    """
+    names = ("num_beams", "length_penalty", "no_repeat_ngram_size", "do_sample", "temperature", "top_k", "top_p")
+    flags = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    flags |= {"max_length": arguments.tgt_length} if arguments.tgt_length else {}
+    flags |= {"min_length": arguments.min_tgt_length} if arguments.min_tgt_length is not None else {}
+    chosen = {"length_penalty": 0.7, "seed": arguments.seed}
+    if encoder:
+        options = {"max_length": encoder.tgt_length, "length_offset": encoder.length_offset}
+        chosen |= options | encoder.generation.options
+    return GenerationConfig(**chosen | flags)
 
 
 def read_texts(arguments: argparse.Namespace) -> list[str]:
@@ -96,25 +101,25 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
 
 
 def generate_texts(
-    texts: Sequence[str], encoder: GLMEncoder, batch_size: int, generate: Callable[[Batch], np.ndarray]
+    texts: Sequence[str], encoder: Encoder, batch_size: int, generate: Callable[[Batch], np.ndarray]
 ) -> tuple[list[str], Speed]:
     """Generates for all texts, `batch_size` at a time.
 
     Args:
-        generate: a batch of prompts (`GLMEncoder.prompt_batch`) → token ids [B, t].
+        generate: a batch of prompts (`Encoder.prompt_batch`) → token ids [B, t].
 
     Returns:
         A text for each, and how fast it went.
     """
-    tokenizer, results, tokens, seconds = encoder.tokenizer, [], 0, 0.0
+    results, tokens, seconds = [], 0, 0.0
     quiet = len(texts) <= batch_size or process_rank() > 0
     for batch in tqdm(list(_batches(texts, batch_size)), desc="generate", leave=False, disable=quiet):
-        prompts = encoder.prompt_batch([encoder.source(text) for text in batch])
+        prompts = encoder.prompt_batch([encoder.text_prompt(text) for text in batch])
         start = time.perf_counter()
         ids = generate(prompts)
         seconds += time.perf_counter() - start
-        results += [tokenizer.decode(row).strip() for row in ids.tolist()]
-        tokens += sum(_length(row, tokenizer.eop_token_id) for row in ids.tolist())
+        results += map(encoder.answer, ids.tolist())
+        tokens += sum(_length(row, encoder.stop_token_ids) for row in ids.tolist())
     return results, Speed(tokens, seconds)
 
 
@@ -133,19 +138,20 @@ def write_texts(results: Sequence[str], arguments: argparse.Namespace) -> None:
             file.writelines(result.replace("\n", " ") + "\n" for result in results)
 
 
-def report_truncation(encoder: GLMEncoder) -> None:
+def report_truncation(encoder: Encoder) -> None:
     """Says how many sources were cut, if any."""
     count = encoder.truncated["source"]
     if count:
-        print(f"{count} text(s) cut to src_length {encoder.src_length}: their beginning is lost", file=sys.stderr)
+        print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.lost} is lost", file=sys.stderr)
 
 
 def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (texts[start : start + size] for start in range(0, len(texts), size))
 
 
-def _length(row: list[int], end: int) -> int:
-    return row.index(end) + 1 if end in row else len(row)
+def _length(row: list[int], ends: Sequence[int]) -> int:
+    """Tokens up to the first end, which counts."""
+    return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
 
 
 def _read(path: Path) -> str:

@@ -218,7 +218,7 @@ class GLMTrainer(Trainer):
         else:
             self._save_weights(directory)
         if self.args.should_save:
-            self.evaluation.encoder.tokenizer.save_pretrained(directory)
+            self.evaluation.encoder.save_pretrained(directory)
             paddle.save(self.args, str(directory / "training_args.bin"))
 
     def _save_weights(self, directory: Path) -> None:

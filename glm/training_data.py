@@ -7,34 +7,51 @@ import paddle
 from paddle.io import DistributedBatchSampler
 from tqdm import tqdm
 
-from glm.datasets.encoding import Batch, GLMEncoder
+from glm.datasets.batches import Batch
+from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
-from glm.errors import UsageError
+from glm.errors import GLMError, UsageError
+from glm.rows import TrainingRow
 
-Pairs = Sequence[tuple[list[int], list[int]]]  # encoded sources and targets
-Row = tuple[list[int], list[int], float]  # source, target, share of each target token in its step's loss
+SharedRow = tuple[TrainingRow, float]  # a row, and the share of each of its trained tokens in its step's loss
 
 
 class EncodedDataset(paddle.io.Dataset):
-    """Encoded (source, target) pairs, beside the texts they come from."""
+    """Encoded rows, beside the examples they come from; a conversation may give several rows.
 
-    def __init__(self, examples: Sequence[Example], encoder: GLMEncoder):
+    Attributes:
+        examples: all of them.
+        rows: those in which something is trained; others were cut too short by src_length and tgt_length.
+        prompts: what the model reads to answer each example, if they were asked for.
+
+    Raises:
+        GLMError: nothing is left to train.
+    """
+
+    def __init__(self, examples: Sequence[Example], encoder: Encoder, with_prompts: bool = False):
         self.examples = list(examples)
-        pairs = tqdm(self.examples, desc="encode", unit=" rows", leave=False, disable=len(self.examples) < 20000)
-        self.pairs = [(encoder.source(e.source), encoder.target(e.target)) for e in pairs]
+        some = tqdm(self.examples, desc="encode", unit=" rows", leave=False, disable=len(self.examples) < 20000)
+        rows = [row for example in some for row in encoder.rows(example)]
+        self.rows = [row for row in rows if row.trained_tokens]
+        self.prompts = [encoder.prompt(example) for example in self.examples] if with_prompts else []
+        if not self.rows:
+            raise GLMError(
+                f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length} leave no trained token in any of "
+                f"{len(rows)} rows: choose longer ones"
+            )
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens of a row, source and target, on average."""
-        return sum(len(source) + len(target) for source, target in self.pairs) / len(self.pairs)
+        """Tokens of a row, on average."""
+        return sum(len(row.ids) for row in self.rows) / len(self.rows)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, float]) -> Row:
+    def __getitem__(self, key: tuple[int, float]) -> SharedRow:
         """A row by what `EpochSampler` yields: its number and its tokens' share."""
         index, share = key
-        return *self.pairs[index], share
+        return self.rows[index], share
 
 
 class EpochSampler(DistributedBatchSampler):
@@ -72,16 +89,15 @@ class EpochSampler(DistributedBatchSampler):
         for number in range(len(self)):
             start = number // self.accumulation * rows_a_step
             step = order[start : start + rows_a_step]
-            tokens = sum(len(self.dataset.pairs[row][1]) for row in step)
+            tokens = sum(self.dataset.rows[row].trained_tokens for row in step)
             share = self.accumulation * self.nranks / tokens
             own = step[self.local_rank :: self.nranks]
             first = number % self.accumulation * self.batch_size
             yield [(int(row), share) for row in own[first : first + self.batch_size]]
 
 
-def training_batch(encoder: GLMEncoder, rows: Sequence[Row]) -> Batch:
+def training_batch(encoder: Encoder, shared: Sequence[SharedRow]) -> Batch:
     """Inputs of `GLMForCausalLM.forward`, and `loss_weight` []: what the mean loss of the batch counts in its step."""
-    sources, targets, shares = zip(*rows, strict=True)
-    tokens = sum(map(len, targets))
-    batch = encoder.training_batch(list(zip(sources, targets, strict=True)))
-    return batch | {"loss_weight": np.float32(shares[0] * tokens)}
+    rows, shares = zip(*shared, strict=True)
+    tokens = sum(row.trained_tokens for row in rows)
+    return encoder.training_batch(rows) | {"loss_weight": np.float32(shares[0] * tokens)}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from glm.chat import CHAT_FORMATS, IGNORED, chat_format, process_response, round_prompt
+from glm.chat import CHAT_FORMATS, chat_format, process_response, round_prompt
 from glm.errors import GLMError, UsageError
+from glm.rows import IGNORED
 from glm.tokenizers import GLMTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

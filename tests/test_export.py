@@ -69,7 +69,7 @@ def assert_same(model, predictor, batch, config, stop) -> np.ndarray:
 
 def batch_of(tokenizer, sizes, **options) -> dict[str, np.ndarray]:
     encoder = GLMEncoder(tokenizer, src_length=16, tgt_length=12, **options)
-    return encoder.prompt_batch([source for source, _ in random_pairs(tokenizer, sizes)])
+    return encoder.prompt_batch([[*source, tokenizer.sop_token_id] for source, _ in random_pairs(tokenizer, sizes)])
 
 
 WAYS = {

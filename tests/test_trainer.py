@@ -12,6 +12,7 @@ import glm.model
 import glm.trainer
 from glm.datasets.encoding import GLMEncoder
 from glm.datasets.prompts import Example
+from glm.rows import TrainingRow
 from glm.trainer import linear_schedule
 from glm.training_data import EncodedDataset, EpochSampler
 
@@ -128,7 +129,7 @@ def order(epoch: int, seed: int = 42, rank: int = 0, ranks: int = 1, size: int =
 
 
 def shares(epoch=0, seed=42, rank=0, ranks=1, size=3, rows=10, accumulation=1) -> list[list[tuple[int, float]]]:
-    dataset = Rows([([0], [0] * (1 + row)) for row in range(rows)])
+    dataset = Rows([TrainingRow([0] * (2 + row), [False] + [True] * (1 + row)) for row in range(rows)])
     sampler = EpochSampler(dataset, size, num_replicas=ranks, rank=rank, seed=seed, accumulation=accumulation)
     sampler.set_epoch(epoch)
     return list(sampler)
@@ -137,11 +138,11 @@ def shares(epoch=0, seed=42, rank=0, ranks=1, size=3, rows=10, accumulation=1) -
 class Rows(paddle.io.Dataset):
     """Row i has i + 1 target tokens."""
 
-    def __init__(self, pairs):
-        self.pairs = pairs
+    def __init__(self, rows):
+        self.rows = rows
 
     def __len__(self):
-        return len(self.pairs)
+        return len(self.rows)
 
 
 @pytest.mark.parametrize(("ranks", "size", "accumulation"), [(1, 3, 1), (1, 2, 2), (2, 2, 1), (2, 1, 2), (4, 1, 1)])
@@ -205,7 +206,7 @@ def mean_token_loss(trainer, path: Path) -> float:
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         source = encoder.source(f"答案：{row['answer']}，上下文：{row['context']}")
         target = encoder.target(f" 在已知答案的前提下，问题：{row['question']}")
-        batch = encoder.training_batch([(source, target)])
+        batch = encoder.training_batch([encoder.row(source, target)])
         labels = batch.pop("labels")[0]
         logits = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}).numpy()[0].astype("float64")
         log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -217,5 +218,5 @@ def test_an_encoded_dataset(tokenizer):
     encoder = GLMEncoder(tokenizer, 8, 6)
     dataset = EncodedDataset([Example("桥建于", "a"), Example("a", "桥建于")], encoder)
     assert len(dataset) == 2
-    assert dataset[1, 0.5] == (encoder.source("a"), encoder.target("桥建于"), 0.5)
-    assert dataset.mean_tokens == (6 + 3 + 5 + 4) / 2
+    assert dataset[1, 0.5] == (encoder.row(encoder.source("a"), encoder.target("桥建于")), 0.5)
+    assert dataset.mean_tokens == (6 + 1 + 3 + 5 + 1 + 4) / 2

@@ -82,7 +82,13 @@ def tensors(batch: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
 
 
 def prompt_of(encoder, pairs) -> Prompt:
-    return Prompt(**tensors(encoder.prompt_batch([source for source, _ in pairs])))
+    start = encoder.tokenizer.sop_token_id
+    return Prompt(**tensors(encoder.prompt_batch([[*source, start] for source, _ in pairs])))
+
+
+def pair_batch(encoder, pairs) -> dict[str, paddle.Tensor]:
+    """Encoded (source, target) pairs as a training batch."""
+    return tensors(encoder.training_batch([encoder.row(*pair) for pair in pairs]))
 
 
 def stop_of(tokenizer) -> StopTokens:

@@ -45,6 +45,15 @@ class Packing:
             raise ValueError(f"its last axis is not a multiple of {groups * sum(ratios)}")
         return [unit * ratio for ratio in ratios], groups
 
+    def unpack(self, tensor: np.ndarray, config: Any) -> list[np.ndarray]:
+        """The inverse of `pack`: parts [..., width] of one tensor [..., sum of widths].
+
+        Raises:
+            ValueError: when the width cannot be divided so.
+        """
+        widths, _ = self.widths(tensor.shape[-1], config)
+        return unpack_blocks(tensor, widths)
+
     def pack(self, parts: list[np.ndarray], config: Any, shards: int = 1) -> np.ndarray:
         """One tensor [..., sum of widths] of its parts [..., width].
 

@@ -215,7 +215,7 @@ class GLMChineseTokenizer:
     @property
     def stop_token_ids(self) -> list[int]:
         """Every id that ends a generation."""
-        return [self.eop_token_id]
+        return [self.eop_token_id, self.eos_token_id]
 
     @property
     def mask_token_ids(self) -> list[int]:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from glm.datasets.encoding import IGNORED, GLMEncoder
+from glm.datasets.encoding import GLMEncoder
 from glm.errors import GLMError, UsageError
+from glm.rows import IGNORED
 
 # Ids of the bundled vocabulary: ▁ 109, 桥 164, 建于 40, a 118, 哪一年 69, 年 132.
 CLS, MASK, SMASK, GMASK, SOP, EOP, END = 376, 377, 382, 383, 380, 381, 374
@@ -32,25 +33,25 @@ def test_one_pair(short):
 
 
 def test_a_training_batch(short):
-    """Rows of unequal length: padding stands between source and target, and behind the target."""
+    """Rows of unequal length: padding stands behind the target."""
     pairs = [(short.source("桥建于"), short.target("a")), (short.source("a"), short.target("a桥建于"))]
     assert pairs[1][1] == [109, 118, 164, 40, EOP]
-    batch = short.training_batch(pairs)
+    batch = short.training_batch([short.row(*pair) for pair in pairs])
     no = IGNORED
     wanted = {
         "input_ids": [
-            [CLS, 109, 164, 40, GMASK, END, SOP, 109, 118, END, END],
-            [CLS, 109, 118, GMASK, END, END, SOP, 109, 118, 164, 40],
+            [CLS, 109, 164, 40, GMASK, END, SOP, 109, 118, END],
+            [CLS, 109, 118, GMASK, END, SOP, 109, 118, 164, 40],
         ],
-        "attention_mask": [[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]],
+        "attention_mask": [[1, 1, 1, 1, 1, 1, 1, 1, 1, 0], [1] * 10],
         "position_ids": [
-            [[0, 1, 2, 3, 4, 5, 4, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]],
-            [[0, 1, 2, 3, 4, 5, 3, 3, 3, 3, 3], [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]],
+            [[0, 1, 2, 3, 4, 5, 4, 4, 4, 0], [0, 0, 0, 0, 0, 0, 1, 2, 3, 0]],
+            [[0, 1, 2, 3, 4, 3, 3, 3, 3, 3], [0, 0, 0, 0, 0, 1, 2, 3, 4, 5]],
         ],
-        "prefix_length": [6, 6],
+        "prefix_length": [6, 5],
         "labels": [
-            [no, no, no, no, no, no, 109, 118, EOP, no, no],
-            [no, no, no, no, no, no, 109, 118, 164, 40, EOP],
+            [no, no, no, no, no, no, 109, 118, EOP, no],
+            [no, no, no, no, no, 109, 118, 164, 40, EOP],
         ],
     }
     assert batch.keys() == wanted.keys()
@@ -60,13 +61,14 @@ def test_a_training_batch(short):
 
 
 def test_a_prompt_batch(short):
-    batch = short.prompt_batch([short.source("桥建于"), short.source("a")])
+    """Padding stands in front, so that every row's last column is the token to decode from."""
+    batch = short.prompt_batch([short.text_prompt("桥建于"), short.text_prompt("a")])
     wanted = {
-        "input_ids": [[CLS, 109, 164, 40, GMASK, END, SOP], [CLS, 109, 118, GMASK, END, END, SOP]],
-        "attention_mask": [[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 1]],
+        "input_ids": [[CLS, 109, 164, 40, GMASK, END, SOP], [END, CLS, 109, 118, GMASK, END, SOP]],
+        "attention_mask": [[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]],
         "position_ids": [
             [[0, 1, 2, 3, 4, 5, 4], [0, 0, 0, 0, 0, 0, 1]],
-            [[0, 1, 2, 3, 4, 5, 3], [0, 0, 0, 0, 0, 0, 1]],
+            [[0, 0, 1, 2, 3, 4, 3], [0, 0, 0, 0, 0, 0, 1]],
         ],
         "prefix_length": [6, 6],
         "position_step": [0, 1],
@@ -77,13 +79,12 @@ def test_a_prompt_batch(short):
 def test_without_block_positions(tokenizer):
     """Targets count on from the last source token, whatever the padding of the batch."""
     encoder = GLMEncoder(tokenizer, 8, 6, no_block_position=True)
-    sources = [encoder.source("桥建于"), encoder.source("a")]
-    batch = encoder.training_batch([(source, encoder.target("哪一年")) for source in sources])
+    batch = encoder.training_batch([encoder.row(encoder.source(t), encoder.target("哪一年")) for t in ("桥建于", "a")])
     assert batch["position_ids"].tolist() == [
         [[0, 1, 2, 3, 4, 5, 6, 7, 8], [0] * 9],
-        [[0, 1, 2, 3, 4, 5, 5, 6, 7], [0] * 9],
+        [[0, 1, 2, 3, 4, 5, 6, 7, 0], [0] * 9],
     ]
-    prompt = encoder.prompt_batch(sources)
+    prompt = encoder.prompt_batch([encoder.text_prompt(t) for t in ("桥建于", "a")])
     assert prompt["position_ids"][:, :, -1].tolist() == [[6, 0], [5, 0]]
     assert prompt["position_step"].tolist() == [1, 0]
 
@@ -92,7 +93,7 @@ def test_without_block_positions(tokenizer):
 def test_the_first_mask_of_any_kind_gives_the_position(short, text, position):
     source = short.source(text)
     assert source[position] in (MASK, SMASK, GMASK) and source[-2] == GMASK
-    batch = short.training_batch([(source, short.target("a"))])
+    batch = short.training_batch([short.row(source, short.target("a"))])
     assert set(batch["position_ids"][0, 0, len(source) :]) == {position}
 
 
@@ -120,7 +121,7 @@ def test_long_targets_lose_their_end(tokenizer):
 def test_empty_texts(short):
     assert short.source("") == [CLS, GMASK, END]
     assert short.target("") == [EOP]
-    batch = short.training_batch([(short.source(""), short.target(""))])
+    batch = short.training_batch([short.row(short.source(""), short.target(""))])
     assert batch["input_ids"].tolist() == [[CLS, GMASK, END, SOP]]
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, IGNORED, EOP]]
 
@@ -131,10 +132,10 @@ def test_the_reference_layout(tokenizer):
 
     pairs = random_pairs(tokenizer, [(5, 3), (1, 8), (12, 1), (7, 7)])
     encoder = GLMEncoder(tokenizer, 20, 14)
-    batch, wanted = encoder.training_batch(pairs), reference_layout(tokenizer, pairs, 20, 14)
-    width = int(batch["prefix_length"][0])
+    batch = encoder.training_batch([encoder.row(*pair) for pair in pairs])
+    wanted = reference_layout(tokenizer, pairs, 20, 14)
     for row, (source, target) in enumerate(pairs):
-        ours = [*range(len(source)), *range(width, width + len(target))]
+        ours = [*range(len(source) + len(target))]
         theirs = [*range(len(source)), *range(20, 20 + len(target))]
         assert np.array_equal(batch["input_ids"][row, ours], wanted["input_ids"][row, theirs])
         assert np.array_equal(batch["position_ids"][row][:, ours], wanted["position_ids"][row][:, theirs])
@@ -158,8 +159,8 @@ def test_lengths_that_are_too_short(tokenizer, lengths, message):
 def largest_position(encoder: GLMEncoder) -> int:
     """Of a source that fills src_length: in training, and after tgt_length generated tokens."""
     source, target = encoder.source("a" * 50), encoder.target("a" * 50)
-    trained = encoder.training_batch([(source, target)])["position_ids"].max()
-    prompt = encoder.prompt_batch([source])
+    trained = encoder.training_batch([encoder.row(source, target)])["position_ids"].max()
+    prompt = encoder.prompt_batch([encoder.text_prompt("a" * 50)])
     generated = prompt["position_ids"][0, :, -1] + prompt["position_step"] * (encoder.tgt_length - 1)
     return int(max(trained, prompt["position_ids"].max(), generated.max()))
 

@@ -8,6 +8,7 @@ import paddle
 import pytest
 from tiny_glm import (
     make_likely,
+    pair_batch,
     prompt_of,
     random_pairs,
     reference_layout,
@@ -20,9 +21,10 @@ from tiny_glm import (
 
 from glm import GenerationConfig
 from glm.cache import empty_tails, select_beams
-from glm.datasets.encoding import IGNORED, GLMEncoder
+from glm.datasets.encoding import GLMEncoder
 from glm.generation import Prompt, StopTokens
 from glm.inputs import MASKED, attention_bias, key_bias
+from glm.rows import IGNORED
 
 SIZES = [(9, 7), (3, 10), (13, 2), (1, 1)]
 STEPS = 8
@@ -145,7 +147,7 @@ def loss_and_gradients(model, batch) -> tuple[float, dict[str, np.ndarray]]:
 
 def test_short_padding_trains_as_full_length(model, encoder, tokenizer, pairs):
     """Batches padded to their own longest texts, and the reference's, padded to S + T."""
-    short = encoder.training_batch(pairs)
+    short = {name: tensor.numpy() for name, tensor in pair_batch(encoder, pairs).items()}
     full = full_length_batch(tokenizer, pairs, 24, 20)
     assert short["input_ids"].shape[1] < full["input_ids"].shape[1]
     loss, gradients = loss_and_gradients(model, short)

@@ -1,0 +1,89 @@
+"""A model directory's generation_config.json: how its authors want it to generate. Imports no framework."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glm.checkpoint.atomic import atomic_write
+from glm.errors import GLMError
+
+NAME = "generation_config.json"
+# Hugging Face's name → the field of `GenerationConfig`.
+_OPTIONS = {
+    "do_sample": "do_sample",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "num_beams": "num_beams",
+    "length_penalty": "length_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "min_new_tokens": "min_length",
+    "max_new_tokens": "max_length",
+}
+# Options of Hugging Face that change texts and are not implemented, with the value at which they do nothing.
+_NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "diversity_penalty": 0.0,
+    "num_beam_groups": 1,
+    "penalty_alpha": None,
+    "typical_p": 1.0,
+    "min_p": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "bad_words_ids": None,
+    "force_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "sequence_bias": None,
+    "guidance_scale": None,
+    "exponential_decay_length_penalty": None,
+    "stop_strings": None,
+}
+
+
+@dataclass(frozen=True)
+class GenerationFile:
+    """The content of a generation_config.json, {} where a directory has none."""
+
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: str | Path) -> "GenerationFile":
+        """Raises GLMError for a damaged file, or an option that changes texts and that this project does not have."""
+        path = Path(directory) / NAME
+        if not path.is_file():
+            return cls()
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            tokens = cls(dict(raw)).eos_token_ids
+        except (OSError, ValueError, TypeError) as error:
+            raise GLMError(f"{path} is damaged ({error}): copy it again") from None
+        if not all(type(token) is int for token in tokens):
+            raise GLMError(
+                f"{path} is damaged: eos_token_id is {raw['eos_token_id']!r}, not a token id or a list of them"
+            )
+        for name, neutral in _NEUTRAL.items():
+            if raw.get(name, neutral) not in (neutral, None):
+                raise GLMError(f"{path} sets {name} to {raw[name]!r}, which is not supported: remove it from the file")
+        return cls(raw)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Fields of `GenerationConfig`."""
+        return {ours: self.raw[name] for name, ours in _OPTIONS.items() if self.raw.get(name) is not None}
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """One id or a list of them in the file."""
+        ids = self.raw.get("eos_token_id")
+        return [] if ids is None else list(ids) if isinstance(ids, list) else [ids]
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the file again, where there was one."""
+        if self.raw:
+            with atomic_write(Path(directory) / NAME, "w", "utf-8") as file:
+                file.write(json.dumps(self.raw, indent=2, ensure_ascii=False) + "\n")
