@@ -142,7 +142,7 @@ def build_trainer(model, encoder, decode, options, training, examples, held_out)
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
         encoder,
-        replace(decode.generation_config(encoder.tgt_length, training.seed), length_offset=encoder.length_offset),
+        replace(decode.generation_config(encoder.tgt_length, training.seed), gnmt_length=encoder.gnmt_length),
         training.per_device_eval_batch_size,
         show_progress=not training.disable_tqdm and training.local_process_index == 0,
     )

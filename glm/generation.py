@@ -210,13 +210,14 @@ class _BeamSearch(_Search):
 
         rank_C = paddle.arange(self.candidate_count, dtype="int64")
         ends_well_BC = end_BC & (rank_C < self.control.num_beams) & paddle.logical_not(done_B).unsqueeze(1)
-        finished_BC = score_BC / self.penalty(step) + NEVER * (1.0 - ends_well_BC.astype("float32"))
+        end = 1 - self.gnmt.astype("int64")  # whether the stop token counts as part of the text
+        finished_BC = score_BC / self.penalty(step + end) + NEVER * (1.0 - ends_well_BC.astype("float32"))
         pool_tokens, pool_scores = self.pooled(pool_tokens, pool_scores, grown_BCt, finished_BC)
 
         running_BC = score_BC + NEVER * end_BC.astype("float32")
         scores_BG, kept_BG = paddle.topk(running_BC, self.control.num_beams, axis=1)
         tokens_BGt = select_beams(grown_BCt, kept_BG)
-        best_B = score_BC.max(axis=1) / self.penalty(step)
+        best_B = paddle.where(self.gnmt, score_BC.max(axis=1), scores_BG[:, 0]) / self.penalty(step + end)
         done_B = done_B | (pool_scores[:, -1] >= best_B)
         from_BG = _take(beam_BC, kept_BG)
         tails = [select_beams(tail, from_BG) for tail in tails]
@@ -245,8 +246,13 @@ class _BeamSearch(_Search):
         return select_beams(tokens, index_BG), pool_scores
 
     def penalty(self, length: Tensor) -> Tensor:
-        offset = self.control.length_offset
+        """What a text's score is divided by: Wu et al.'s (arXiv:1609.08144, eq. 14) or, as in transformers, a power."""
+        offset = 5.0 * self.gnmt.astype("float32")
         return ((length.astype("float32") + offset) / (1.0 + offset)) ** self.control.length_penalty
+
+    @property
+    def gnmt(self) -> Tensor:
+        return self.control.gnmt_length
 
     def result(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The best text of each pool, to which rows that ran out of length add their running beams."""

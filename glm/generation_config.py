@@ -13,9 +13,10 @@ class GenerationConfig:
         max_length: most new tokens, the end token included.
         min_length: no end token before this many tokens.
         num_beams: beams a row; 1 decodes greedily or samples.
-        length_penalty: beams are ranked by log-probability / ((o + length) / (o + 1)) ** length_penalty,
-            o = length_offset.
-        length_offset: 5 as in Wu et al. (arXiv:1609.08144, eq. 14) and PaddleNLP, 0 as in transformers.
+        length_penalty: beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty
+            (Wu et al., arXiv:1609.08144, eq. 14), the length without the end token, as in PaddleNLP.
+        gnmt_length: False ranks by log-probability / length ** length_penalty, the end token counted, as in
+            transformers.
         no_repeat_ngram_size: no n-gram of this size occurs twice in a generated text; 0 = off.
         do_sample: draw tokens from the distribution (with beams: draw the candidates) instead of taking the best.
         temperature: divides the logits before sampling.
@@ -28,7 +29,7 @@ class GenerationConfig:
     min_length: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
-    length_offset: float = 5.0
+    gnmt_length: bool = True
     no_repeat_ngram_size: int = 0
     do_sample: bool = False
     temperature: float = 1.0
@@ -52,7 +53,6 @@ _LEAST = {
     "max_length": 1,
     "min_length": 0,
     "num_beams": 1,
-    "length_offset": 0,
     "no_repeat_ngram_size": 0,
     "top_k": 0,
     "top_p": 0,

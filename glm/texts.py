@@ -75,7 +75,7 @@ def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = N
     flags |= {"min_length": arguments.min_tgt_length} if arguments.min_tgt_length is not None else {}
     chosen = {"length_penalty": 0.7, "seed": arguments.seed}
     if encoder:
-        options = {"max_length": encoder.tgt_length, "length_offset": encoder.length_offset}
+        options = {"max_length": encoder.tgt_length, "gnmt_length": encoder.gnmt_length}
         chosen |= options | encoder.generation.options
     return GenerationConfig(**chosen | flags)
 

@@ -38,12 +38,12 @@ class Encoder(ABC):
     Attributes:
         truncated: how many sources and targets were cut so far.
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
-        length_offset: of `GenerationConfig`, as the model's reference implementation has it.
+        gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
         lost: what a source that is too long is without.
     """
 
     answer_lengths: ClassVar[tuple[int, int]]
-    length_offset: ClassVar[float]
+    gnmt_length: ClassVar[bool]
     lost: ClassVar[str]
     positions: Positions
 
@@ -120,7 +120,7 @@ class GLMEncoder(Encoder):
     """
 
     answer_lengths = (200, 20)
-    length_offset = 5.0
+    gnmt_length = True
     lost = "their beginning"
 
     def __init__(
@@ -189,7 +189,7 @@ class ChatEncoder(Encoder):
     """
 
     answer_lengths = (7168, 1024)
-    length_offset = 0.0
+    gnmt_length = False
     lost = "their oldest turns, or their end,"
 
     def __init__(

@@ -145,6 +145,28 @@ def test_greedy_tokens(name):
     assert (wanted[:, tokens.shape[1] :] == stop.pad_token_id).all()
 
 
+@pytest.mark.parametrize("search", ["beam", "beam_full"])
+@pytest.mark.parametrize("name", NAMES)
+def test_beams(name, search):
+    """Tokens and scores: transformers divides by the length, PaddleNLP by ((5 + length) / 6)."""
+    fixture = fixture_files.load(name)
+    if search not in fixture.settings["searches"]:
+        pytest.skip(f"{name}'s reference has no search without an end")
+    options = dict(fixture.settings["searches"][search])
+    config = GenerationConfig(
+        max_length=fixture.settings["max_new_tokens"],
+        min_length=options.get("min_new_tokens", 0),
+        num_beams=options["num_beams"],
+        length_penalty=options["length_penalty"],
+        gnmt_length="decode_strategy" in options,
+    )
+    stop = StopTokens(tuple(fixture.settings["stop_token_ids"]), fixture.settings["pad_token_id"])
+    tokens, scores = opened(fixture.directory).generate(prompt_of(fixture), config, stop)
+    wanted = fixture.case(search)
+    assert tokens.numpy().tolist() == wanted["tokens"][:, : tokens.shape[1]].tolist()
+    assert relative_error(scores, wanted["scores"]) < 1e-5
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("weight_format", ["safetensors", "pdparams"])
 def test_saving_and_reading_again(name, weight_format, tmp_path):
