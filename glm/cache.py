@@ -26,7 +26,7 @@ class DenseAttention:
     them all.
 
     Args:
-        bias: [B, T, T] added to the scores.
+        bias: [B, T, T] float32, added to the scores.
         shared: R, query heads a key/value head.
         dropout: of the attention weights.
     """
@@ -42,8 +42,7 @@ class DenseAttention:
 
     def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
         """Q = T·R queries."""
-        scores_KBQT = paddle.matmul(q_KBQD * q_KBQD.shape[-1] ** -0.5, k_KBTD, transpose_y=True) + self.bias
-        weights_KBQT = softmax_fp32(scores_KBQT)
+        weights_KBQT = softmax(scores_fp32(q_KBQD, k_KBTD) + self.bias, v_KBTD)
         if self.dropout:
             weights_KBQT = self.dropout(weights_KBQT)
         return paddle.matmul(weights_KBQT, v_KBTD)
@@ -77,7 +76,7 @@ class PrefillAttention(DenseAttention):
 
 @dataclass
 class Prefix:
-    """Keys and values [K, B, S, D] of every layer, and the bias [B, 1, S] that hides padding."""
+    """Keys and values [K, B, S, D] of every layer, and the bias [B, 1, S] float32 that hides padding."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -101,12 +100,10 @@ class CachedAttention:
         self.tail_values = paddle.concat([self.tail_values, v_BGKD.unsqueeze(3)], axis=3)
         groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
         shared = heads // groups
-        q_BGND = q_BGND * width**-0.5
-        prefix_KBQS = paddle.matmul(grouped(q_BGND, shared), self.prefix_keys, transpose_y=True) + self.prefix_bias
-        q_BGKRD = q_BGND.reshape([0, 0, groups, shared, width])
-        tail_BGKRt = paddle.matmul(q_BGKRD, self.tail_keys, transpose_y=True)
+        prefix_KBQS = scores_fp32(grouped(q_BGND, shared), self.prefix_keys) + self.prefix_bias
+        tail_BGKRt = scores_fp32(q_BGND.reshape([0, 0, groups, shared, width]), self.tail_keys)
         tail_KBQt = tail_BGKRt.transpose([2, 0, 1, 3, 4]).flatten(2, 3)
-        weights_KBQs = softmax_fp32(paddle.concat([prefix_KBQS, tail_KBQt], axis=-1))
+        weights_KBQs = softmax(paddle.concat([prefix_KBQS, tail_KBQt], axis=-1), self.tail_values)
         columns = dim(self.prefix_keys, 2)
         from_prefix = ungrouped(paddle.matmul(weights_KBQs[..., :columns], self.prefix_values), shared)
         # Split G·R with t in front: a graph's reshape takes one size that is not known.
@@ -115,9 +112,16 @@ class CachedAttention:
         return from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])
 
 
-def softmax_fp32(scores: Tensor) -> Tensor:
-    """Softmax over the last axis in float32, given back in the dtype of the scores."""
-    return F.softmax(scores, axis=-1, dtype="float32").astype(scores.dtype)
+def scores_fp32(queries: Tensor, keys: Tensor) -> Tensor:
+    """q·k / √D [..., Q, T] in float32: in half precision GLM-4's overflow, under mixed precision as well."""
+    with paddle.amp.auto_cast(enable=False):
+        scaled = queries.astype("float32") * queries.shape[-1] ** -0.5
+        return paddle.matmul(scaled, keys.astype("float32"), transpose_y=True)
+
+
+def softmax(scores: Tensor, values: Tensor) -> Tensor:
+    """Attention weights of float32 scores, in the dtype of the values they weigh."""
+    return F.softmax(scores, axis=-1).astype(values.dtype)
 
 
 def empty_tails(prefix: Prefix, beams: int | Tensor) -> list[Tensor]:

@@ -37,6 +37,8 @@ class ChatFormat:
         encode_prompt: (tokenizer, messages, tools, longest) → prompt ids, `longest` None for no limit.
         encode_rows: (tokenizer, messages, tools, src_length, tgt_length) → training rows.
         read_answer: (generated text, names of the tools that were offered) → assistant message.
+        clean: what a user sees of generated text.
+        unsettled: the end of a text that `clean` may still change when the text goes on.
         fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
     """
 
@@ -44,6 +46,8 @@ class ChatFormat:
     encode_prompt: Callable[[Tokenizer, list[Message], Tools | None, int | None], list[int]]
     encode_rows: Callable[[Tokenizer, list[Message], Tools | None, int | None, int | None], list[TrainingRow]]
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
+    clean: Callable[[str], str]
+    unsettled: re.Pattern
     fills_blank: bool = False
 
     def prompt_ids(
@@ -92,6 +96,10 @@ class ChatFormat:
     def answer(self, text: str, tools: Tools | None = None) -> dict[str, str]:
         """The assistant message that generated `text` stands for; calls a tool only if `tools` has one of that name."""
         return self.read_answer(text, frozenset(map(_tool_name, tools or ())))
+
+    def settled_length(self, text: str) -> int:
+        """How many characters of an unfinished text stand for certain."""
+        return self.unsettled.search(text).start()
 
     def _checked(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
@@ -206,12 +214,17 @@ def _refuse_tools(tools: Tools | None) -> None:
 _CHINESE = "[\u4e00-\u9fff]"
 _FULL_WIDTH = dict(zip(",!:;?", "，！：；？", strict=True))
 _HALF_WIDTH = re.compile(f"(?<={_CHINESE})[,!:;?]|[,!:;?](?={_CHINESE})")
+_UNSETTLED = re.compile(r"(?:\s|\[\[?[训练时间]*\]?)*$")
+_UNSETTLED_ROUND = re.compile(r"(?:[\s,!:;?]|\[\[?[训练时间]*\]?)*$")
 
 
 def process_response(text: str) -> str:
     """ChatGLM-6B's clean-up: [[训练时间]] becomes 2023年, and ,!:;? beside a Chinese character full-width."""
-    text = text.strip().replace("[[训练时间]]", "2023年")
-    return _HALF_WIDTH.sub(lambda match: _FULL_WIDTH[match[0]], text)
+    return _HALF_WIDTH.sub(lambda match: _FULL_WIDTH[match[0]], _without_placeholder(text))
+
+
+def _without_placeholder(text: str) -> str:
+    return text.strip().replace("[[训练时间]]", "2023年")
 
 
 def _read_round_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
@@ -330,13 +343,24 @@ def _read_role_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
     name, line_end, rest = turn.partition("\n")
     if line_end and name.strip() in tools:
         return {"role": "assistant", "metadata": name.strip(), "content": rest.strip()}
-    return {"role": "assistant", "content": turn.strip().replace("[[训练时间]]", "2023年")}
+    return {"role": "assistant", "content": _without_placeholder(turn)}
 
 
 _ROUNDS = ChatFormat(
-    ("user", "assistant"), _encode_round_prompt, _encode_round_rows, _read_round_answer, fills_blank=True
+    ("user", "assistant"),
+    _encode_round_prompt,
+    _encode_round_rows,
+    _read_round_answer,
+    process_response,
+    _UNSETTLED_ROUND,
+    fills_blank=True,
 )
 _ROLE_TOKENS = ChatFormat(
-    ("system", "user", "assistant", "observation"), _encode_role_prompt, _encode_role_rows, _read_role_answer
+    ("system", "user", "assistant", "observation"),
+    _encode_role_prompt,
+    _encode_role_rows,
+    _read_role_answer,
+    _without_placeholder,
+    _UNSETTLED,
 )
 CHAT_FORMATS = {"chatglm": _ROUNDS, "glm4": _ROLE_TOKENS, "glm4-0414": _ROLE_TOKENS}

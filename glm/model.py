@@ -16,6 +16,7 @@ from paddlenlp.transformers import PretrainedModel
 from glm.cache import CachedAttention, DenseAttention, PrefillAttention, Prefix
 from glm.checkpoint.model_io import CheckpointMixin
 from glm.config import GLMConfig
+from glm.conversation import ChatMixin
 from glm.generation import GenerationMixin
 from glm.initialise import draw_seed, randomise, undrawn
 from glm.inputs import attention_bias, key_bias
@@ -57,7 +58,7 @@ class GLMModel(GLMPretrainedModel):
         return self.norm(x_BTH)
 
 
-class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
+class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedModel):
     """A GLM with its language-model head: training loss, logits, cached decoding, checkpoints.
 
     Example:
@@ -98,7 +99,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
         Returns:
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
         """
-        bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
+        bias = attention_bias(attention_mask, prefix_length)
         attend = DenseAttention(bias, self.config.heads_a_group, self._attention_dropout)
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
@@ -121,12 +122,10 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        bias = attention_bias(attention_mask, prefix_length, self._dtype_name)
+        bias = attention_bias(attention_mask, prefix_length)
         attends = [PrefillAttention(bias, self.config.heads_a_group) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
-        return Prefix(
-            [a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask, self._dtype_name)
-        )
+        return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
 
     def decode(
         self, input_ids_BG: Tensor, position_ids_BPG: Tensor, prefix: Prefix, tails: list[Tensor]
@@ -156,10 +155,6 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, GLMPretrainedModel):
             return weights
         with self.ranks.own_random_numbers():
             return F.dropout(weights, self.config.attention_dropout)
-
-    @property
-    def _dtype_name(self) -> str:
-        return str(self.model.embed_tokens.weight.dtype).rsplit(".", 1)[-1]
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens

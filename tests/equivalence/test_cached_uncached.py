@@ -21,6 +21,7 @@ from tiny_glm import (
 
 from glm import GenerationConfig
 from glm.cache import empty_tails, select_beams
+from glm.cache import scores_fp32
 from glm.datasets.encoding import GLMEncoder
 from glm.generation import Prompt, StopTokens
 from glm.inputs import MASKED, attention_bias, key_bias
@@ -163,7 +164,7 @@ def test_attention_bias_is_the_reference_mask(tokenizer, pairs):
     """Every row of the dense mask [S+T, S+T] but those of target padding, whose output nobody reads."""
     dense = reference_layout(tokenizer, pairs, 16, 12)["attention_mask"][:, 0]
     batch = full_length_batch(tokenizer, pairs, 16, 12)
-    bias = attention_bias(*(paddle.to_tensor(batch[name]) for name in ("attention_mask", "prefix_length")), "float32")
+    bias = attention_bias(*(paddle.to_tensor(batch[name]) for name in ("attention_mask", "prefix_length")))
     read = np.concatenate([np.ones([len(pairs), 16]), batch["attention_mask"][:, 16:]], axis=1).astype(bool)
     assert (bias.numpy() == MASKED * (1 - dense))[read].all()
     assert read.sum() == 4 * 16 + sum(len(target) for _, target in pairs)
@@ -171,6 +172,13 @@ def test_attention_bias_is_the_reference_mask(tokenizer, pairs):
 
 def test_a_prefix_of_nothing_is_a_causal_mask():
     real = paddle.to_tensor([[1, 1, 1], [1, 1, 0]])
-    bias = attention_bias(real, paddle.zeros([2], dtype="int64"), "float32").numpy()
+    bias = attention_bias(real, paddle.zeros([2], dtype="int64")).numpy()
     assert np.array_equal(bias == 0, [np.tril(np.ones((3, 3))), [[1, 0, 0], [1, 1, 0], [1, 1, 0]]])
-    assert np.array_equal(key_bias(real, "float32").numpy(), [[[0, 0, 0]], [[0, 0, MASKED]]])
+    assert np.array_equal(key_bias(real).numpy(), [[[0, 0, 0]], [[0, 0, MASKED]]])
+
+
+def test_scores_do_not_overflow_in_half_precision():
+    """300 · 300 · 4 is beyond float16; its softmax is not."""
+    queries, keys = (paddle.full([1, 2, 4], 300.0, dtype="float16") for _ in range(2))
+    with paddle.amp.auto_cast(level="O2"):
+        assert scores_fp32(queries, keys).numpy().tolist() == [[[180000.0] * 2] * 2]
