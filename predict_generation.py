@@ -1,4 +1,4 @@
-"""Generates text with a trained GLM, with or without a LoRA adapter."""
+"""Generates text with a trained model, with or without a LoRA adapter; converses with a chat model."""
 
 import argparse
 import io
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.cli import ScriptParser, run_script
-from glm.errors import UsageError
 from glm.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
 from glm.texts import (
     add_decode_arguments,
@@ -21,12 +20,15 @@ from glm.texts import (
 )
 
 DESCRIPTION = """\
-Generate text with a GLM in Python.
+Generate text with a GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 model in Python.
 
   python predict_generation.py --model_name_or_path output/qg "答案：1920年，上下文：云溪桥建于1920年，长30米。"
   python predict_generation.py --model_name_or_path output/qg --input_file sources.txt --num_beams 5
   cat sources.txt | python predict_generation.py --model_name_or_path output/qg -
   python predict_generation.py … --lora_path output/belle-lora --stream
+  python predict_generation.py --model_name_or_path GLM-4-9B-0414 --chat          a conversation in the terminal
+  python predict_generation.py --model_name_or_path GLM-4-9B-0414 --predict_data prompts.txt --predict_batch_size 4
+  python predict_generation.py configs/predict_glm4_0414.yaml --model_name_or_path GLM-4-9B-0414 "请介绍一下北京"
   python -m paddle.distributed.launch --devices 0,1 predict_generation.py … --merge_tensor_parallel_path output/whole"""
 
 
@@ -40,6 +42,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
     parser.add_argument("--device", help="npu, gpu or cpu; default: the best one present")
     parser.add_argument("--stream", action="store_true", help="show each token as soon as it is generated")
+    parser.add_argument("--chat", action="store_true", help="hold a conversation: questions from standard input")
+    parser.add_argument("--system", help="instructions before the first question of --chat")
     add_text_arguments(parser)
     add_decode_arguments(parser)
     return parser.parse_args()
@@ -48,20 +52,47 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     require_agreement({"the code": code_version(), "the arguments": command_line(sys.argv[1:])})
-    config, texts = generation_config(arguments), from_rank_0(lambda: read_texts(arguments))
-    if arguments.stream and config.num_beams > 1:
-        raise UsageError(
-            f"--stream shows tokens as they come, and num_beams {config.num_beams} chooses them at the end"
-        )
+    # What is wrong with the arguments is said before anything is loaded.
+    config = generation_config(arguments)
+    texts = [] if arguments.chat else from_rank_0(lambda: read_texts(arguments))
 
-    from glm.predict import Predictor
+    from glm.predict import Predictor, require_streaming
 
-    predictor, speaks = Predictor.open(arguments), process_rank() == 0
+    if arguments.stream or arguments.chat:
+        require_streaming(config)
+    predictor = Predictor.load(
+        arguments.model_name_or_path,
+        arguments.lora_path,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        lengths=(arguments.src_length, arguments.tgt_length),
+        no_block_position=arguments.no_block_position,
+        plain=arguments.plain,
+    )
     config = generation_config(arguments, predictor.encoder)
+    if arguments.chat:
+        _chat(predictor, config, arguments)
+    else:
+        _generate(predictor, config, texts, arguments)
+    if arguments.merge_tensor_parallel_path:
+        predictor.save(arguments.merge_tensor_parallel_path)
+        if process_rank() == 0:
+            print(f"saved the merged model to {arguments.merge_tensor_parallel_path}", file=sys.stderr)
+
+
+def _chat(predictor, config, arguments: argparse.Namespace) -> None:
+    from glm.terminal import converse
+
+    converse(lambda: predictor.conversation(config, arguments.system))
+
+
+def _generate(predictor, config, texts: list[str], arguments: argparse.Namespace) -> None:
+    """All processes of a launch generate; the first one prints and writes."""
+    speaks = process_rank() == 0
     if arguments.stream:
-        results = _stream(predictor, texts, config, speaks)
+        results = _stream(predictor, texts, config, sys.stdout if speaks else io.StringIO())
         if speaks:
-            write_texts(results, arguments)
+            write_texts(texts, results, arguments)
     else:
         results, speed = generate_texts(
             texts, predictor.encoder, arguments.batch_size, lambda batch: predictor.generate(batch, config)
@@ -70,19 +101,14 @@ def main() -> None:
             show_texts(texts, results, speed, arguments)
     if speaks:
         report_truncation(predictor.encoder)
-    if arguments.merge_tensor_parallel_path:
-        predictor.save(arguments.merge_tensor_parallel_path)
-        if speaks:
-            print(f"saved the merged model to {arguments.merge_tensor_parallel_path}", file=sys.stderr)
 
 
-def _stream(predictor, texts: list[str], config, speaks: bool) -> list[str]:
-    """All processes of a launch generate; the first one prints."""
-    out, results = sys.stdout if speaks else io.StringIO(), []
+def _stream(predictor, texts: list[str], config, out) -> list[str]:
+    results = []
     for text in texts:
         print(text, end="\n  → ", file=out)
         pieces = []
-        for piece in predictor.stream(predictor.encoder.text_prompt(text), config):
+        for piece in predictor.stream(text, config):
             print(piece, end="", flush=True, file=out)
             pieces.append(piece)
         print(file=out)

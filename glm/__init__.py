@@ -16,6 +16,7 @@ _HOMES = {
     "GLMForCausalLM": "glm.model",
     "GLMTokenizer": "glm.tokenizers",
     "GenerationConfig": "glm.generation_config",
+    "pipeline": "glm.pipelines",
 }
 __all__ = ["CPU_SETTINGS", *_HOMES]
 

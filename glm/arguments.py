@@ -1,15 +1,14 @@
-"""The typed arguments that the task scripts share, and how they are read: flags, or one JSON or YAML file."""
+"""The typed arguments that the task scripts share, and how they are read: flags, and a JSON or YAML file of them."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
+from glm.argument_file import expand
 from glm.cli import unknown_argument
 from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
@@ -186,7 +185,7 @@ def refuse_unsupported(args: TrainingArguments) -> None:
 
 
 def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[str] | None = None) -> tuple:
-    """Reads flags, or a single JSON or YAML file, into dataclasses.
+    """Reads flags into dataclasses, those of a JSON or YAML file first.
 
     Args:
         classes: dataclasses; a flag for each of their fields.
@@ -198,9 +197,7 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(list(classes), description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-        argv = _file_arguments(Path(argv[0]))
-    argv = [RENAMED.get(word, word) for word in argv]
+    argv = [RENAMED.get(word, word) for word in expand(argv, parser)]
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError, AssertionError) as error:
@@ -228,33 +225,3 @@ class ArgumentParser(PdArgumentParser):
         if unknown:
             raise unknown_argument(unknown[0], self._option_string_actions)
         return super().common_parse(args, return_remaining_strings)
-
-
-def _file_arguments(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}; one object of argument names and values is needed")
-    return [word for name, value in content.items() for word in _flag(name, value)]
-
-
-def _load_yaml(text: str):
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-
-
-def _flag(name: str, value) -> list[str]:
-    if value is None:
-        return []
-    values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-    return [f"--{name}", *map(str, values)]

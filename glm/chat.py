@@ -38,7 +38,7 @@ class ChatFormat:
         encode_rows: (tokenizer, messages, tools, src_length, tgt_length) → training rows.
         read_answer: (generated text, names of the tools that were offered) → assistant message.
         clean: what a user sees of generated text.
-        unsettled: the end of a text that `clean` may still change when the text goes on.
+        unsettled: characters that `clean` may still change when a text that ends with them goes on.
         fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
     """
 
@@ -47,7 +47,7 @@ class ChatFormat:
     encode_rows: Callable[[Tokenizer, list[Message], Tools | None, int | None, int | None], list[TrainingRow]]
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
     clean: Callable[[str], str]
-    unsettled: re.Pattern
+    unsettled: str
     fills_blank: bool = False
 
     def prompt_ids(
@@ -99,7 +99,7 @@ class ChatFormat:
 
     def settled_length(self, text: str) -> int:
         """How many characters of an unfinished text stand for certain."""
-        return self.unsettled.search(text).start()
+        return len(text.rstrip(self.unsettled))
 
     def _checked(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
@@ -214,8 +214,7 @@ def _refuse_tools(tools: Tools | None) -> None:
 _CHINESE = "[\u4e00-\u9fff]"
 _FULL_WIDTH = dict(zip(",!:;?", "，！：；？", strict=True))
 _HALF_WIDTH = re.compile(f"(?<={_CHINESE})[,!:;?]|[,!:;?](?={_CHINESE})")
-_UNSETTLED = re.compile(r"(?:\s|\[\[?[训练时间]*\]?)*$")
-_UNSETTLED_ROUND = re.compile(r"(?:[\s,!:;?]|\[\[?[训练时间]*\]?)*$")
+_UNSETTLED = " \t\r\n\u3000[[训练时间]]"
 
 
 def process_response(text: str) -> str:
@@ -352,7 +351,7 @@ _ROUNDS = ChatFormat(
     _encode_round_rows,
     _read_round_answer,
     process_response,
-    _UNSETTLED_ROUND,
+    _UNSETTLED + "".join(_FULL_WIDTH),
     fills_blank=True,
 )
 _ROLE_TOKENS = ChatFormat(

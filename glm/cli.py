@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from glm.argument_file import expand
 from glm.errors import GLMError, UsageError
 from glm.processes import ended_process, leave_with, process_count, process_rank
 
@@ -32,7 +33,8 @@ class ScriptParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
     def parse_args(self, args=None, namespace=None):
-        parsed, unknown = self.parse_known_args(args, namespace)
+        words = expand(sys.argv[1:] if args is None else args, self)
+        parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             raise unknown_argument(unknown[0], self._option_string_actions)
         return parsed

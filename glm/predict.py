@@ -1,15 +1,16 @@
-"""Prediction with a model in Python: what predict_generation.py runs."""
+"""Prediction with a model in Python: what predict_generation.py and `glm.pipeline` run."""
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import paddle
 
+from glm.conversation import Conversation
 from glm.datasets.batches import Batch
-from glm.datasets.encoding import Encoder
+from glm.datasets.encoding import ChatEncoder, Encoder
 from glm.device import check_dtype, choose_device
+from glm.errors import UsageError
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
 from glm.loading import load_encoder, load_merged_model
@@ -20,7 +21,7 @@ from glm.tokenizers import StreamDecoder
 
 
 class Predictor:
-    """A model with its tokenizer.
+    """A model with its text side.
 
     Args:
         model: a `GLMForCausalLM`.
@@ -32,26 +33,35 @@ class Predictor:
         self.stop = StopTokens.of(encoder)
 
     @classmethod
-    def open(cls, arguments: argparse.Namespace) -> "Predictor":
-        """Loads what the arguments of predict_generation.py name.
+    def load(
+        cls,
+        name_or_path: str,
+        lora_path: Path | None = None,
+        *,
+        dtype: str | None = None,
+        device: str | None = None,
+        lengths: tuple[int | None, int | None] = (None, None),
+        **options,
+    ) -> "Predictor":
+        """A model directory or preset, on the devices of this launch.
+
+        Args:
+            lora_path: directory of an adapter to merge in.
+            dtype, device: the model's own, and the best one present, if not given.
+            lengths, options: of `glm.loading.load_encoder`.
 
         Raises:
             GLMError: a model, adapter or tokenizer that is missing, damaged or does not fit the others.
         """
-        device = choose_device(arguments.device)
-        check_dtype(arguments.dtype, device)
+        device = choose_device(device)
+        check_dtype(dtype, device)
         require(device, "generation")
-        require_dtype(device, arguments.dtype)
+        require_dtype(device, dtype)
         check_degrees(process_count(), 1, device)
         paddle.set_device(device)
         start(process_count())
-        encoder = load_encoder(
-            arguments.model_name_or_path,
-            (arguments.src_length, arguments.tgt_length),
-            no_block_position=arguments.no_block_position,
-            plain=arguments.plain,
-        )
-        model = load_merged_model(arguments.model_name_or_path, arguments.lora_path, arguments.dtype)
+        encoder = load_encoder(name_or_path, lengths, **options)
+        model = load_merged_model(name_or_path, lora_path, dtype)
         encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
         return cls(model, encoder)
 
@@ -59,13 +69,28 @@ class Predictor:
         """Token ids [B, t] for a batch of prompts."""
         return self.model.generate(Prompt.of(batch), config, self.stop)[0].numpy()
 
-    def stream(self, ids: list[int], config: GenerationConfig) -> Iterator[str]:
-        """Pieces of the text that follows a prompt's ids, as soon as they are certain."""
+    def stream(self, text: str, config: GenerationConfig) -> Iterator[str]:
+        """Pieces of the text that follows a user's, as soon as they are certain."""
         decoder = StreamDecoder(self.encoder.tokenizer)
-        prompt = Prompt.of(self.encoder.prompt_batch([ids]))
+        prompt = Prompt.of(self.encoder.prompt_batch([self.encoder.text_prompt(text)]))
         for token in self.model.stream(prompt, config, self.stop):
             yield decoder.put(int(token))
         yield decoder.end()
+
+    def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
+        """A new conversation.
+
+        Args:
+            system: instructions before the first question.
+
+        Raises:
+            UsageError: the model holds no conversations, or the options are not for streaming.
+        """
+        if not isinstance(self.encoder, ChatEncoder):
+            raise UsageError("a GLM (2021) model holds no conversations: leave out --chat")
+        require_streaming(config)
+        messages = [{"role": "system", "content": system}] if system else []
+        return Conversation(self.model, self.encoder, config, messages)
 
     def save(self, directory: Path) -> None:
         """The whole model as one checkpoint, with its tokenizer."""
@@ -73,3 +98,11 @@ class Predictor:
         self.model.save_pretrained(directory, is_main_process=first, merge_tensor_parallel=True)
         if first:
             self.encoder.save_pretrained(directory)
+
+
+def require_streaming(config: GenerationConfig) -> None:
+    """Raises UsageError where tokens are not certain when they come."""
+    if config.num_beams > 1:
+        raise UsageError(
+            f"--stream and --chat show tokens as they come, and num_beams {config.num_beams} chooses them at the end"
+        )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from glm.argument_file import names_file
 from glm.errors import GLMError, UsageError
 from glm.links import Links
 
@@ -136,9 +137,10 @@ def _beyond(lines: list[str], others: list[str]) -> str:
 
 def command_line(argv: Sequence[str]) -> str:
     """A script's arguments, one flag a line; those of a JSON or YAML file are the lines of the file."""
-    if len(argv) == 1 and Path(argv[0]).is_file():
-        return Path(argv[0]).read_text(encoding="utf-8", errors="replace")
-    return "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in argv).strip()
+    lines = ""
+    if names_file(argv) and Path(argv[0]).is_file():
+        lines, argv = Path(argv[0]).read_text(encoding="utf-8", errors="replace"), argv[1:]
+    return (lines + "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in argv)).strip()
 
 
 def digest(*contents: bytes | str) -> str:

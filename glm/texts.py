@@ -1,6 +1,7 @@
 """Texts in, generated texts out: what prediction with a model and inference with a graph have in common."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 from glm.processes import process_rank
 
+RESULT_NAME = "text_generation_result.txt"
 EXAMPLES = (
     "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。",
     "答案：9层，上下文：祥信塔很有名，高72米，共有9层。",
@@ -40,7 +42,12 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("texts", nargs="*", metavar="TEXT", help="source texts; - reads standard input, a text a line")
     group.add_argument("--input_file", type=Path, help="a file with a text a line")
     group.add_argument("--output_file", type=Path, help="write the generated texts there as well, a text a line")
-    group.add_argument("--batch_size", type=int, default=2, help="texts that are generated together")
+    group.add_argument(
+        "--predict_data", help="a text, or a file with a text a line; the results go to text_generation_result.txt"
+    )
+    group.add_argument(
+        "--batch_size", "--predict_batch_size", type=int, default=2, help="texts that are generated together"
+    )
     group.add_argument("--src_length", type=int, help="most tokens of a source text; default: 200, chat models 7168")
     group.add_argument("--tgt_length", type=int, help="most tokens of a generated text; default: 20, chat models 1024")
     group.add_argument("--no_block_position", action="store_true", help="as in fine-tuning; GLM (2021) only")
@@ -90,6 +97,13 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
         raise UsageError(f"batch_size is {arguments.batch_size}, and must be at least 1")
     if arguments.output_file and not arguments.output_file.parent.is_dir():
         raise UsageError(f"output_file {arguments.output_file}: {arguments.output_file.parent} is not a directory")
+    ways = {"TEXT": arguments.texts, "--input_file": arguments.input_file, "--predict_data": arguments.predict_data}
+    given = [way for way, value in ways.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"texts come from {' and from '.join(given)}: choose one")
+    if arguments.predict_data:
+        path = Path(arguments.predict_data)
+        return _lines(_read(path), str(path)) if _is_file(path) else [arguments.predict_data]
     if arguments.input_file:
         return _lines(_read(arguments.input_file), str(arguments.input_file))
     if arguments.texts == ["-"]:
@@ -127,15 +141,20 @@ def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, argum
     """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
     for text, result in zip(texts, results, strict=True):
         print(f"{text}\n  → {result}")
-    write_texts(results, arguments)
+    write_texts(texts, results, arguments)
     print(speed, file=sys.stderr)
 
 
-def write_texts(results: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Writes the results where they were asked for, a text a line."""
+def write_texts(texts: Sequence[str], results: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Writes the results where they were asked for: a text a line, or for --predict_data a JSON object a line."""
     if arguments.output_file:
         with atomic_write(arguments.output_file, "w", "utf-8") as file:
             file.writelines(result.replace("\n", " ") + "\n" for result in results)
+    if arguments.predict_data:
+        rows = ({"text": text, "text_generation_text": [result]} for text, result in zip(texts, results, strict=True))
+        with atomic_write(RESULT_NAME, "w", "utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        print(f"results written to {RESULT_NAME}", file=sys.stderr)
 
 
 def report_truncation(encoder: Encoder) -> None:
@@ -152,6 +171,13 @@ def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 def _length(row: list[int], ends: Sequence[int]) -> int:
     """Tokens up to the first end, which counts."""
     return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is too long for a name
+        return False
 
 
 def _read(path: Path) -> str:

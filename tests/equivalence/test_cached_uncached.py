@@ -20,8 +20,7 @@ from tiny_glm import (
 )
 
 from glm import GenerationConfig
-from glm.cache import empty_tails, select_beams
-from glm.cache import scores_fp32
+from glm.cache import empty_tails, scores_fp32, select_beams
 from glm.datasets.encoding import GLMEncoder
 from glm.generation import Prompt, StopTokens
 from glm.inputs import MASKED, attention_bias, key_bias

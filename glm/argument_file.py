@@ -1,0 +1,67 @@
+"""A script's arguments from a JSON or YAML file: `script.py run.yaml --more flags`, what stands behind it wins."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from glm.errors import UsageError
+
+SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def names_file(argv: Sequence[str]) -> bool:
+    """Whether the first word is a file of arguments."""
+    return bool(argv) and not argv[0].startswith("-") and argv[0].endswith(SUFFIXES)
+
+
+def expand(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The words of a command line, those of a file in its place.
+
+    A name in the file is a flag of the parser; a flag without a value is true or false there. A list under the name of
+    the parser's positional arguments gives these.
+
+    Raises:
+        UsageError: a file that cannot be read, or holds no object of names and values.
+    """
+    if not names_file(argv):
+        return list(argv)
+    content = _read(Path(argv[0]))
+    words = [word for name, value in content.items() if value is not None for word in _words(name, value, parser)]
+    return [*words, *argv[1:]]
+
+
+def _read(path: Path) -> dict:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}; one object of argument names and values is needed")
+    return content
+
+
+def _load_yaml(text: str):
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _words(name: str, value, parser: argparse.ArgumentParser) -> list[str]:
+    values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+    positional = next((action for action in parser._actions if action.dest == name and not action.option_strings), None)
+    if positional:
+        return list(map(str, values))
+    action = parser._option_string_actions.get(f"--{name}")
+    if action is None or action.nargs != 0:
+        return [f"--{name}", *map(str, values)]
+    if value:
+        return [f"--{name}"]
+    return [f"--no-{name}"] if f"--no-{name}" in action.option_strings else []
