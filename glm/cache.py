@@ -109,7 +109,8 @@ class CachedAttention:
         # Split G·R with t in front: a graph's reshape takes one size that is not known.
         weights_tKBGR = weights_KBQs[..., columns:].transpose([3, 0, 1, 2]).reshape([0, 0, 0, -1, shared])
         from_tail_BGKRD = paddle.matmul(weights_tKBGR.transpose([2, 3, 1, 4, 0]), self.tail_values)
-        return from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])
+        # The shape of the queries once more: a graph knows one beam to be one again.
+        return (from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])).reshape([0, q_BGND.shape[1], heads, width])
 
 
 def scores_fp32(queries: Tensor, keys: Tensor) -> Tensor:

@@ -122,7 +122,10 @@ USAGE = {
     "predict: lengths": ([*GOOD, "--min_tgt_length", "30", TEXT], r"min_length \(30\) is above max_length \(20\)"),
     "predict: temperature": ([*GOOD, "--temperature", "0", TEXT], "temperature is 0.0, and must be above 0"),
     "predict: top_p": ([*GOOD, "--top_p", "2", TEXT], "top_p is 2.0, and must be between 0 and 1"),
-    "predict: stream": ([*GOOD, "--stream", "--num_beams", "2", TEXT], "--stream shows tokens as they come, and num"),
+    "predict: stream": (
+        [*GOOD, "--stream", "--num_beams", "2", TEXT],
+        "--stream and --chat show tokens as they come, and num",
+    ),
     "predict: no file": ([*GOOD, "--input_file", "none"], "none cannot be read: No such file"),
     "predict: a folder": ([*GOOD, "--input_file", "good"], "good cannot be read: Is a directory"),
     "predict: empty file": ([*GOOD, "--input_file", "empty"], "empty holds no text"),
