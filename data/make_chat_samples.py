@@ -29,17 +29,10 @@ ATTRIBUTES: dict[str, tuple[tuple[str, ...], str]] = {
     "喜欢": (("学生", "老师", "大家"), "很多{}都喜欢"),
 }
 SUBJECTS = ("数学", "语文", "音乐", "体育", "美术")
+# Short, because templates print it indented, and a tiny vocabulary spells it in single bytes.
 STOCK_TOOL = {
     "type": "function",
-    "function": {
-        "name": "stock",
-        "description": "有多少个",
-        "parameters": {
-            "type": "object",
-            "properties": {"store": {"type": "string"}, "thing": {"type": "string"}},
-            "required": ["store", "thing"],
-        },
-    },
+    "function": {"name": "stock", "parameters": {"type": "object", "properties": {"thing": {"type": "string"}}}},
 }
 
 
@@ -103,7 +96,7 @@ def _tool_row(rng: random.Random, names: Names) -> dict:
     store, count, thing = f"{rng.choice(names)}店", rng.randint(2, 99), rng.choice(SHOPPING)
     messages = [
         {"role": "user", "content": f"{store}有多少个{thing}？"},
-        {"role": "assistant", "metadata": "stock", "content": _json({"store": store, "thing": thing})},
+        {"role": "assistant", "metadata": "stock", "content": _json({"thing": thing})},
         {"role": "observation", "content": _json({"count": count})},
         {"role": "assistant", "content": f"{store}有{count}个{thing}。"},
     ]
