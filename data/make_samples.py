@@ -177,7 +177,7 @@ def conversation_row(rng: random.Random) -> dict:
     return _instruction(f"Human:{first}\nAssistant:{reply}\nHuman:{second}\nAssistant:", "", output)
 
 
-def _distinct(make: Callable[[random.Random], dict], rng: random.Random) -> Iterator[dict]:
+def distinct(make: Callable[[random.Random], dict], rng: random.Random) -> Iterator[dict]:
     seen = set()
     while True:
         row = make(rng)
@@ -187,7 +187,7 @@ def _distinct(make: Callable[[random.Random], dict], rng: random.Random) -> Iter
             yield row
 
 
-def _take(rows: Iterator[dict], count: int) -> list[dict]:
+def take(rows: Iterator[dict], count: int) -> list[dict]:
     return [next(rows) for _ in range(count)]
 
 
@@ -203,9 +203,9 @@ def make_samples() -> dict[str, list[dict]]:
         ("school_math_0.25M", math_row, 2000, 100),
         ("multiturn_chat_0.8M", conversation_row, 600, 50),
     ):
-        rows = _distinct(make, rng)
-        samples[f"bellegroup/{task}/train.json"] = _take(rows, train_size)
-        samples[f"bellegroup/{task}/dev.json"] = _take(rows, dev_size)
+        rows = distinct(make, rng)
+        samples[f"bellegroup/{task}/train.json"] = take(rows, train_size)
+        samples[f"bellegroup/{task}/dev.json"] = take(rows, dev_size)
     return samples
 
 
@@ -219,14 +219,15 @@ def write_json_lines(path: Path, rows: Iterable[dict]) -> None:
     temporary.replace(path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the bundled sample data sets.")
+def run(make: Callable[[], dict[str, list[dict]]], what: str) -> None:
+    """A script that writes what `make` gives for relative file names, described as `what`."""
+    parser = argparse.ArgumentParser(description=f"Write {what}.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder to write to (default: data)")
     output = parser.parse_args().output
-    for name, rows in make_samples().items():
+    for name, rows in make().items():
         write_json_lines(output / name, rows)
         print(f"{output / name}: {len(rows)} rows")
 
 
 if __name__ == "__main__":
-    main()
+    run(make_samples, "the bundled sample data sets")

@@ -1,13 +1,23 @@
 """glm.metrics against numbers worked out by hand and an independent computation."""
 
+import json
 import math
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from glm.errors import GLMError
-from glm.metrics import score
+from glm.metrics import METRICS, score, score_words
+
+ROOT = Path(__file__).resolve().parents[1]
+ADGEN = Path("/work/shared/real/datasets/adgen.dev.jsonl")
 
 
 def ngrams(text: str, n: int) -> Counter:
@@ -29,7 +39,7 @@ def plain_f1(prediction: str, reference: str, matches: int, n: int = 1) -> float
     return 2 * matches / total if matches else 0.0
 
 
-def longest_common(a: str, b: str) -> int:
+def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
     row = [0] * (len(b) + 1)
     for x in a:
         previous = row
@@ -118,8 +128,87 @@ def test_digits_and_latin_letters_count_by_character():
     assert score(["1920年"], ["1921年"])["bleu4"] > 0.2
 
 
-def test_wrong_numbers_of_texts():
+@pytest.mark.parametrize("metric", METRICS)
+def test_wrong_numbers_of_texts(metric):
     with pytest.raises(GLMError, match="2 predictions for 1 references"):
-        score(["甲", "乙"], ["甲"])
+        METRICS[metric](["甲", "乙"], ["甲"])
     with pytest.raises(GLMError, match="0 predictions"):
-        score([], [])
+        METRICS[metric]([], [])
+
+
+def test_words_by_hand():
+    """我 喜欢 苹果 against 我 喜欢 西瓜: 2 of 3 words, 1 of 2 pairs; of characters 3 of 5, 2 of 4, 1 of 3, and none of
+    2 groups of four, for which half a match is counted."""
+    result = score_words(["我喜欢苹果"], ["我喜欢西瓜"])
+    assert list(result) == ["rouge-1", "rouge-2", "rouge-l", "bleu-4"]
+    assert list(result.values())[:3] == pytest.approx([200 / 3, 50, 200 / 3])
+    assert result["bleu-4"] == pytest.approx(100 * (3 / 5 * 2 / 4 * 1 / 3 * 0.5 / 2) ** 0.25)
+
+
+def test_perfect_words():
+    result = score_words(["我喜欢苹果。", "云溪桥建于哪一年？"], ["我喜欢苹果。", "云溪桥建于哪一年？"])
+    assert list(result.values()) == pytest.approx([100] * 4)
+
+
+def test_repeated_words_count_once():
+    """苹果 苹果 西瓜 against 苹果 西瓜 西瓜 has the same set of words; with counts it would be 2 of 3."""
+    result = score_words(["苹果苹果西瓜"], ["苹果西瓜西瓜"])
+    assert list(result.values())[:3] == pytest.approx([100, 50, 200 / 3])
+
+
+def test_short_predictions_by_hand():
+    """All 3 characters are right, 2 of 5 are missing: exp(1 - 5/3); no group of four: half a match of one."""
+    assert score_words(["我喜欢"], ["我喜欢苹果"])["bleu-4"] == pytest.approx(100 * 0.5**0.25 * math.exp(-2 / 3))
+    assert score_words(["红色"], ["红色"])["bleu-4"] == pytest.approx(100 * (1 / 2 * 1 / 4) ** 0.25)
+
+
+def test_rows_without_text_count_as_zero():
+    """MindFormers leaves them out and so takes the mean over the others."""
+    empty = score_words(["", " \n", "我喜欢苹果", "我喜欢苹果"], ["我喜欢苹果", "甲", "", "我喜欢苹果"])
+    assert list(empty.values()) == pytest.approx([25] * 4)
+    assert set(score_words(["西瓜"], ["苹果"]).values()) == {0.0}
+
+
+def test_words_against_their_definitions(tmp_path):
+    """On rows of ADGEN, each scored with the text of the next one."""
+    if not ADGEN.is_file():
+        pytest.skip(f"the real data is not at {ADGEN}")
+    import jieba
+
+    jieba.dt.tmp_dir = str(tmp_path)
+    lines = ADGEN.read_text(encoding="utf-8").splitlines()[:25]
+    texts = [json.loads(line)["summary"] for line in lines]
+    pairs = list(zip(texts[1:], texts, strict=False))
+    rows = [plain_row(*pair, *(jieba.lcut(text) for text in pair)) for pair in pairs]
+    expected = [100 * sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    assert list(score_words(*zip(*pairs, strict=True)).values()) == pytest.approx(expected, abs=1e-4)
+    assert expected[0] > 5 and expected[3] > 1
+
+
+def plain_row(prediction: str, reference: str, words: list[str], wanted: list[str]) -> list[float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L of words, smoothed BLEU of characters."""
+
+    def f1(matches: int, *totals: int) -> float:
+        return 2 * matches / sum(totals)
+
+    pairs, wanted_pairs = set(pairwise(words)), set(pairwise(wanted))
+    rouge = [
+        f1(len({*words} & {*wanted}), len({*words}), len({*wanted})),
+        f1(len(pairs & wanted_pairs), len(pairs), len(wanted_pairs)),
+        f1(longest_common(words, wanted), len(words), len(wanted)),
+    ]
+    precision, missing = 1.0, 0
+    for n in range(1, 5):
+        matches = (ngrams(prediction, n) & ngrams(reference, n)).total()
+        missing += not matches
+        precision *= (matches or 0.5**missing) / ngrams(prediction, n).total()
+    return [*rouge, precision**0.25 * min(1.0, math.exp(1 - len(reference) / len(prediction)))]
+
+
+def test_words_are_cut_quietly_and_without_a_shared_file(tmp_path):
+    """jieba announces that it loads its words, and keeps them where other users of the machine can write."""
+    code = "from glm.metrics import score_words; print(score_words(['苹果'], ['西瓜'])['rouge-1'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("0.0\n", "")
+    assert list(tmp_path.iterdir()) == []

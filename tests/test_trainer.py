@@ -216,7 +216,7 @@ def mean_token_loss(trainer, path: Path) -> float:
 
 def test_an_encoded_dataset(tokenizer):
     encoder = GLMEncoder(tokenizer, 8, 6)
-    dataset = EncodedDataset([Example("桥建于", "a"), Example("a", "桥建于")], encoder)
+    dataset = EncodedDataset([Example.of_texts("桥建于", "a"), Example.of_texts("a", "桥建于")], encoder)
     assert len(dataset) == 2
     assert dataset[1, 0.5] == (encoder.row(encoder.source("a"), encoder.target("桥建于")), 0.5)
     assert dataset.mean_tokens == (6 + 1 + 3 + 5 + 1 + 4) / 2

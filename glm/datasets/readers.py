@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
 
-Field = str | tuple[str, ...]
 Row = dict[str, Any]
 
 _BETWEEN_ROWS = re.compile(r"[\s,]*")
@@ -29,6 +28,51 @@ _TYPE_NAMES = {
 }
 
 
+class RowProblem(ValueError):
+    """What is wrong with a row; whoever knows the row's place says where."""
+
+
+def type_name(value: Any) -> str:
+    """A JSON value's type in words."""
+    return _TYPE_NAMES[type(value)]
+
+
+def read_text(name: str, value: Any) -> str:
+    """The value of field `name`. Raises RowProblem unless it is text."""
+    if not isinstance(value, str):
+        raise RowProblem(f"field '{name}' is {type_name(value)}, not text")
+    return value
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a row.
+
+    Attributes:
+        names: what it may be called, the best name first.
+        required: otherwise it may be missing or null, and its value is `empty`.
+        read: (the name in this row, JSON value) → value; raises RowProblem.
+    """
+
+    names: tuple[str, ...]
+    required: bool = True
+    read: Callable[[str, Any], Any] = read_text
+    empty: Any = ""
+
+    def take(self, row: Mapping[str, Any], what: str = "row") -> Any:
+        """The field's value in a row, or in a part of one that is called `what`.
+
+        Raises RowProblem where it is missing or not what it must be.
+        """
+        name = next((name for name in self.names if name in row), None)
+        if name is None and self.required:
+            alternatives = " or ".join(f"'{name}'" for name in self.names)
+            raise RowProblem(f"field {alternatives} is missing, the {what} has {', '.join(row) or 'no fields'}")
+        if not self.required and row.get(name) is None:
+            return self.empty
+        return self.read(name, row[name])
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A JSON value of a file and the place it starts at, or `problem`, what is wrong there."""
@@ -38,20 +82,13 @@ class Parsed:
     problem: str | None = None
 
 
-def read_rows(
-    path: str | Path,
-    required_fields: Sequence[Field] = (),
-    skip_bad_rows: bool = False,
-    optional_fields: Sequence[Field] = (),
-) -> tuple[list[Row], int]:
+def read_rows(path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False) -> tuple[list[Row], int]:
     """Rows of a file, or of all *.json and *.jsonl files of a folder in name order.
 
     Args:
         path: one object a line, one array, or objects printed over several lines; UTF-8 with or without BOM.
-        required_fields: every row must have these as text. A tuple lists the names of one field; the row also gets
-            the value under the first.
+        fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
-        optional_fields: text where present; a missing one or null becomes "".
 
     Returns:
         The rows and the number of rows left out.
@@ -60,7 +97,7 @@ def read_rows(
         GLMError: one line with file, line and field of the first bad row, or because there is nothing to read.
     """
     parsed = (item for file in data_files(Path(path)) for item in parse_file(file, skip_bad_rows))
-    rows, skipped = check_rows(parsed, required_fields, optional_fields, skip_bad_rows)
+    rows, skipped = check_rows(parsed, fields, skip_bad_rows)
     if not rows:
         detail = f"all {skipped} rows are bad; leave out --skip_bad_rows to see why" if skipped else "it holds no rows"
         raise GLMError(f"nothing to read from {path}: {detail}.")
@@ -146,35 +183,23 @@ class _LineCounter:
         return self._line
 
 
-def check_rows(
-    parsed: Iterable[Parsed], required: Sequence[Field], optional: Sequence[Field], skip_bad_rows: bool
-) -> tuple[list[Row], int]:
+def check_rows(parsed: Iterable[Parsed], fields: Sequence[Field], skip_bad_rows: bool) -> tuple[list[Row], int]:
     """The good rows and the number of bad ones; raises GLMError for the first bad one unless they are skipped."""
     rows: list[Row] = []
     skipped = 0
     for item in parsed:
-        row, problem = (None, item.problem) if item.problem else _check_row(item.value, required, optional)
-        if problem is None:
-            rows.append(row)
-        elif skip_bad_rows:
+        try:
+            rows.append(_check_row(item, fields))
+        except RowProblem as problem:
+            if not skip_bad_rows:
+                raise GLMError(f"{item.place}: {problem}; mend the row or pass --skip_bad_rows.") from problem
             skipped += 1
-        else:
-            raise GLMError(f"{item.place}: {problem}; mend the row or pass --skip_bad_rows.")
     return rows, skipped
 
 
-def _check_row(value: Any, required: Sequence[Field], optional: Sequence[Field]) -> tuple[Row, str | None]:
-    if not isinstance(value, dict):
-        return {}, f"a row must be an object {{…}}, this is {_TYPE_NAMES[type(value)]}"
-    row = dict(value)
-    for field, needed in [*((field, True) for field in required), *((field, False) for field in optional)]:
-        names = (field,) if isinstance(field, str) else field
-        name = next((name for name in names if name in value), None)
-        if name is None and needed:
-            alternatives = " or ".join(f"'{name}'" for name in names)
-            return {}, f"field {alternatives} is missing, the row has {', '.join(value) or 'no fields'}"
-        text = value.get(name) if needed or value.get(name) is not None else ""
-        if not isinstance(text, str):
-            return {}, f"field '{name}' is {_TYPE_NAMES[type(text)]}, not text"
-        row[names[0]] = text
-    return row, None
+def _check_row(item: Parsed, fields: Sequence[Field]) -> Row:
+    if item.problem:
+        raise RowProblem(item.problem)
+    if not isinstance(item.value, dict):
+        raise RowProblem(f"a row must be an object {{…}}, this is {type_name(item.value)}")
+    return item.value | {field.names[0]: field.take(item.value) for field in fields}

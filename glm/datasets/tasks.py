@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from glm.datasets.hub import hub_rows, is_hub_name
-from glm.datasets.prompts import CONVERSATION, INSTRUCTION, QUESTION_GENERATION, Example, TaskFormat
+from glm.datasets.prompts import (
+    ADVERTISEMENT,
+    ALPACA,
+    CONVERSATION,
+    INSTRUCTION,
+    MESSAGES,
+    QUESTION_GENERATION,
+    Example,
+    TaskFormat,
+)
 from glm.datasets.readers import Row, check_rows, data_files, read_rows
 from glm.errors import GLMError
 
@@ -19,11 +28,19 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "dev": ("dev",
 
 @dataclass(frozen=True)
 class Task:
-    """What a task's rows look like, the collection it comes from ("" for none), and where the real data is."""
+    """One kind of data set.
+
+    Attributes:
+        format: of its rows.
+        collection: it comes from; "" for none.
+        home: where the real data is.
+        metrics: how predictions are scored, a key of `glm.metrics.METRICS`.
+    """
 
     format: TaskFormat
     collection: str
     home: str
+    metrics: str = "characters"
 
 
 def _belle(name: str, task_format: TaskFormat) -> Task:
@@ -37,12 +54,19 @@ TASKS: dict[str, Task] = {
         for name in ("generated_chat_0.4M", "school_math_0.25M", "train_2M_CN", "train_1M_CN", "train_0.5M_CN")
     },
     "multiturn_chat_0.8M": _belle("multiturn_chat_0.8M", CONVERSATION),
+    "adgen": Task(
+        ADVERTISEMENT, "", "https://cloud.tsinghua.edu.cn/f/b3f119a008264b1cabd1/?dl=1 (AdvertiseGen)", metrics="words"
+    ),
+    "alpaca": Task(
+        ALPACA, "", "https://github.com/tatsu-lab/stanford_alpaca/blob/main/alpaca_data.json", metrics="words"
+    ),
+    "messages": Task(MESSAGES, "", "your own conversations", metrics="words"),
 }
 
 
 @dataclass(frozen=True)
 class LoadedExamples:
-    """Examples, where they came from in words for the log, and how many bad rows were left out."""
+    """Examples, where they came from in words for the log, and how many bad or empty rows were left out."""
 
     examples: list[Example]
     source_description: str
@@ -126,21 +150,17 @@ def _sample_file(task_name: str, task: Task, split: Split, data_name: str | None
 
 
 def _load_files(files: list[Path], task: Task, skip_bad_rows: bool, bundled: bool = False) -> LoadedExamples:
-    required, optional = task.format.required_fields, task.format.optional_fields
     rows: list[Row] = []
-    skipped = 0
+    bad = 0
     for file in files:
-        more, bad = read_rows(file, required, skip_bad_rows, optional)
+        more, left_out = read_rows(file, task.format.fields, skip_bad_rows)
         rows += more
-        skipped += bad
+        bad += left_out
     where = ", ".join(map(str, files))
-    description = f"{where} ({_count(rows, skipped)})"
     if bundled:
-        description = (
-            f"the bundled sample {where} ({_count(rows, skipped)} of invented text); for real data get the JSON file "
-            f"from {task.home} and pass --data_path FILE"
-        )
-    return LoadedExamples([task.format.example(row) for row in rows], description, skipped)
+        extra = f" of invented text); for real data get the JSON file from {task.home} and pass --data_path FILE"
+        return _loaded(f"the bundled sample {where}", rows, bad, task, extra)
+    return _loaded(where, rows, bad, task)
 
 
 def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> LoadedExamples | None:
@@ -149,10 +169,17 @@ def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> Loade
         raise GLMError(f"data set {name} has no split 'train'; download its JSON file and pass --data_path FILE.")
     if parsed is None:
         return None
-    rows, skipped = check_rows(parsed, task.format.required_fields, task.format.optional_fields, skip_bad_rows)
-    examples = [task.format.example(row) for row in rows]
-    return LoadedExamples(examples, f"{name} on the Hugging Face Hub ({_count(rows, skipped)})", skipped)
+    rows, bad = check_rows(parsed, task.format.fields, skip_bad_rows)
+    return _loaded(f"{name} on the Hugging Face Hub", rows, bad, task)
 
 
-def _count(rows: list[Row], skipped: int) -> str:
-    return f"{len(rows)} rows, {skipped} bad ones left out" if skipped else f"{len(rows)} rows"
+def _loaded(where: str, rows: list[Row], bad: int, task: Task, extra: str = ")") -> LoadedExamples:
+    """The usable rows as examples, described by `where` and their number, which `extra` follows."""
+    usable = [row for row in rows if task.format.is_usable(row)]
+    empty = len(rows) - len(usable)
+    if empty and not usable:
+        names = " or ".join(f"'{field.names[0]}'" for field in task.format.fields if field.required)
+        raise GLMError(f"nothing to read from {where}: field {names} is empty in all {empty} rows.")
+    left_out = "".join(f", {count} {why} ones left out" for why, count in (("bad", bad), ("empty", empty)) if count)
+    description = f"{where} ({len(usable)} rows{left_out}{extra}"
+    return LoadedExamples([task.format.example(row) for row in usable], description, bad + empty)

@@ -1,6 +1,7 @@
 """The bundled samples: reproducible, in the real formats, and fit for what they are there for."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -27,13 +28,13 @@ def entity(question: str) -> str:
 @pytest.fixture(scope="module")
 def regenerated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("samples")
-    command = [sys.executable, str(DATA / "make_samples.py"), "--output", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    for script in ("make_samples.py", "make_chat_samples.py"):
+        subprocess.run([sys.executable, str(DATA / script), "--output", str(folder)], check=True, capture_output=True)
     return folder
 
 
 def test_all_samples_are_there():
-    assert len(FILES) == 6
+    assert len(FILES) == 12
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -98,3 +99,81 @@ def test_conversations_end_at_the_assistant():
         assert row["instruction"].startswith("Human:")
         assert row["instruction"].endswith("\nAssistant:")
         assert row["instruction"].count("Human:") == 2
+
+
+@pytest.mark.parametrize("task", ["adgen", "alpaca", "messages"])
+def test_chat_rows_are_distinct(task):
+    lines = [line for split in ("train", "dev") for line in (DATA / task / f"{split}.json").read_text().splitlines()]
+    assert len(set(lines)) == len(lines)
+
+
+def attributes(content: str) -> dict[str, str]:
+    return dict(pair.split("#") for pair in content.split("*"))
+
+
+def test_advertisements_say_every_attribute():
+    orders = set()
+    for row in rows("adgen/train.json") + rows("adgen/dev.json"):
+        assert list(row) == ["content", "summary"]
+        found = attributes(row["content"])
+        orders.add(tuple(found))
+        assert row["summary"].startswith(found["名字"] + found["卖"])
+        assert all(value in row["summary"] for value in found.values())
+    assert len(orders) > 100
+
+
+@pytest.mark.parametrize("task", ["adgen", "alpaca", "messages"])
+def test_names_in_dev_questions_are_new(task):
+    sys.path.insert(0, str(DATA))
+    from make_chat_samples import SEED
+    from make_samples import make_names
+
+    _, names = make_names(random.Random(SEED))
+    train, dev = ("\n".join(map(question, rows(f"{task}/{split}.json"))) for split in ("train", "dev"))
+    assert sum(name in dev for name in names) > 25
+    assert not [name for name in names if name in train]
+
+
+def question(row: dict) -> str:
+    said = row.get("messages", [])
+    return " ".join(
+        [row.get("content", ""), row.get("instruction", ""), row.get("input", ""), *(m["content"] for m in said)]
+    )
+
+
+def test_instructions_with_and_without_input():
+    """Some end in the full stop that alpaca's converter drops before an input."""
+    train = rows("alpaca/train.json")
+    assert all(list(row) == ["instruction", "input", "output"] and row["output"] for row in train)
+    assert sum(not row["input"] for row in train) > 200
+    assert sum(row["instruction"].endswith(".") for row in train) > 400
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_conversations_of_every_kind(split):
+    """Several turns, a system turn, and calls of a tool with the tools beside the messages or in the system turn."""
+    conversations = rows(f"messages/{split}.json")
+    kinds = {tuple(message["role"] for message in row["messages"]) for row in conversations}
+    talk = ("user", "assistant")
+    call = ("user", "assistant", "observation", "assistant")
+    assert kinds == {talk * 3, talk * 4, ("system", *talk), ("system", *talk * 2), call, ("system", *call)}
+    calling = [
+        row for row in conversations if len(row["messages"]) > 2 and row["messages"][-2]["role"] == "observation"
+    ]
+    for row in calling:
+        tools = row.get("tools") or row["messages"][0]["tools"]
+        call, result, answer = row["messages"][-3:]
+        assert call["metadata"] == tools[0]["function"]["name"]
+        assert json.loads(call["content"]).keys() == tools[0]["function"]["parameters"]["properties"].keys()
+        assert str(json.loads(result["content"])["count"]) in answer["content"]
+    assert sum("tools" in row for row in calling) not in (0, len(calling))
+
+
+def test_chat_rows_are_spelt_in_known_characters():
+    """But for # and *, which ADGEN's attributes have, and the ASCII of English and JSON: one piece each as well."""
+    sys.path.insert(0, str(DATA))
+    from train_vocabulary import training_text
+
+    known = set("".join(training_text())) | set(map(chr, range(128)))
+    for name in ("adgen", "alpaca", "messages"):
+        assert set((DATA / name / "train.json").read_text(encoding="utf-8")) <= known

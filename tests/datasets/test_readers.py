@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from glm.datasets import read_rows
+from glm.datasets import TASKS, read_rows
+from glm.datasets.conversations import read_messages, read_tools
+from glm.datasets.readers import Field
 from glm.errors import GLMError
 
 REAL = Path("/work/shared/real/datasets")
@@ -14,7 +16,12 @@ ROWS = [
     {"context": 'a "quoted" {brace} [x], ', "answer": "", "question": "\\", "id": 1, "more": {"x": ["[", "{"]}},
     {"context": "三", "answer": "三", "question": "三", "id": 2},
 ]
-FIELDS = (("context", "source"), ("answer", "title"), ("question", "target"))
+FIELDS = (Field(("context", "source")), Field(("answer", "title")), Field(("question", "target")))
+CHAT_FIELDS = (
+    Field(("messages", "conversations"), read=read_messages),
+    Field(("tools",), required=False, read=read_tools, empty=()),
+)
+ANSWER = '{"role": "assistant", "content": "a"}'
 LAYOUTS = {
     "json lines": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS),
     "json lines, no last line break": "\n".join(json.dumps(row) for row in ROWS),
@@ -56,18 +63,19 @@ def test_other_names_of_a_field(tmp_path):
 def test_optional_field(tmp_path):
     content = '{"instruction": "i", "output": "o"}\n{"instruction": "i", "input": null, "output": "o"}\n'
     path = write(tmp_path / "x.jsonl", content + '{"instruction": "i", "input": "t", "output": "o"}')
-    rows, _ = read_rows(path, ("instruction", "output"), optional_fields=("input",))
+    fields = (Field(("instruction",)), Field(("output",)), Field(("input",), required=False))
+    rows, _ = read_rows(path, fields)
     assert [row["input"] for row in rows] == ["", "", "t"]
     write(path, '{"instruction": "i", "input": 7, "output": "o"}')
     with pytest.raises(GLMError, match="field 'input' is a number, not text"):
-        read_rows(path, ("instruction", "output"), optional_fields=("input",))
+        read_rows(path, fields)
 
 
 def test_folder_is_read_in_name_order(tmp_path):
     names = ["5.json", "1.jsonl", "4.json", "notes.txt", "3.json", "0.jsonl", "6.json", "2.json"]
     for name in names:
         write(tmp_path / name, f'{{"answer": "{name}"}}')
-    rows, _ = read_rows(tmp_path, ("answer",))
+    rows, _ = read_rows(tmp_path, (Field(("answer",)),))
     assert [row["answer"][0] for row in rows] == list("0123456")
 
 
@@ -150,16 +158,83 @@ def test_line_numbers_in_a_long_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "count"),
+    ("messages", "problem"),
     [
-        ("dureader_qg.dev.jsonl", FIELDS, 984),
-        ("adgen.dev.jsonl", ("content", "summary"), 1070),
-        ("belle.dev1k.jsonl", ("instruction", "output"), 1000),
-        ("alpaca_format.json", ("instruction", "output"), 175),
+        ('"你好"', "field 'messages' is a text, not a list of messages"),
+        ("[]", "field 'messages' is empty; a conversation has at least one message"),
+        (f'["你好", {ANSWER}]', "message 1: a message must be an object {…}, this is a text"),
+        (f'[{{"content": "q"}}, {ANSWER}]', "message 1: field 'role' or 'from' is missing, the message has content"),
+        (f'[{ANSWER}, {{"role": "assistant"}}]', "message 2: field 'content' or 'value' is missing, the message has"),
+        (f'[{{"role": "user", "content": 7}}, {ANSWER}]', "message 1: field 'content' is a number, not text"),
+        (f'[{{"role": "user", "content": null}}, {ANSWER}]', "message 1: field 'content' is null, not text"),
+        (f'[{{"from": "human", "value": ["q"]}}, {ANSWER}]', "message 1: field 'value' is a list, not text"),
+        (f'[{{"role": null, "content": "q"}}, {ANSWER}]', "message 1: field 'role' is null, not text"),
+        (
+            f'[{{"role": "bot", "content": "q"}}, {ANSWER}]',
+            "message 1: the role 'bot' is unknown; known roles: system, ",
+        ),
+        (f'[{ANSWER}, {{"role": "user", "content": "q"}}]', "the last message is the user's; end with the assistant's"),
+        (f'[{{"role": "system", "content": "", "tools": [1]}}, {ANSWER}]', "message 1: field 'tools' is not a list of"),
+        ('[{"role": "assistant", "content": "a", "metadata": {}}]', "message 1: field 'metadata' is an object, not"),
+        ('[{"role": "assistant", "tool_calls": [1]}]', "message 1: field 'tool_calls' is not a list of objects"),
+        ('[{"role": "assistant", "tool_calls": [{"id": 1}]}]', "message 1: field 'name' is missing, the call has id"),
+        ('[{"from": "function_call", "value": "{"}]', "message 1: field 'value' is not valid JSON ("),
+        (
+            '[{"from": "function_call", "value": "[]"}]',
+            "message 1: a call must be an object {name, arguments}, this is",
+        ),
     ],
 )
-def test_real_files(name, fields, count):
+def test_bad_conversation(tmp_path, messages, problem):
+    path = write(tmp_path / "x.jsonl", f'{{"messages": [{ANSWER}]}}\n{{"messages": {messages}}}')
+    with pytest.raises(GLMError) as error:
+        read_rows(path, CHAT_FIELDS)
+    assert f"{path}, line 2: {problem}" in one_line(error)
+    assert "mend the row or pass --skip_bad_rows" in one_line(error)
+    assert read_rows(path, CHAT_FIELDS, skip_bad_rows=True)[1] == 1
+
+
+@pytest.mark.parametrize("tools", ['"[{"', '[{"name": "f"}, "g"]', '{"name": "f"}', "7"])
+def test_bad_tools(tmp_path, tools):
+    path = write(tmp_path / "x.jsonl", f'{{"messages": [{ANSWER}], "tools": {tools}}}')
+    with pytest.raises(GLMError, match=r"line 1: field 'tools' is not (valid JSON \(|a list of tools' JSON schemas)"):
+        read_rows(path, CHAT_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [
+        ("null", ()),
+        ("[]", []),
+        ('""', []),
+        ('[{"name": "f"}]', [{"name": "f"}]),
+        ('"[{\\"name\\": \\"f\\"}]"', [{"name": "f"}]),
+    ],
+)
+def test_tools(tmp_path, tools, expected):
+    ((row,), _) = read_rows(write(tmp_path / "x.jsonl", f'{{"messages": [{ANSWER}], "tools": {tools}}}'), CHAT_FIELDS)
+    assert row["tools"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "count"),
+    [
+        ("dureader_qg.dev.jsonl", "dureader_qg", 984),
+        ("adgen.dev.jsonl", "adgen", 1070),
+        ("belle.dev1k.jsonl", "school_math_0.25M", 1000),
+        ("alpaca_format.json", "alpaca", 175),
+    ],
+)
+def test_real_files(name, task, count):
+    """Every row is read, is usable, and is a question and its answer."""
     if not (REAL / name).is_file():
         pytest.skip(f"the real data is not at {REAL}")
-    rows, skipped = read_rows(REAL / name, fields)
+    task_format = TASKS[task].format
+    rows, skipped = read_rows(REAL / name, task_format.fields)
     assert (len(rows), skipped) == (count, 0)
+    assert all(map(task_format.is_usable, rows))
+    for example in map(task_format.example, rows):
+        question, answer = example.messages
+        assert (question["role"], answer["role"]) == ("user", "assistant")
+        assert question["content"] in example.source
+        assert answer["content"].strip() == example.target.strip() != ""

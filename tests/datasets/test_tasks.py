@@ -11,8 +11,10 @@ import pytest
 
 from glm.datasets import TASKS, Example, load_examples
 from glm.errors import GLMError
+from glm.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "data"
 BELLE_TASKS = [
     "generated_chat_0.4M",
     "school_math_0.25M",
@@ -34,50 +36,16 @@ def answers(loaded) -> list[str]:
     return [example.source.removeprefix("答案：").partition("，")[0] for example in loaded.examples]
 
 
-def example_of(tmp_path, task, **row) -> Example:
-    path = tmp_path / "x.jsonl"
-    path.write_text(json.dumps(row), encoding="utf-8")
-    return load_examples(task, "train", str(path)).examples[0]
-
-
 def one_line(error) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
 
 
-def test_question_prompt(tmp_path):
-    expected = Example("答案：1920年，上下文：云溪桥建于1920年。", " 在已知答案的前提下，问题：建于哪一年")
-    row = {"context": "云溪桥建于1920年。", "answer": "1920年", "question": "建于哪一年"}
-    assert example_of(tmp_path, "dureader_qg", **row, id=3) == expected
-    other = {"source": row["context"], "title": row["answer"], "target": row["question"]}
-    assert example_of(tmp_path, "dureader_qg", **other) == expected
-
-
-@pytest.mark.parametrize("task", [task for task in BELLE_TASKS if task != "multiturn_chat_0.8M"])
-def test_instruction_prompt(tmp_path, task):
-    """`input` is used whenever there is one; the reference reads it only where it contains the word "input"."""
-    example = example_of(tmp_path, task, instruction="计算：", input="1+1", output=" 2\n")
-    assert example == Example("Human: 计算：1+1\n Assistant: ", " 2\n")
-    assert example_of(tmp_path, task, instruction="你好", output="好").source == "Human: 你好\n Assistant: "
-
-
-@pytest.mark.parametrize(
-    ("instruction", "source"),
-    [
-        ("Human:甲\nAssistant:乙\nHuman:丙\nAssistant:", "Human:甲\nAssistant:乙\nHuman:丙\nAssistant: "),
-        ("Human: 甲\n Assistant: 乙\n Human: 丙\n Assistant: ", "Human: 甲\n Assistant: 乙\n Human: 丙\n Assistant: "),
-        ("Human:甲\nAssistant:乙\nHuman:丙", "Human:甲\nAssistant:乙\nHuman:丙\n Assistant: "),
-        ("甲", "Human: 甲\n Assistant: "),
-    ],
-)
-def test_conversation_prompt(tmp_path, instruction, source):
-    example = example_of(tmp_path, "multiturn_chat_0.8M", instruction=instruction, input="", output="丁")
-    assert example == Example(source, "丁")
-
-
 def test_task_names():
-    assert list(TASKS) == ["dureader_qg", *BELLE_TASKS]
+    assert list(TASKS) == ["dureader_qg", *BELLE_TASKS, "adgen", "alpaca", "messages"]
+    assert [name for name, task in TASKS.items() if task.metrics == "words"] == ["adgen", "alpaca", "messages"]
+    assert {task.metrics for task in TASKS.values()} == set(METRICS)
     with pytest.raises(GLMError) as error:
         load_examples("dureader", "train")
     assert "'dureader' is unknown" in one_line(error)
@@ -86,7 +54,14 @@ def test_task_names():
 
 @pytest.mark.parametrize(
     ("task", "sizes"),
-    [("dureader_qg", (4000, 200)), ("school_math_0.25M", (2000, 100)), ("multiturn_chat_0.8M", (600, 50))],
+    [
+        ("dureader_qg", (4000, 200)),
+        ("school_math_0.25M", (2000, 100)),
+        ("multiturn_chat_0.8M", (600, 50)),
+        ("adgen", (2000, 100)),
+        ("alpaca", (2000, 100)),
+        ("messages", (1000, 50)),
+    ],
 )
 def test_bundled_sample(task, sizes):
     """Found wherever the script is started from, and the log says it is not the real data."""
@@ -94,6 +69,19 @@ def test_bundled_sample(task, sizes):
     assert (len(train.examples), len(dev.examples)) == sizes
     for word in ("bundled sample", "invented", "--data_path FILE"):
         assert word in train.source_description
+
+
+def test_converted_alpaca(tmp_path):
+    """The command of the seed; its file holds what the task `alpaca` makes of the rows itself."""
+    command = [sys.executable, str(DATA / "alpaca_converter.py"), "--data_path", str(DATA / "alpaca/dev.json")]
+    output = tmp_path / "alpaca_glm4_data.jsonl"
+    result = subprocess.run([*command, "--output_path", str(output)], capture_output=True, text=True)
+    assert result.stdout == f"{output}: 100 conversations\n", result.stderr
+    first = json.loads(output.read_text(encoding="utf-8").splitlines()[0])
+    assert list(first) == ["messages"]
+    converted = load_examples("messages", "train", str(output)).examples
+    assert converted == load_examples("alpaca", "dev").examples
+    assert any(": " in example.messages[0]["content"] for example in converted)
 
 
 def test_bundled_sample_from_another_folder(tmp_path):
@@ -162,6 +150,26 @@ def test_skipped_rows_are_reported(tmp_path):
     assert loaded.source_description == f"{path} (2 rows, 1 bad ones left out)"
 
 
+def test_advertisements_without_text_are_left_out(tmp_path):
+    """As the reference does; but a field that is not there at all is an error."""
+    rows = [{"content": c, "summary": s} for c, s in [("甲", "乙"), ("", "乙"), ("甲", ""), ("甲", " \n")]]
+    path = tmp_path / "train.json"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    loaded = load_examples("adgen", "train", str(path))
+    assert (loaded.examples, loaded.skipped) == ([Example.of_texts("甲", "乙")], 3)
+    assert loaded.source_description == f"{path} (1 rows, 3 empty ones left out)"
+    path.write_text("\n".join(map(json.dumps, [*rows, {"content": "甲"}])))
+    with pytest.raises(GLMError, match=r"line 5: field 'summary' is missing"):
+        load_examples("adgen", "train", str(path))
+    loaded = load_examples("adgen", "train", str(path), skip_bad_rows=True)
+    assert loaded.source_description == f"{path} (1 rows, 1 bad ones left out, 3 empty ones left out)"
+    path.write_text("\n".join(map(json.dumps, rows[1:])))
+    with pytest.raises(GLMError) as error:
+        load_examples("adgen", "train", str(path))
+    assert "nothing to read from" in one_line(error)
+    assert "field 'content' or 'summary' is empty in all 3 rows" in one_line(error)
+
+
 @pytest.mark.parametrize("path", ["nowhere.json", "data/nowhere.jsonl", "../nowhere", "/nowhere/at/all"])
 def test_missing_file_is_not_looked_up_on_the_hub(path):
     with pytest.raises(GLMError, match="does not exist"):
@@ -218,7 +226,8 @@ def test_data_set_in_the_hub_cache(tmp_path):
 
 def test_imports_stay_light():
     code = (
-        "import sys, glm.tokenizers, glm.metrics\nprint({'paddle', 'paddlenlp', 'datasets', 'nltk'} & {*sys.modules})"
+        "import sys, glm.tokenizers, glm.metrics\n"
+        "print({'paddle', 'paddlenlp', 'datasets', 'nltk', 'jieba', 'rouge_chinese'} & {*sys.modules})"
     )
     result = run_with({}, code)
     assert result.stdout.strip() == "set()", result.stderr
