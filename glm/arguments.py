@@ -10,6 +10,7 @@ from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
 from glm.argument_file import expand
 from glm.cli import unknown_argument
+from glm.datasets.encoding import Encoder
 from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
@@ -17,6 +18,10 @@ from glm.probe import default_dtype, require
 from glm.processes import check_degrees, code_version, command_line, require_agreement
 from glm.progress import note
 
+TASK_HELP = (
+    "dureader_qg; a BELLE subset: school_math_0.25M, multiturn_chat_0.8M, train_2M_CN, …; adgen; alpaca; messages "
+    "(conversations with roles)."
+)
 # Paddle's launcher reads --r as the beginning of its own --rank, wherever it stands.
 RENAMED = {"--lora_rank": "--r"}
 
@@ -27,7 +32,7 @@ class DataArguments:
 
     task_name: str = field(
         default="dureader_qg",
-        metadata={"help": "dureader_qg, or a BELLE subset: school_math_0.25M, multiturn_chat_0.8M, train_2M_CN, …"},
+        metadata={"help": TASK_HELP},
     )
     data_name: Optional[str] = field(default=None, metadata={"help": "Collection of the task; bellegroup for BELLE."})
     data_path: Optional[str] = field(
@@ -57,21 +62,33 @@ class InstructionDataArguments(DataArguments):
 
     task_name: str = field(
         default="school_math_0.25M",
-        metadata={"help": "A BELLE subset: school_math_0.25M, generated_chat_0.4M, train_2M_CN, multiturn_chat_0.8M …"},
+        metadata={"help": TASK_HELP},
     )
-    data_name: str = field(default="bellegroup", metadata={"help": "Collection the task belongs to."})
+    data_name: Optional[str] = field(
+        default=None, metadata={"help": "Collection the task belongs to; bellegroup for BELLE."}
+    )
 
 
 @dataclass
 class DecodeArguments:
     """How evaluation generates."""
 
-    min_tgt_length: int = field(default=55, metadata={"help": "No end token before this many tokens."})
-    length_penalty: float = field(
-        default=0.7, metadata={"help": "Beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty."}
+    min_tgt_length: Optional[int] = field(
+        default=None, metadata={"help": "No end token before this many tokens; default: 55, chat models 0."}
     )
-    no_repeat_ngram_size: int = field(default=3, metadata={"help": "No n-gram of this size twice; 0 = off."})
-    num_beams: int = field(default=5, metadata={"help": "Beams of the search; 1 = greedy or sampling."})
+    length_penalty: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "Beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty, in chat models by "
+            "log-probability / length ** length_penalty; default: 0.7, chat models 1."
+        },
+    )
+    no_repeat_ngram_size: Optional[int] = field(
+        default=None, metadata={"help": "No n-gram of this size twice; 0 = off; default: 3, chat models 0."}
+    )
+    num_beams: Optional[int] = field(
+        default=None, metadata={"help": "Beams of the search; 1 = greedy or sampling; default: 5, chat models 1."}
+    )
     select_topk: bool = field(
         default=True, metadata={"help": "Take the most likely candidates; False draws them from the distribution."}
     )
@@ -79,19 +96,28 @@ class DecodeArguments:
     top_k: int = field(default=0, metadata={"help": "Draw from the k most likely tokens; 0 = off."})
     temperature: float = field(default=1.0, metadata={"help": "Divides the logits before drawing."})
 
-    def generation_config(self, max_length: int, seed: int = 0) -> GenerationConfig:
-        """The flags as `GenerationConfig`; `min_tgt_length` gives way to a shorter `max_length`."""
+    def generation_config(self, encoder: Encoder, seed: int = 0) -> GenerationConfig:
+        """The flags, and for those that are not given what the kind of model says.
+
+        `min_tgt_length` gives way to a shorter `tgt_length`.
+        """
+        flags = {
+            "min_length": self.min_tgt_length,
+            "num_beams": self.num_beams,
+            "length_penalty": self.length_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram_size,
+        }
+        chosen = encoder.evaluation | {name: value for name, value in flags.items() if value is not None}
         return GenerationConfig(
-            max_length=max_length,
-            min_length=min(self.min_tgt_length, max_length),
-            num_beams=self.num_beams,
-            length_penalty=self.length_penalty,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            max_length=encoder.tgt_length,
+            min_length=min(chosen.pop("min_length"), encoder.tgt_length),
+            gnmt_length=encoder.gnmt_length,
             do_sample=not self.select_topk,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
             seed=seed,
+            **chosen,
         )
 
 
@@ -113,8 +139,12 @@ class ModelArguments:
         default="safetensors",
         metadata={"help": "How full weights are written.", "choices": ["safetensors", "pdparams"]},
     )
-    label_smoothing: float = field(
-        default=0.1, metadata={"help": "Share of the target probability that is spread over the whole vocabulary."}
+    label_smoothing: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "Share of the target probability that is spread over the whole vocabulary; default: 0.1, chat "
+            "models 0."
+        },
     )
     lr_decay_ratio: float = field(
         default=0.1, metadata={"help": "The linear schedule ends at learning_rate times this."}

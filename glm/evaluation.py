@@ -11,6 +11,7 @@ from tqdm import tqdm
 from glm.datasets.encoding import Encoder
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
+from glm.metrics import METRICS, Score
 from glm.processes import gather
 from glm.rows import TrainingRow
 from glm.training_data import EncodedDataset
@@ -35,12 +36,14 @@ class GenerationEvaluation:
         config: decoding options.
         batch_size: rows that are evaluated together.
         show_progress: whether this process draws bars.
+        score: (predictions, references) → metrics (glm/metrics.py).
     """
 
     encoder: Encoder
     config: GenerationConfig
     batch_size: int = 8
     show_progress: bool = True
+    score: Score = METRICS["characters"]
 
     @paddle.no_grad()
     def run(self, model, dataset: EncodedDataset, replica: Replica) -> tuple[float, list[tuple[str, str]]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +10,14 @@ from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
-from glm.datasets import LoadedExamples, load_examples
+from glm.datasets import TASKS, LoadedExamples, load_examples
 from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
 from glm.evaluation import GenerationEvaluation
 from glm.loading import load_encoder
 from glm.lora import add_lora, load_lora, merge_lora
+from glm.metrics import METRICS
 from glm.model import GLMForCausalLM
 from glm.probe import probe_collectives
 from glm.processes import advise, barrier, digest, require_agreement, require_shared
@@ -69,7 +69,7 @@ def finetune(
     model = load_model(options, training)
     encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
     _require_same_run(model, examples, held_out)
-    trainer = build_trainer(model, encoder, decode, options, training, examples, held_out)
+    trainer = build_trainer(model, encoder, data, decode, options, training, examples, held_out)
     _report_truncation(encoder)
     if training.do_train:
         run_training(trainer, resume)
@@ -138,21 +138,24 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     return model
 
 
-def build_trainer(model, encoder, decode, options, training, examples, held_out) -> GLMTrainer:
+def build_trainer(model, encoder, data, decode, options, training, examples, held_out) -> GLMTrainer:
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
         encoder,
-        replace(decode.generation_config(encoder.tgt_length, training.seed), gnmt_length=encoder.gnmt_length),
+        decode.generation_config(encoder, training.seed),
         training.per_device_eval_batch_size,
         show_progress=not training.disable_tqdm and training.local_process_index == 0,
+        score=METRICS[TASKS[data.task_name].metrics],
     )
+    encode = partial(EncodedDataset, encoder=encoder, skip_bad_rows=data.skip_bad_rows)
+    smoothing = encoder.label_smoothing if options.label_smoothing is None else options.label_smoothing
     trainer = GLMTrainer(
         model=model,
         args=training,
-        train_dataset=EncodedDataset(examples, encoder) if training.do_train else None,
-        eval_dataset=EncodedDataset(held_out, encoder, with_prompts=True) if held_out else None,
+        train_dataset=encode(examples) if training.do_train else None,
+        eval_dataset=encode(held_out, with_prompts=True) if held_out else None,
         evaluation=evaluation,
-        label_smoothing=options.label_smoothing,
+        label_smoothing=smoothing,
         lr_decay_ratio=options.lr_decay_ratio,
         weight_format=options.weight_format,
     )
@@ -195,7 +198,7 @@ def run_evaluation(trainer: GLMTrainer, prefix: str) -> dict[str, float]:
     if trainer.is_world_process_zero():
         trainer.save_metrics(prefix, metrics)
         print_samples(trainer.predictions[: trainer.args.eval_samples_shown])
-        print_metrics(f"evaluation on {len(trainer.eval_dataset)} held-out rows, characters as units", metrics)
+        print_metrics(f"evaluation on {len(trainer.eval_dataset.examples)} held-out rows", metrics)
     return metrics
 
 

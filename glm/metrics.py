@@ -26,6 +26,7 @@ from sacrebleu.metrics import BLEU
 
 from glm.errors import GLMError
 
+Score = Callable[[Sequence[str], Sequence[str]], dict[str, float]]  # predictions, references → metrics
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 WORD_METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 
@@ -94,7 +95,7 @@ def score_words(predictions: Sequence[str], references: Sequence[str]) -> dict[s
 
 
 # How a task is scored: (predictions, references) → named figures. `Task.metrics` is one of these names.
-METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], dict[str, float]]] = {
+METRICS: dict[str, Score] = {
     "characters": score,
     "words": score_words,
 }

@@ -17,7 +17,6 @@ from glm.checkpoint.file_names import FILE_NAMES, remove_weights
 from glm.evaluation import GenerationEvaluation, Replica
 from glm.history import LossHistory
 from glm.lora import GLMLoRAModel
-from glm.metrics import score
 from glm.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.parameters import whole_shape
 from glm.processes import written_together
@@ -237,7 +236,7 @@ class GLMTrainer(Trainer):
         self.model.eval()
         replica = Replica(self.args.dataset_rank, self.args.dataset_world_size)
         loss, self.predictions = self.evaluation.run(self.model, dataset, replica)
-        metrics = {"loss": loss} | score(*map(list, zip(*self.predictions, strict=True)))
+        metrics = {"loss": loss} | self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self._write_predictions(dataset)
         if self.state.global_step:

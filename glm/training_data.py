@@ -20,20 +20,35 @@ class EncodedDataset(paddle.io.Dataset):
     """Encoded rows, beside the examples they come from; a conversation may give several rows.
 
     Attributes:
-        examples: all of them.
+        examples: all that the model has a place for.
         rows: those in which something is trained; others were cut too short by src_length and tgt_length.
-        prompts: what the model reads to answer each example, if they were asked for.
+        prompts: what the model reads to answer each example; [] if they were not asked for.
+
+    Args:
+        skip_bad_rows: leave out examples that the model has no place for, such as those with a role it does not know.
 
     Raises:
-        GLMError: nothing is left to train.
+        GLMError: such an example, or nothing is left to train.
     """
 
-    def __init__(self, examples: Sequence[Example], encoder: Encoder, with_prompts: bool = False):
-        self.examples = list(examples)
-        some = tqdm(self.examples, desc="encode", unit=" rows", leave=False, disable=len(self.examples) < 20000)
-        rows = [row for example in some for row in encoder.rows(example)]
+    def __init__(
+        self, examples: Sequence[Example], encoder: Encoder, with_prompts: bool = False, skip_bad_rows: bool = False
+    ):
+        self.examples: list[Example] = []
+        self.prompts: list[list[int]] = []
+        rows: list[TrainingRow] = []
+        some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
+        for number, example in enumerate(some, 1):
+            try:
+                encoded = encoder.rows(example), encoder.prompt(example) if with_prompts else []
+            except GLMError as error:
+                if skip_bad_rows:
+                    continue
+                raise type(error)(f"row {number} of {len(examples)}: {error} (or pass --skip_bad_rows)") from None
+            rows += encoded[0]
+            self.prompts.append(encoded[1])
+            self.examples.append(example)
         self.rows = [row for row in rows if row.trained_tokens]
-        self.prompts = [encoder.prompt(example) for example in self.examples] if with_prompts else []
         if not self.rows:
             raise GLMError(
                 f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length} leave no trained token in any of "

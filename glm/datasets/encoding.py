@@ -40,11 +40,15 @@ class Encoder(ABC):
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
         gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
         lost: what a source that is too long is without.
+        evaluation, label_smoothing: options of `GenerationConfig` in evaluation, and share of the target probability
+            that is spread over the vocabulary in training, unless the user gives others.
     """
 
     answer_lengths: ClassVar[tuple[int, int]]
     gnmt_length: ClassVar[bool]
     lost: ClassVar[str]
+    evaluation: ClassVar[dict[str, float]]
+    label_smoothing: ClassVar[float]
     positions: Positions
 
     def __init__(self, tokenizer, src_length: int, tgt_length: int, generation: GenerationFile):
@@ -122,6 +126,8 @@ class GLMEncoder(Encoder):
     answer_lengths = (200, 20)
     gnmt_length = True
     lost = "their beginning"
+    evaluation = {"min_length": 55, "num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3}  # noqa: RUF012
+    label_smoothing = 0.1
 
     def __init__(
         self,
@@ -191,6 +197,8 @@ class ChatEncoder(Encoder):
     answer_lengths = (7168, 1024)
     gnmt_length = False
     lost = "their oldest turns, or their end,"
+    evaluation = {"min_length": 0}  # noqa: RUF012
+    label_smoothing = 0.0
 
     def __init__(
         self,
