@@ -17,7 +17,7 @@ from glm.checkpoint.carried import carried_files, converted_config
 from glm.checkpoint.file_names import SHARD_NAME, is_weights, part_names, weight_names
 from glm.checkpoint.journal import Journal, fingerprint
 from glm.checkpoint.names import Row, table_of
-from glm.checkpoint.outgoing import Outgoing, numpy_dtype
+from glm.checkpoint.outgoing import Outgoing, numpy_dtype, tile_size
 from glm.checkpoint.read import Checkpoint, open_checkpoint
 from glm.checkpoint.stream import Layout, pdparams_layout, safetensors_layout, write_layout
 from glm.config import CONFIG_NAME, GENERATIONS, GLMConfig
@@ -134,8 +134,7 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
     checkpoint = open_checkpoint(conversion.source)
     weights, extra = open_weights(checkpoint, config)
     plan = _plan(conversion, target_config, weights, extra if target_config is config else [])
-    sources = [path for path in conversion.source.iterdir() if path.name == CONFIG_NAME or is_weights(path.name)]
-    journal = Journal(conversion.target, conversion.command, fingerprint(sources))
+    journal = Journal(conversion.target, conversion.command, fingerprint(source_files(conversion.source)))
     _refuse_weights(conversion, journal)
     with journal.opened():
         written = _write_files(plan, journal, show_bar)
@@ -151,6 +150,11 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
         seconds=time.perf_counter() - begin,
         peak_memory=memory.growth(),
     )
+
+
+def source_files(source: Path) -> list[Path]:
+    """All on which the result depends."""
+    return [path for path in source.iterdir() if path.name == CONFIG_NAME or is_weights(path.name)]
 
 
 def open_weights(checkpoint: Checkpoint, config: Any) -> tuple[dict[str, WholeWeight], list[tuple[Row, WholeWeight]]]:
@@ -253,7 +257,8 @@ def _outgoing(
     extra: list[tuple[Row, WholeWeight]],
     rank: int = 0,
 ) -> list[Outgoing]:
-    how = {"torch_layout": conversion.form.torch_layout, "rank": rank, "degree": conversion.degree}
+    tile = tile_size(max(path.stat().st_size for path in source_files(conversion.source)))
+    how = {"torch_layout": conversion.form.torch_layout, "rank": rank, "degree": conversion.degree, "tile": tile}
     dtype = numpy_dtype(conversion.dtype) if conversion.dtype else None
     tensors = [
         Outgoing(row, [weights[name] for name in row.memory], config, dtype=dtype, **how)

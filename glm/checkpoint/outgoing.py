@@ -12,13 +12,18 @@ from glm.checkpoint.names import Row
 from glm.errors import GLMError
 from glm.plan import rank_range
 
-TILE_BYTES = 4 << 20  # of a source's numbers that are in memory at a time
+SMALLEST_TILE, LARGEST_TILE = 1 << 20, 16 << 20  # bytes
 Block = tuple[slice, ...]
 
 
 def numpy_dtype(name: str) -> np.dtype:
     """float32, float16 or bfloat16 as NumPy has it."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def tile_size(largest_file: int) -> int:
+    """Bytes of a source's numbers that are in memory at a time; several copies of them are, and mapped pages around."""
+    return min(max(largest_file // 32, SMALLEST_TILE), LARGEST_TILE)
 
 
 class _Strip(NamedTuple):
@@ -45,6 +50,7 @@ class Outgoing:
         weights: where they are read, in the row's order.
         torch_layout: whether matrices lie [out, in] in it.
         dtype: of its numbers, the weights' own if not given.
+        tile: bytes that are read at a time.
     Attributes:
         shape: of the stored tensor.
     Raises:
@@ -61,8 +67,9 @@ class Outgoing:
         dtype: np.dtype | None = None,
         rank: int = 0,
         degree: int = 1,
+        tile: int = SMALLEST_TILE,
     ):
-        self.row, self._weights = row, weights
+        self.row, self._weights, self._tile = row, weights, tile
         self.dtype = dtype or _common_dtype(row, weights)
         self._transposed = torch_layout and row.linear
         self._first = [_first(weight, rank, degree) for weight in weights]
@@ -101,7 +108,7 @@ class Outgoing:
     def _cuts(self, strip: _Strip) -> Iterator[tuple[Block, slice]]:
         """Tiles of a strip: bands that are contiguous on both sides, squares where one side is the other transposed."""
         rows = self._lead[0] if self._lead else 1
-        room = TILE_BYTES // self._weights[0].dtype.itemsize
+        room = self._tile // self._weights[0].dtype.itemsize
         if self._weights[0].transposed != self._transposed:
             row_step = max(isqrt(room), room // (strip.count * strip.unit))
         elif self._transposed:

@@ -50,6 +50,8 @@ class Checkpoint:
         rows, torch_layout = self.rows(config)
         for row in rows:
             yield from read_row(row, self.ranks, config, torch_layout=torch_layout, rank=rank, degree=degree)
+            for file in self.ranks:
+                file.release()
         for name in self.unknown(rows, config):
             yield name, np.array(self.ranks[0][name], order="C")
 

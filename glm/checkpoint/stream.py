@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from glm.checkpoint.outgoing import TILE_BYTES, Block, Outgoing
+from glm.checkpoint.outgoing import SMALLEST_TILE, Block, Outgoing
 
 _SAFETENSORS_TYPES = {
     np.dtype(dtype): name
@@ -174,6 +174,6 @@ def file_digest(path: Path) -> str:
     """A checksum of a whole file: it tells an unfinished or damaged one from what was written."""
     checksum = 0
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(TILE_BYTES):
+        while chunk := file.read(SMALLEST_TILE):
             checksum = zlib.crc32(chunk, checksum)
     return f"{checksum:08x}"
