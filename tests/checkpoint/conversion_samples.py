@@ -1,6 +1,7 @@
 """Tiny checkpoint directories of every generation, to convert."""
 
 import json
+from math import prod
 from pathlib import Path
 
 import fixture_files
@@ -84,11 +85,17 @@ def sharded_directory(directory: Path, shards: int, megabytes: int) -> Path:
     for number in range(shards):
         file, shapes = f"model-{number + 1:05d}-of-{shards:05d}.safetensors", _shapes(number - 1, config)
         draw = np.random.default_rng(number)
-        arrays = {key: draw.standard_normal(shape, "float32").astype(np_dtype("bfloat16")) for key, shape in shapes}
+        arrays = {key: _finite(draw, shape) for key, shape in shapes}
         save_file(arrays, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(arrays, file)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return directory
+
+
+def _finite(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Random bfloat16 below 2: made faster than drawn from a distribution."""
+    bits = np.frombuffer(draw.bytes(2 * prod(shape)), np.uint16) & 0xBFFF
+    return bits.view(np_dtype("bfloat16")).reshape(shape)
 
 
 def _shapes(layer: int, config: dict) -> list[tuple[str, tuple[int, ...]]]:

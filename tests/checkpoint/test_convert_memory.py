@@ -8,7 +8,7 @@ from pathlib import Path
 from conversion_samples import sharded_directory
 
 ROOT = Path(__file__).resolve().parents[2]
-MEGABYTES, SHARDS = 20, 12
+MEGABYTES, SHARDS = 16, 12
 CONVERTER = """
     import re, sys
     sys.path.insert(0, {root!r})
@@ -27,7 +27,7 @@ CONVERTER = """
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path):
-    """At most 1.5 times the largest shard, 20 MB of 240."""
+    """At most 1.5 times the largest shard, 16 MB of 192."""
     source = sharded_directory(tmp_path / "source", SHARDS, MEGABYTES)
     largest = max(path.stat().st_size for path in source.iterdir())
     assert 0.95 * MEGABYTES * 10**6 < largest < 1.01 * MEGABYTES * 10**6
