@@ -17,14 +17,13 @@ from conversion_samples import (
     convert,
     hf_directory,
     remote_directory,
-    sharded_directory,
 )
 from safetensors.numpy import load_file, save_file
 from shard_samples import parts_of
 from tiny_glm import relative_error
 
 from glm.checkpoint import journal as journals
-from glm.checkpoint import load_pdparams, load_state, open_checkpoint, save_shard, save_state
+from glm.checkpoint import load_pdparams, load_state, open_checkpoint, outgoing, save_shard, save_state
 from glm.checkpoint.convert import source_files
 from glm.checkpoint.journal import STAGING
 from glm.config import GLMConfig
@@ -401,19 +400,19 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     assert not (tmp_path / "target").exists()
 
 
-def test_tensors_of_several_tiles(tmp_path):
-    """Of a megabyte each, in rows, in columns and in squares: the small fixtures fit into one."""
-    source = sharded_directory(tmp_path / "source", shards=2, megabytes=12)
+@pytest.mark.parametrize("name", ALL)
+def test_tensors_of_many_tiles(name, tmp_path, monkeypatch):
+    """In rows, in columns, in squares and by groups: as the fixtures are, they fit into one tile."""
+    monkeypatch.setattr(outgoing, "LARGEST_TILE", 300)
+    source = hf_directory(name, tmp_path / "source")
     config = GLMConfig.from_pretrained(str(source))
     state = load_state(source, config)
-    convert(source, tmp_path / "ranks", "paddle", degree=2)
-    convert(source, tmp_path / "whole", "paddle")
-    for directory in ("ranks", "whole"):
-        assert same_bits(load_state(tmp_path / directory, config), state)
-        convert(tmp_path / directory, tmp_path / "back" / directory, "hf")
-        back = {name: load_file(source / name) for name in contents(source) if name.endswith(".safetensors")}
-        found = load_file(tmp_path / "back" / directory / "model.safetensors")
-        assert same_bits(found, {key: array for part in back.values() for key, array in part.items()})
+    for degree in {1, DEGREES.get(name, 1)}:
+        paddle = tmp_path / f"paddle-{degree}"
+        convert(source, paddle, "paddle", degree=degree)
+        assert same_bits(load_state(paddle, config), state)
+        convert(paddle, tmp_path / f"back-{degree}", "hf")
+        assert contents(tmp_path / f"back-{degree}")["model.safetensors"] == contents(source)["model.safetensors"]
 
 
 def test_the_header_is_the_librarys(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from commands import ROOT, SURROUNDINGS
 from safetensors.numpy import load_file, save_file
 
+import convert_checkpoint
 from glm.checkpoint.atomic import lock_directory
 from glm.checkpoint.journal import STAGING
 
@@ -105,3 +108,13 @@ def test_a_killed_run_goes_on(run, larger, tmp_path):
     assert contents(tmp_path / "target") == contents(tmp_path / "whole")
     written = [line for line in (resumed.out + first.out).splitlines() if "written by this run" in line]
     assert written[0] != written[1]
+
+
+def test_documented_commands_are_taken(monkeypatch):
+    """Those of docs/conversion.md and of --help."""
+    texts = convert_checkpoint.DESCRIPTION + (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^ *python (convert_checkpoint\.py --.*)$", texts, flags=re.MULTILINE)
+    assert len(commands) == 9
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        assert convert_checkpoint.parse().max_shard_size in (5 * 10**9, 2 * 10**9)
