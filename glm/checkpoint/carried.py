@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.file_names import is_weights
-from glm.config import CONFIG_NAME, GLMConfig
+from glm.checkpoint.file_names import CONFIG_NAME, is_weights
+from glm.config import GLMConfig
 
 _CARRIED = ("*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 # What a training run leaves beside a model is not the model's.

@@ -1,6 +1,7 @@
 """Converting a checkpoint directory: Hugging Face's layouts ↔ PaddleNLP's, file by file, a few megabytes at a time."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,16 +15,18 @@ from tqdm import tqdm
 from glm.checkpoint.atomic import atomic_file, atomic_write
 from glm.checkpoint.blocks import WholeWeight, stored_tensors
 from glm.checkpoint.carried import carried_files, converted_config
-from glm.checkpoint.file_names import SHARD_NAME, is_weights, part_names, weight_names
+from glm.checkpoint.file_names import CONFIG_NAME, SHARD_NAME, is_weights, part_names, weight_names
 from glm.checkpoint.journal import Journal, fingerprint
 from glm.checkpoint.names import Row, table_of
 from glm.checkpoint.outgoing import Outgoing, numpy_dtype, tile_size
 from glm.checkpoint.read import Checkpoint, open_checkpoint
 from glm.checkpoint.stream import Layout, pdparams_layout, safetensors_layout, write_layout
-from glm.config import CONFIG_NAME, GENERATIONS, GLMConfig
+from glm.config import GENERATIONS, GLMConfig
 from glm.errors import GLMError
 from glm.peak_memory import PeakMemory
 from glm.sizes import in_words
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
@@ -136,6 +139,8 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
     plan = _plan(conversion, target_config, weights, extra if target_config is config else [])
     journal = Journal(conversion.target, conversion.command, fingerprint(source_files(conversion.source)))
     _refuse_weights(conversion, journal)
+    if journal.restarted:
+        logger.warning("%s has changed since %s was begun: starting anew", conversion.source, conversion.target)
     with journal.opened():
         written = _write_files(plan, journal, show_bar)
         carried = carried_files(conversion.source, same_code=target_config is config)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+CONFIG_NAME = "config.json"
 # In order of preference.
 WEIGHT_FILES = (
     "model.safetensors.index.json",

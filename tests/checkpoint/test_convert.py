@@ -285,13 +285,14 @@ def test_a_resumed_conversion_writes_the_rest(tmp_path, monkeypatch):
     assert contents(target) == contents(tmp_path / "whole")
 
 
-def test_another_source_starts_anew(tmp_path, monkeypatch):
+def test_another_source_starts_anew(tmp_path, monkeypatch, caplog):
     source, target = hf_directory("glm-g2-bias-rope1", tmp_path / "source"), tmp_path / "target"
     unfinished(source, target, monkeypatch)
     weights = load_file(source / "model.safetensors")
     save_file({name: array + 1 for name, array in weights.items()}, source / "model.safetensors")
     report = convert(source, target, "paddle", max_shard_size=16_000)
     assert report.written == report.size
+    assert f"{source} has changed since {target} was begun: starting anew" in caplog.text
     config = GLMConfig.from_pretrained(str(source))
     assert same_bits(load_state(target, config), load_state(source, config))
 
