@@ -93,7 +93,7 @@ def _staging(path: Path, needed: int | None) -> Iterator[Path]:
     staging = lock = None
     try:
         staging = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
-        lock = _lock(staging)
+        lock = lock_directory(staging)
         yield staging
     except OSError as error:
         if error.errno not in _NO_ROOM:
@@ -119,7 +119,7 @@ def _no_room(path: Path, needed: int | None, reason: str = "No space left on dev
     )
 
 
-def _lock(directory: Path) -> int | None:
+def lock_directory(directory: Path) -> int | None:
     """Lock a directory as long as the returned descriptor is open; None when another process holds it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -134,7 +134,7 @@ def _remove_abandoned(path: Path) -> None:
     for entry in path.parent.iterdir():
         if entry.name.startswith(_prefix(path)) and entry.is_dir():
             with suppress(FileNotFoundError):  # its owner may finish meanwhile
-                lock = _lock(entry)
+                lock = lock_directory(entry)
                 if lock is not None:
                     shutil.rmtree(entry, ignore_errors=True)
                     os.close(lock)

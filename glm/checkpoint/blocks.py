@@ -27,10 +27,9 @@ def read_row(
     Raises:
         GLMError: when the weights cannot be separated or shared out, or the files contradict each other.
     """
-    tensors = [StoredTensor(row, file, config, len(files), torch_layout) for file in files]
-    _require_alike(row, tensors)
+    tensors = stored_tensors(row, files, config, torch_layout)
     if row.split is None:
-        tensors, rank, degree = tensors[:1], 0, 1
+        rank, degree = 0, 1
     sizes = tensors[0].sizes()
     shares = [_share(name, size, tensors, config, rank, degree) for name, size in zip(row.memory, sizes, strict=True)]
     arrays = tensors[0].zeros([share.stop - share.start for share in shares])
@@ -43,6 +42,71 @@ def read_row(
             place = _moved(overlap, -share.start)
             array[(..., place) if tensor.by_columns else place] = block
     yield from zip(row.memory, arrays, strict=True)
+
+
+def stored_tensors(row: Row, files: Sequence[TensorFile], config: Any, torch_layout: bool) -> list["StoredTensor"]:
+    """A row's tensor in every file, or in the first one where each has all of it.
+
+    Raises:
+        GLMError: as `read_row`.
+    """
+    tensors = [StoredTensor(row, file, config, len(files), torch_layout) for file in files]
+    _require_alike(row, tensors)
+    return tensors[:1] if row.split is None else tensors
+
+
+class WholeWeight:
+    """A weight of an opened checkpoint, of which any block can be read without the rest, in Paddle's layout.
+
+    Args:
+        name: in-memory name.
+        index: which of the weights that share the tensors it is.
+        tensors: of `stored_tensors`.
+    Attributes:
+        shape: of the whole weight; a vocabulary without padding.
+    """
+
+    def __init__(self, name: str, index: int, tensors: list["StoredTensor"], config: Any):
+        self.name, self.index, self.tensors = name, index, tensors
+        self.split = tensors[0].row.split
+        self.axis = 0 if self.split is None else self.split
+        shape = list(tensors[0].part_shape(index))
+        self._size = shape[self.axis]
+        shape[self.axis] = _share(name, self._size, tensors, config, 0, 1).end
+        self.shape = tuple(shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensors[0].dtype
+
+    @property
+    def transposed(self) -> bool:
+        """Whether columns, not rows, lie one behind the other on disk."""
+        return self.tensors[0].transposed
+
+    def read(self, block: tuple[slice, ...]) -> np.ndarray:
+        """One slice with start and stop for every axis; beyond the end of the split axis are zeros."""
+        where, pieces = block[self.axis], []
+        for number, tensor in enumerate(self.tensors):
+            start = number * self._size
+            overlap = _Share(where.start, where.stop, self.shape[self.axis]).overlap(start, self._size)
+            if overlap.start < overlap.stop:
+                pieces.append(tensor.read_part(self.index, self._along(block, _moved(overlap, -start))))
+        missing = where.stop - max(where.start, self.shape[self.axis])
+        if missing > 0:
+            shape = [part.stop - part.start for part in self._along(block, slice(0, missing))]
+            pieces.append(np.zeros(shape, self.dtype))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=self.axis)
+
+    def release(self) -> None:
+        """Give the memory of what was read back."""
+        for tensor in self.tensors:
+            tensor.file.release()
+
+    def _along(self, block: tuple[slice, ...], where: slice) -> tuple[slice, ...]:
+        changed = list(block)
+        changed[self.axis] = where
+        return tuple(changed)
 
 
 class _Share(NamedTuple):
@@ -143,9 +207,26 @@ class StoredTensor:
             for part, (where, width) in zip(unpack_blocks(block, self.widths), pairs, strict=True)
         ]
 
+    def part_shape(self, index: int) -> tuple[int, ...]:
+        """Of one of the weights, as far as this file has it."""
+        return (*self.shape[:-1], self.groups * self.widths[index])
+
+    def read_part(self, index: int, block: tuple[slice, ...]) -> np.ndarray:
+        """A block of one of the weights: one slice with start and stop for every axis of it. Reads nothing else."""
+        *lead, columns = block
+        width, stride, start = self.widths[index], sum(self.widths), sum(self.widths[:index])
+        groups = range(columns.start // width, -(-columns.stop // width))
+        runs = [slice(max(columns.start, g * width), min(columns.stop, (g + 1) * width)) for g in groups]
+        pieces = [
+            self._read((*lead, _moved(run, g * (stride - width) + start))) for g, run in zip(groups, runs, strict=True)
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+
     def _block(self, rows: slice, columns: slice) -> np.ndarray:
         inner = [slice(0, size) for size in self.shape[1:-1]]
-        block = (rows, *inner, columns)[-len(self.shape) :]
+        return self._read((rows, *inner, columns)[-len(self.shape) :])
+
+    def _read(self, block: tuple[slice, ...]) -> np.ndarray:
         if self.transposed:
             return self.file.read(self.row.stored, block[::-1]).T
         return self.file.read(self.row.stored, block)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+CONFIG_NAME = "config.json"
 # In order of preference.
 WEIGHT_FILES = (
     "model.safetensors.index.json",
@@ -23,6 +24,29 @@ _PARTS = {
     "safetensors": [PART_PATTERN],
     "pdparams": [SHARD_PATTERN, re.compile(r"model_state-\d{5}-of-\d{5}\.pdparams")],
 }
+_TORCH_PART = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
+
+
+def part_names(weight_format: str, parts: int) -> list[str]:
+    """What the parts of a whole model are called in one of the formats of `FILE_NAMES`; one part has no number."""
+    stem, _, suffix = FILE_NAMES[weight_format].rpartition(".")
+    if parts == 1:
+        return [FILE_NAMES[weight_format]]
+    return [f"{stem}-{part + 1:05d}-of-{parts:05d}.{suffix}" for part in range(parts)]
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name belongs to a model's weights, in any format, indexes included."""
+    patterns = [*_PARTS["safetensors"], *_PARTS["pdparams"], _TORCH_PART]
+    return name in WEIGHT_FILES or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def weight_names(directory: Path) -> list[str]:
+    """The weight files in a directory, indexes first, so that removed in this order none outlives its parts."""
+    if not directory.is_dir():
+        return []
+    names = [path.name for path in directory.iterdir() if is_weights(path.name)]
+    return sorted(names, key=lambda name: (not name.endswith(".json"), name))
 
 
 def remove_weights(directory: Path, weight_format: str, keep: frozenset[str] | set[str] = frozenset()) -> None:

@@ -1,6 +1,7 @@
 """Opening weight files lazily: every format becomes a mapping from stored name to array."""
 
 import json
+import mmap
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from glm.checkpoint.torch_file import load_torch_bin
-from glm.checkpoint.unpickle import as_bfloat16, damaged, load_pdparams
+from glm.checkpoint.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 from glm.errors import GLMError
 
 _TORCH_LAYOUT = {"pt": True, "np": False, "pd": False, "paddle": False}  # by a safetensors file's "format"
@@ -57,6 +58,10 @@ class TensorFile(Mapping[str, np.ndarray]):
             A view of the mapped file where the format allows it, else an array of its own.
         """
 
+    @abstractmethod
+    def release(self) -> None:
+        """Give back the memory of mapped pages, which count as the process's own; they are read again when needed."""
+
     def dtype(self, name: str) -> np.dtype:
         # Of one number: for an empty block safetensors takes memory for the whole tensor.
         return self.read(name, tuple(slice(0, min(size, 1)) for size in self.shape(name))).dtype
@@ -65,9 +70,15 @@ class TensorFile(Mapping[str, np.ndarray]):
 class MappedTensors(TensorFile):
     """A .pdparams or .bin file; its arrays are views of the mapped file."""
 
-    def __init__(self, path: Path, arrays: dict[str, np.ndarray], torch_layout: bool):
+    def __init__(self, path: Path, arrays: dict[str, np.ndarray], torch_layout: bool, mapping: mmap.mmap | None = None):
         super().__init__(path, arrays, torch_layout)
-        self._arrays = arrays
+        self._arrays, self._mapping = arrays, mapping
+
+    @classmethod
+    def open(cls, path: Path, load: Callable[..., dict[str, np.ndarray]], torch_layout: bool) -> "MappedTensors":
+        """Args: load: `load_pdparams` or `load_torch_bin`."""
+        view = map_file(path)
+        return cls(path, load(path, view), torch_layout, view.obj)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._arrays[name].shape)
@@ -75,17 +86,16 @@ class MappedTensors(TensorFile):
     def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
         return self._arrays[name][block]
 
+    def release(self) -> None:
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
 
 class Safetensors(TensorFile):
     """A .safetensors file. PaddleNLP stores bfloat16 as U16 there too."""
 
     def __init__(self, path: Path):
-        try:
-            self._file = safe_open(path, framework="np")
-        except SafetensorError as error:
-            raise damaged(path, error) from error
-        except OSError as error:
-            raise GLMError(f"{path} cannot be read ({error}): check the path and its permissions") from error
+        self._file = _open_safetensors(path)
         metadata = self._file.metadata() or {}
         self.digest = metadata.get(DIGEST)
         super().__init__(path, self._file.keys(), _TORCH_LAYOUT.get(metadata.get("format", "")))
@@ -97,10 +107,22 @@ class Safetensors(TensorFile):
         # The library cannot slice a tensor without axes.
         return as_bfloat16(self._slice(name)[block] if block else self._file.get_tensor(name))
 
+    def release(self) -> None:
+        self._file = _open_safetensors(self.path)  # the library unmaps a file only when it is closed
+
     def _slice(self, name: str):
         if name not in self._names:
             raise KeyError(name)
         return self._file.get_slice(name)
+
+
+def _open_safetensors(path: Path):
+    try:
+        return safe_open(path, framework="np")
+    except SafetensorError as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise GLMError(f"{path} cannot be read ({error}): check the path and its permissions") from error
 
 
 class Indexed(TensorFile):
@@ -113,6 +135,7 @@ class Indexed(TensorFile):
         if missing:
             raise GLMError(f"{index.parent} lacks {', '.join(missing[:5])}, which {index.name} names: download it")
         parts = {name: open_file(index.parent / name) for name in names}
+        self._touched: dict[Path, TensorFile] = {}
         self._part_of = {name: parts[file_name] for name, file_name in file_of.items()}
         for part in parts.values():
             _require_fit(part, file_of, digests, index)
@@ -122,7 +145,14 @@ class Indexed(TensorFile):
         return self._part_of[name].shape(name)
 
     def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
-        return self._part_of[name].read(name, block)
+        part = self._part_of[name]
+        self._touched[part.path] = part
+        return part.read(name, block)
+
+    def release(self) -> None:
+        for part in self._touched.values():
+            part.release()
+        self._touched.clear()
 
 
 def _require_fit(part: TensorFile, file_of: dict[str, str], digests: dict[str, str], index: Path) -> None:
@@ -163,8 +193,8 @@ def _read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 _OPENERS: dict[str, Callable[[Path], TensorFile]] = {
     ".safetensors": Safetensors,
-    ".bin": lambda path: MappedTensors(path, load_torch_bin(path), torch_layout=True),
-    ".pdparams": lambda path: MappedTensors(path, load_pdparams(path), torch_layout=False),
+    ".bin": lambda path: MappedTensors.open(path, load_torch_bin, torch_layout=True),
+    ".pdparams": lambda path: MappedTensors.open(path, load_pdparams, torch_layout=False),
     ".json": Indexed,
 }
 

@@ -47,13 +47,23 @@ class Checkpoint:
         Raises:
             GLMError: see `load_state`.
         """
-        names = self._names()
-        rows = [row for row in match_rows(names, config, self.source) if row.stored in names]
-        torch_layout = self._torch_layout(rows, config)
+        rows, torch_layout = self.rows(config)
         for row in rows:
             yield from read_row(row, self.ranks, config, torch_layout=torch_layout, rank=rank, degree=degree)
-        for name in self._unknown(rows, config):
+            for file in self.ranks:
+                file.release()
+        for name in self.unknown(rows, config):
             yield name, np.array(self.ranks[0][name], order="C")
+
+    def rows(self, config: Any) -> tuple[list[Row], bool]:
+        """The table's rows whose tensors are there, and whether linear weights lie [out, in] in the files.
+
+        Raises:
+            GLMError: no name fits the table, or tensor-parallel files hold different names.
+        """
+        names = self._names()
+        rows = [row for row in match_rows(names, config, self.source) if row.stored in names]
+        return rows, self._torch_layout(rows, config)
 
     def _names(self) -> set[str]:
         names = set(self.ranks[0])
@@ -76,7 +86,12 @@ class Checkpoint:
             logger.warning("%s is marked as %s's, but its weights lie %s: reading them so", self.source, marked, lies)
         return bool(label if seen is None else seen)
 
-    def _unknown(self, rows: list[Row], config: Any) -> list[str]:
+    def unknown(self, rows: list[Row], config: Any) -> list[str]:
+        """Stored names that are no row's, and neither ignored nor copies of tied weights.
+
+        Raises:
+            GLMError: such a copy differs from its original.
+        """
         table, known = table_of(config), {row.stored for row in rows}
         tied = table.tied if config.tie_word_embeddings else {}
         stored_as = {name: row.stored for row in rows for name in row.memory}

@@ -71,9 +71,11 @@ _TORCH_NAMES = {
 }
 
 
-def load_torch_bin(path: str | Path) -> dict[str, np.ndarray]:
+def load_torch_bin(path: str | Path, view: memoryview | None = None) -> dict[str, np.ndarray]:
     """Read a state dict that `torch.save` wrote, in torch's [out, in] layout.
 
+    Args:
+        view: the file's bytes, if it is mapped already.
     Returns:
         Read-only views of the mapped file; bfloat16 as ml_dtypes.bfloat16.
     Raises:
@@ -81,7 +83,7 @@ def load_torch_bin(path: str | Path) -> dict[str, np.ndarray]:
             something else than named tensors.
     """
     path = Path(path)
-    view = map_file(path)
+    view = map_file(path) if view is None else view
     if bytes(view[: len(_LEGACY_START)]) == _LEGACY_START:
         raise GLMError(
             f"{path} is in torch's format from before version 1.6: convert it where torch is installed with "

@@ -261,17 +261,19 @@ def verify_pickle(path: str | Path) -> None:
         raise damaged(path, error) from error
 
 
-def load_pdparams(path: str | Path) -> dict[str, np.ndarray]:
+def load_pdparams(path: str | Path, view: memoryview | None = None) -> dict[str, np.ndarray]:
     """Read a state dict that `paddle.save` wrote (protocol 2, 3 or 4), in Paddle's [in, out] layout.
 
     uint16 is Paddle's NumPy form of bfloat16 and comes back as ml_dtypes.bfloat16. Arrays are read-only views of the
     mapped file where the protocol allows (3 and 4), so opening a big file costs no memory.
 
+    Args:
+        view: the file's bytes, if it is mapped already.
     Raises:
         GLMError: when the file is missing, damaged, forbidden, or holds something else than named arrays.
     """
     path = Path(path)
-    content = unpickle(map_file(path), path, PADDLE_NAMES)
+    content = unpickle(map_file(path) if view is None else view, path, PADDLE_NAMES)
     if not isinstance(content, dict):
         raise GLMError(f"{path} holds a {type(content).__name__}, expected a state dict: save model.state_dict()")
     entries = dict(content)

@@ -1,0 +1,58 @@
+"""Converts a checkpoint directory: Hugging Face's layouts to PaddleNLP's and back, for one rank or several."""
+
+import argparse
+from pathlib import Path
+
+from glm.cli import ScriptParser, run_script
+from glm.sizes import size_in_bytes
+
+DESCRIPTION = """\
+Convert a checkpoint, shard by shard, with a few megabytes of memory. A killed run goes on when it is started again.
+
+  python convert_checkpoint.py --source glm-4-9b-chat --target glm-4-9b-chat-hf --format hf
+  python convert_checkpoint.py --source GLM-4-9B-0414 --target paddle --format paddle --tensor_parallel_degree 2
+  python convert_checkpoint.py --source paddle --target back --format hf
+  python convert_checkpoint.py --source chatglm-6b --target fp32 --format paddle --dtype float32
+
+formats:
+  hf       what today's transformers opens: GlmForCausalLM for GLM-4-9B, Glm4ForCausalLM for GLM-4-0414; for ChatGLM-6B
+           and GLM the layout of their own repositories
+  remote   the same, but GLM-4-9B as its repositories with remote code hold it
+  paddle   model_state.pdparams, or model_state.tpNN.pdparams by rank, for this project and PaddleNLP"""
+
+
+def parse() -> argparse.Namespace:
+    parser = ScriptParser(DESCRIPTION)
+    parser.add_argument("--source", type=Path, required=True, help="directory of the checkpoint; its kind is detected")
+    parser.add_argument("--target", type=Path, required=True, help="directory to write")
+    parser.add_argument("--format", choices=("hf", "remote", "paddle"), required=True, help="see above")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the checkpoint's own")
+    parser.add_argument("--tensor_parallel_degree", type=int, default=1, help="ranks to divide a paddle checkpoint for")
+    parser.add_argument(
+        "--max_shard_size", type=size_in_bytes, default="5GB", help="largest file; a rank's file is not divided"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace weights that the target holds, at the end")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+
+    from glm.checkpoint.convert import Conversion, convert_checkpoint
+    from glm.progress import print_metrics
+
+    conversion = Conversion(
+        source=arguments.source,
+        target=arguments.target,
+        format=arguments.format,
+        dtype=arguments.dtype,
+        degree=arguments.tensor_parallel_degree,
+        max_shard_size=arguments.max_shard_size,
+        overwrite=arguments.overwrite,
+    )
+    report = convert_checkpoint(conversion, show_bar=True)
+    print_metrics(f"converted to {arguments.target}", report.table())
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,340 @@
+"""Converting a checkpoint directory: Hugging Face's layouts ↔ PaddleNLP's, file by file, a few megabytes at a time."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from glm.checkpoint.atomic import atomic_file, atomic_write
+from glm.checkpoint.blocks import WholeWeight, stored_tensors
+from glm.checkpoint.carried import carried_files, converted_config
+from glm.checkpoint.file_names import CONFIG_NAME, SHARD_NAME, is_weights, part_names, weight_names
+from glm.checkpoint.journal import Journal, fingerprint
+from glm.checkpoint.names import Row, table_of
+from glm.checkpoint.outgoing import Outgoing, numpy_dtype, tile_size
+from glm.checkpoint.read import Checkpoint, open_checkpoint
+from glm.checkpoint.stream import Layout, pdparams_layout, safetensors_layout, write_layout
+from glm.config import GENERATIONS, GLMConfig
+from glm.errors import GLMError
+from glm.peak_memory import PeakMemory
+from glm.sizes import in_words
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a directory can be converted to.
+
+    Attributes:
+        weight_format: key of `file_names.FILE_NAMES`.
+        torch_layout: linear weights lie [out, in].
+        generations: generation of the source → that of the target, where it changes; None where there is no such form.
+    """
+
+    weight_format: str
+    torch_layout: bool
+    generations: dict[str, str | None]
+
+
+FORMS = {
+    # What today's transformers opens without remote code, where it can.
+    "hf": Form("safetensors", True, {"glm4-remote": "glm4"}),
+    # What the repositories with remote code hold.
+    "remote": Form("safetensors", True, {"glm4": "glm4-remote", "glm4-0414": None}),
+    "paddle": Form("pdparams", False, {}),
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What to convert.
+
+    Attributes:
+        source, target: directories.
+        format: key of `FORMS`.
+        dtype: of the written weights; the source's own if not given.
+        degree: of tensor parallelism; with more than 1 each rank has its own file.
+        max_shard_size: bytes of tensors in one file; tensor-parallel files are not divided.
+        overwrite: take the place of weights that the target holds.
+    """
+
+    source: Path
+    target: Path
+    format: str
+    dtype: str | None = None
+    degree: int = 1
+    max_shard_size: int = 5 * 10**9
+    overwrite: bool = False
+
+    @property
+    def form(self) -> Form:
+        return FORMS[self.format]
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """What a later call must repeat to go on with this one."""
+        return {
+            "source": str(self.source.resolve()),
+            "format": self.format,
+            "dtype": self.dtype,
+            "tensor_parallel_degree": self.degree,
+            "max_shard_size": self.max_shard_size,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did: of the whole model; `written` and `seconds` of this call. Sizes in bytes."""
+
+    files: int
+    tensors: int
+    parameters: int
+    size: int
+    written: int
+    seconds: float
+    peak_memory: int
+
+    def table(self) -> dict[str, str]:
+        """For people."""
+        return {
+            "weight files": f"{self.files}",
+            "tensors": f"{self.tensors:,}",
+            "parameters": f"{self.parameters:,}",
+            "size": in_words(self.size),
+            "written by this run": in_words(self.written),
+            "seconds": f"{self.seconds:.1f}",
+            "speed": f"{in_words(self.written / max(self.seconds, 1e-9))}/s",
+            "peak memory above the start": in_words(self.peak_memory),
+        }
+
+
+def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Report:
+    """Convert a checkpoint directory, or go on with a conversion that was killed.
+
+    Weights are read and written in tiles of a few megabytes, so memory does not grow with model, tensor or file.
+    Nothing in the target can be read as a model before all of it is there.
+
+    Args:
+        show_bar: a progress bar in bytes, on standard error.
+    Raises:
+        GLMError: source missing, foreign, damaged or incomplete; a target that holds weights or another unfinished
+            conversion; a degree that does not divide the model; no room on the disk.
+    """
+    memory, begin = PeakMemory(), time.perf_counter()
+    _check_paths(conversion)
+    config = GLMConfig.from_pretrained(str(conversion.source), tensor_parallel_degree=conversion.degree)
+    target_config = _target_config(conversion, config)
+    checkpoint = open_checkpoint(conversion.source)
+    weights, extra = open_weights(checkpoint, config)
+    plan = _plan(conversion, target_config, weights, extra if target_config is config else [])
+    journal = Journal(conversion.target, conversion.command, fingerprint(source_files(conversion.source)))
+    _refuse_weights(conversion, journal)
+    if journal.restarted:
+        logger.warning("%s has changed since %s was begun: starting anew", conversion.source, conversion.target)
+    with journal.opened():
+        written = _write_files(plan, journal, show_bar)
+        carried = carried_files(conversion.source, same_code=target_config is config)
+        _finish(conversion, plan, journal, carried, converted_config(config, target_config, conversion))
+    tensors = [tensor for layout in plan.values() for _, tensor in layout.places]
+    return Report(
+        files=len(plan),
+        tensors=len(tensors),
+        parameters=sum(prod(weight.shape) for weight in weights.values()),
+        size=sum(layout.size for layout in plan.values()),
+        written=written,
+        seconds=time.perf_counter() - begin,
+        peak_memory=memory.growth(),
+    )
+
+
+def source_files(source: Path) -> list[Path]:
+    """All on which the result depends."""
+    return [path for path in source.iterdir() if path.name == CONFIG_NAME or is_weights(path.name)]
+
+
+def open_weights(checkpoint: Checkpoint, config: Any) -> tuple[dict[str, WholeWeight], list[tuple[Row, WholeWeight]]]:
+    """Every weight of a checkpoint by in-memory name, none of them read, and what the table ignores.
+
+    Raises:
+        GLMError: naming weights that are missing or unknown, or a vocabulary that is not config.json's.
+    """
+    rows, torch_layout = checkpoint.rows(config)
+    known = {row.stored for row in rows}
+    ignored = [Row(name, (name,)) for name in checkpoint.ranks[0] if table_of(config).is_ignored(name)]
+    weights = dict(_whole_weights(rows, checkpoint, config, torch_layout))
+    extra = [(row, weight) for row in ignored for _, weight in _whole_weights([row], checkpoint, config, torch_layout)]
+    expected = {name for row in table_of(config).expand(config) for name in row.memory}
+    problems = {
+        "lacks": sorted(expected.difference(weights)),
+        "has unknown": checkpoint.unknown(rows, config) if known else [],
+    }
+    texts = [f"{word} {len(names)} weights: {', '.join(names[:_SHOWN])}" for word, names in problems.items() if names]
+    if texts:
+        raise GLMError(
+            f"{checkpoint.source} {' and '.join(texts)}: check that config.json belongs to these weights, and that all "
+            f"files are there"
+        )
+    _require_vocabulary(checkpoint, weights["model.embed_tokens.weight"], config)
+    return weights, extra
+
+
+def _whole_weights(
+    rows: list[Row], checkpoint: Checkpoint, config: Any, torch_layout: bool
+) -> Iterator[tuple[str, WholeWeight]]:
+    for row in rows:
+        tensors = stored_tensors(row, checkpoint.ranks, config, torch_layout)
+        for index, name in enumerate(row.memory):
+            yield name, WholeWeight(name, index, tensors, config)
+        tensors[0].file.release()
+
+
+def _require_vocabulary(checkpoint: Checkpoint, embedding: WholeWeight, config: Any) -> None:
+    if embedding.shape != (config.vocab_size, config.hidden_size):
+        raise GLMError(
+            f"{checkpoint.source} holds a word embedding {list(embedding.shape)}, config.json asks for "
+            f"[{config.vocab_size}, {config.hidden_size}]: check that it belongs to these weights"
+        )
+
+
+def _check_paths(conversion: Conversion) -> None:
+    source, target = conversion.source, conversion.target
+    if not source.is_dir():
+        raise GLMError(f"{source} is not a directory: give the directory that holds the model's files")
+    if target.exists() and not target.is_dir():
+        raise GLMError(f"{target} is a file: choose a directory")
+    if source.resolve() == target.resolve():
+        raise GLMError(f"source and target are both {source}: choose another target")
+    if conversion.degree < 1 or (conversion.degree > 1 and conversion.form.weight_format != "pdparams"):
+        raise GLMError(
+            f"tensor_parallel_degree {conversion.degree} with format {conversion.format}: only paddle has files by "
+            f"rank, the others hold whole weights that any degree reads"
+        )
+
+
+def _refuse_weights(conversion: Conversion, journal: Journal) -> None:
+    there = weight_names(conversion.target)
+    if there and not conversion.overwrite and not journal.moving:
+        raise GLMError(f"{conversion.target} already holds {there[0]}: choose another target, or add --overwrite")
+
+
+def _target_config(conversion: Conversion, config: GLMConfig) -> GLMConfig:
+    """The source's own config, or one of the generation that stands for it in the target."""
+    generation = conversion.form.generations.get(config.generation, config.generation)
+    if generation is None:
+        raise GLMError(f"{conversion.source} is of generation {config.generation}, which has no remote-code form")
+    if generation == config.generation:
+        return config
+    changed = GLMConfig.from_pretrained(str(conversion.source))
+    changed.generation = generation
+    changed.checkpoint_table = GENERATIONS[generation].parts["checkpoint_table"]
+    return changed
+
+
+def _plan(
+    conversion: Conversion, config: Any, weights: dict[str, WholeWeight], extra: list[tuple[Row, WholeWeight]]
+) -> dict[str, Layout]:
+    """Every weight file that will be there, by name."""
+    if conversion.degree > 1:
+        return {
+            SHARD_NAME.format(rank): pdparams_layout(_outgoing(conversion, config, weights, extra, rank))
+            for rank in range(conversion.degree)
+        }
+    parts = _divide(_outgoing(conversion, config, weights, extra), conversion.max_shard_size)
+    layout = {"safetensors": safetensors_layout, "pdparams": pdparams_layout}[conversion.form.weight_format]
+    names = part_names(conversion.form.weight_format, len(parts))
+    return {name: layout(part) for name, part in zip(names, parts, strict=True)}
+
+
+def _outgoing(
+    conversion: Conversion,
+    config: Any,
+    weights: dict[str, WholeWeight],
+    extra: list[tuple[Row, WholeWeight]],
+    rank: int = 0,
+) -> list[Outgoing]:
+    tile = tile_size(max(path.stat().st_size for path in source_files(conversion.source)))
+    how = {"torch_layout": conversion.form.torch_layout, "rank": rank, "degree": conversion.degree, "tile": tile}
+    dtype = numpy_dtype(conversion.dtype) if conversion.dtype else None
+    tensors = [
+        Outgoing(row, [weights[name] for name in row.memory], config, dtype=dtype, **how)
+        for row in table_of(config).expand(config)
+    ]
+    return tensors + [Outgoing(row, [weight], config, **how) for row, weight in extra]
+
+
+def _divide(tensors: list[Outgoing], room: int) -> list[list[Outgoing]]:
+    """Tensors in order, in parts of at most so many bytes; a tensor that is larger is a part of its own."""
+    parts: list[list[Outgoing]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if parts[-1] and size + tensor.nbytes > room:
+            parts.append([])
+            size = 0
+        parts[-1].append(tensor)
+        size += tensor.nbytes
+    return parts
+
+
+def _write_files(plan: dict[str, Layout], journal: Journal, show_bar: bool) -> int:
+    """Write what is not there yet; gives the number of bytes."""
+    pending = {name: layout for name, layout in plan.items() if not journal.has(name)}
+    size, total = (sum(layout.size for layout in layouts.values()) for layouts in (pending, plan))
+    _require_room(journal.directory, size)
+    bar = tqdm(total=total, initial=total - size, desc="convert", unit="B", unit_scale=True, disable=not show_bar)
+    with bar:
+        for name, layout in pending.items():
+            with atomic_file(journal.directory / name) as temporary:
+                write_layout(temporary, layout, bar.update)
+            bar.update(layout.size - sum(tensor.nbytes for _, tensor in layout.places))
+            journal.add(name)
+    return size
+
+
+def _require_room(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise GLMError(
+            f"{directory} has {free:,} bytes free, and {needed:,} will be written: make room or choose another target"
+        )
+
+
+def _finish(
+    conversion: Conversion, plan: dict[str, Layout], journal: Journal, carried: list[Path], config: dict[str, Any]
+) -> None:
+    """Put everything in its place; until config.json is there, which comes last, nothing reads as a model."""
+    target, index = conversion.target, _index(conversion, plan)
+    journal.begin_move()
+    (target / CONFIG_NAME).unlink(missing_ok=True)
+    for name in weight_names(target):
+        if name not in plan:
+            (target / name).unlink()
+    for name in plan:
+        if journal.where(name) != target / name:
+            (journal.directory / name).replace(target / name)
+    for path in carried:
+        with atomic_file(target / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+    for name, content in (*index.items(), (CONFIG_NAME, config)):
+        with atomic_write(target / name, "w", "utf-8") as file:
+            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    journal.end()
+
+
+def _index(conversion: Conversion, plan: dict[str, Layout]) -> dict[str, Any]:
+    """The index of several parts, by its name; of one file, or of tensor-parallel ones, there is none."""
+    if len(plan) == 1 or conversion.degree > 1:
+        return {}
+    name = part_names(conversion.form.weight_format, 1)[0] + ".index.json"
+    weight_map = {tensor.row.stored: file for file, layout in plan.items() for _, tensor in layout.places}
+    size = sum(tensor.nbytes for layout in plan.values() for _, tensor in layout.places)
+    return {name: {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}}

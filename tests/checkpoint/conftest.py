@@ -1,0 +1,6 @@
+"""The parity fixtures are tiny checkpoints of three generations: tests of conversion use them too."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "parity"))
