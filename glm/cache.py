@@ -26,14 +26,13 @@ class DenseAttention:
     them all.
 
     Args:
-        bias: [B, T, T] float32, added to the scores.
+        bias: [B, T·R, T] float32, added to the scores (`shared_bias`).
         shared: R, query heads a key/value head.
         dropout: of the attention weights.
     """
 
     def __init__(self, bias: Tensor, shared: int = 1, dropout: Callable[[Tensor], Tensor] | None = None):
-        self.bias = bias if shared == 1 else bias.repeat_interleave(shared, axis=1)
-        self.shared, self.dropout = shared, dropout
+        self.bias, self.shared, self.dropout = bias, shared, dropout
 
     def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
         # Heads in front of the batch: adding a bias that has no head axis is then one pass over memory.
@@ -46,6 +45,11 @@ class DenseAttention:
         if self.dropout:
             weights_KBQT = self.dropout(weights_KBQT)
         return paddle.matmul(weights_KBQT, v_KBTD)
+
+
+def shared_bias(bias_BTT: Tensor, shared: int) -> Tensor:
+    """A bias for `grouped` queries: [B, T, T] → [B, T·R, T]. It is large, so one serves all layers."""
+    return bias_BTT if shared == 1 else bias_BTT.repeat_interleave(shared, axis=1)
 
 
 def grouped(q_BTND: Tensor, shared: int) -> Tensor:

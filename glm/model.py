@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
-from glm.cache import CachedAttention, DenseAttention, PrefillAttention, Prefix
+from glm.cache import CachedAttention, DenseAttention, PrefillAttention, Prefix, shared_bias
 from glm.checkpoint.model_io import CheckpointMixin
 from glm.config import GLMConfig
 from glm.conversation import ChatMixin
@@ -99,7 +99,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
         Returns:
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
         """
-        bias = attention_bias(attention_mask, prefix_length)
+        bias = shared_bias(attention_bias(attention_mask, prefix_length), self.config.heads_a_group)
         attend = DenseAttention(bias, self.config.heads_a_group, self._attention_dropout)
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
@@ -122,7 +122,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        bias = attention_bias(attention_mask, prefix_length)
+        bias = shared_bias(attention_bias(attention_mask, prefix_length), self.config.heads_a_group)
         attends = [PrefillAttention(bias, self.config.heads_a_group) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
         return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
