@@ -16,7 +16,7 @@ class Shape:
     """How large the measured work is.
 
     Attributes:
-        preset: name in `glm.config.PRESETS`.
+        preset: name in `glm.presets.PRESETS`.
         batch, source, new_tokens: rows, prompt tokens a row (the start-of-piece not counted), generated tokens a row.
         patience: seconds of counted runs after which there is no further one, and after which the peer's generation is
             cut short if the whole would take more than twice as long.

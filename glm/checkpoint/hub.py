@@ -3,29 +3,29 @@
 from pathlib import Path
 
 from glm.errors import GLMError
+from glm.presets import repository
 
-OWNER = "THUDM"
 TIMEOUT_SECONDS = 10
-NEEDED_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pdparams"]
+NEEDED_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pdparams", "*.jinja"]
 
 
 def download_model(name: str) -> Path:
-    """The local directory of `THUDM/name`, downloaded on first use into Hugging Face's cache.
+    """The local directory of a preset's repository, downloaded on first use into Hugging Face's cache.
 
     Raises:
-        GLMError: no network, or no such repository.
+        GLMError: no network, no such repository, or a preset without published weights.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    repository = f"{OWNER}/{name}"
+    source = repository(name)
     try:
         # snapshot_download alone repeats a failing request for a long time; one probe answers at once.
         if not constants.HF_HUB_OFFLINE:
-            HfApi().model_info(repository, timeout=TIMEOUT_SECONDS)
-        return Path(snapshot_download(repository, allow_patterns=NEEDED_FILES))
+            HfApi().model_info(source, timeout=TIMEOUT_SECONDS)
+        return Path(snapshot_download(source, allow_patterns=NEEDED_FILES))
     # The library raises requests', its own and plain OSErrors and ValueErrors here.
     except Exception as error:
         raise GLMError(
-            f"the weights of {repository} cannot be had from the Hugging Face Hub ({type(error).__name__}); download "
+            f"the weights of {source} cannot be had from the Hugging Face Hub ({type(error).__name__}); download "
             "them elsewhere and pass the directory, or pass --from_scratch True for random weights"
         ) from error

@@ -1,5 +1,6 @@
 """`from_pretrained` and `save_pretrained` of the models: the checkpoint room's door to Paddle."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,13 @@ from glm.checkpoint.check import check_state
 from glm.checkpoint.hub import download_model
 from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.write import finish_shards, save_index, save_part, save_shard, save_state, share_out
-from glm.config import PRESETS, UNTRAINED_PRESETS, GLMConfig, preset_name
+from glm.config import GLMConfig
 from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
+from glm.presets import PRESETS, UNTRAINED_PRESETS, preset_name
 
+logger = logging.getLogger(__name__)
 PRESET_SEED = 42  # of the weights of presets that nobody has trained
 
 
@@ -54,6 +57,8 @@ class CheckpointMixin:
         config = GLMConfig.from_pretrained(str(directory), **overrides)
         if dtype is None and paddle.get_device() == "cpu":
             config.dtype = "float32"
+        if warning := config.dtype_warning():
+            logger.warning("%s: %s", name_or_path, warning)
         with without_initialisation():
             model = _build(cls, config)
         model.load_checkpoint(directory)

@@ -130,7 +130,7 @@ class NameTable:
     Args:
         rows: one a stored tensor; those with `{i}` repeat for every layer.
         prefixes: what may stand in front of every stored name; the first is the one that is written.
-        tied: stored copies of another weight, dropped after a comparison if config.tie_word_embeddings.
+        tied: stored copies of another weight, if config.tie_word_embeddings: no rows then, dropped after a comparison.
         ignored: patterns of stored names that hold no weight.
         torch_layout: linear weights lie [out, in] in the safetensors files of this format.
     """
@@ -144,7 +144,9 @@ class NameTable:
     def expand(self, config: Any, prefix: str | None = None) -> list[Row]:
         """All rows with their full stored names, layer by layer; by default with the prefix that is written."""
         prefix = self.prefixes[0] if prefix is None else prefix
+        copies = self.tied if config.tie_word_embeddings else {}
         present = [row for row in self.rows if row.when is None or getattr(config, row.when)]
+        present = [row for row in present if row.stored not in copies]
         once = [row for row in present if "{i}" not in row.stored]
         layered = [row for row in present if "{i}" in row.stored]
         rows = once + [_at_layer(row, i) for i in range(config.num_hidden_layers) for row in layered]
@@ -234,6 +236,7 @@ GLM4_REMOTE = NameTable(
         *_rms("transformer.encoder.final_layernorm", "model.norm"),
         Row("transformer.output_layer.weight", ("lm_head.weight",), linear=True),
     ),
+    tied={"transformer.output_layer.weight": "model.embed_tokens.weight"},
     ignored=("*.inv_freq",),
     torch_layout=True,
 )
@@ -253,6 +256,7 @@ GLM4 = NameTable(
         *_rms("model.norm", "model.norm"),
         Row("lm_head.weight", ("lm_head.weight",), linear=True),
     ),
+    tied={"lm_head.weight": "model.embed_tokens.weight"},
     ignored=("*.inv_freq",),
     torch_layout=True,
 )
