@@ -3,11 +3,13 @@
 import re
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from glm import GLMConfig
+from glm.errors import GLMError
 from glm.memory import HEADROOM, Run, estimate, fits
 from glm.memory import __main__ as memory_command
 from glm.memory.__main__ import DEGREES
@@ -18,7 +20,7 @@ sys.path.append(str(ROOT))
 import predict_generation  # noqa: E402
 
 TEXT = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
-MODELS = ("glm-large-chinese", "glm-10b-chinese")
+MODELS = ("glm-large-chinese", "glm-10b-chinese", "chatglm-6b", "glm-4-9b-chat", "glm-4-32b-0414")
 HALF = {"dtype": "bfloat16", "opt_level": "O2", "batch_size": 2, "src_length": 608, "tgt_length": 160, "num_beams": 5}
 JOBS = {
     "full training": Run(train="full", recompute=True, **HALF),
@@ -38,7 +40,12 @@ def table(heading: str) -> list[list[str]]:
 
 
 def estimates(model: str, run: Run) -> dict:
-    return {degree: estimate(GLMConfig.preset(model, tensor_parallel_degree=degree), run) for degree in DEGREES}
+    """Of the degrees that divide the model."""
+    found = {}
+    for degree in DEGREES:
+        with suppress(GLMError):
+            found[degree] = estimate(GLMConfig.preset(model, tensor_parallel_degree=degree), run)
+    return found
 
 
 def smallest(memories: dict, device: int) -> str:
@@ -49,9 +56,10 @@ def smallest(memories: dict, device: int) -> str:
 def test_what_a_rank_needs():
     heading = ["model", "run", *(f"degree {degree}" for degree in DEGREES)]
     rows = [
-        [model, job, *(f"{memory.peak / GIB:.1f}" for memory in estimates(model, run).values())]
+        [model, job, *(f"{found[degree].peak / GIB:.1f}" if degree in found else "-" for degree in DEGREES)]
         for model in MODELS
         for job, run in JOBS.items()
+        if (found := estimates(model, run))
     ]
     assert table("What a rank needs") == [heading, *rows]
 
@@ -64,6 +72,12 @@ def test_which_degree_fits():
         for job, run in JOBS.items()
     ]
     assert table("Which degree fits") == [heading, *rows]
+
+
+def test_two_key_value_heads_limit_the_degree():
+    assert list(estimates("glm-4-9b-chat", JOBS["inference"])) == [1, 2]
+    with pytest.raises(GLMError, match="tensor_parallel_degree 4 does not divide num_key_value_heads 2"):
+        GLMConfig.preset("glm-4-9b-chat", tensor_parallel_degree=4)
 
 
 def test_the_settings_of_the_tables_are_named():

@@ -8,7 +8,6 @@ both.
 
 from typing import TYPE_CHECKING
 
-from glm.errors import UsageError
 from glm.memory.generation import generation
 from glm.memory.run import FP32, Memory, Run
 from glm.memory.training import training
@@ -23,13 +22,7 @@ HEADROOM = 0.1  # of a device, left to its driver, to the kernels' workspace and
 
 
 def estimate(config: "GLMConfig", run: Run) -> Memory:
-    """The memory of one rank; every rank of a plan needs the same.
-
-    Raises:
-        UsageError: another model than GLM (2021), whose activations are counted here.
-    """
-    if config.position_type != "learned_2d":
-        raise UsageError(f"memory is computed for GLM (2021) models so far, and this one has {config.position_type}")
+    """The memory of one rank; every rank of a plan needs the same."""
     weights = elements(parameter_shapes(config), config)
     adapters = elements(lora_shapes(config, run.r), config) if run.train == "lora" else 0
     trained = {"none": 0, "full": weights, "lora": adapters}[run.train]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from glm.memory.run import FP32, Run
+from glm.memory.training import MLPS, ROTARY, bias_size
 
 if TYPE_CHECKING:
     from glm.config import GLMConfig
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 def generation(config: "GLMConfig", run: Run) -> tuple[int, int]:
     """The cache of a batch at the last token, and what comes on top when reading the prompt or a step needs most."""
     size, degree = run.weight_size, config.tensor_parallel_degree
-    column = 2 * config.num_hidden_layers * config.hidden_size // degree * size  # keys and values of one token
+    heads = config.num_key_value_heads // degree
+    column = 2 * config.num_hidden_layers * heads * config.head_dim * size  # keys and values of one token
     rows = run.batch_size * run.num_beams
     prefix = run.batch_size * run.src_length * (column + size)
     tails = rows * run.tgt_length * column
@@ -29,6 +31,10 @@ def _prefill(config: "GLMConfig", run: Run) -> int:
     size, degree = run.weight_size, config.tensor_parallel_degree
     tokens, square = run.batch_size * run.src_length, run.batch_size * run.src_length**2
     scores = config.num_attention_heads // degree * square * (size + 2 * FP32)  # scores, float32 copy, softmax
-    attention = scores + tokens * (2 + 4 / degree) * config.hidden_size * size
-    mlp = tokens * (2 * config.intermediate_size // degree + 2 * config.hidden_size) * size
-    return square * size + int(max(attention, mlp))
+    heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim // degree
+    turned = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
+    attention = scores + tokens * (2 * config.hidden_size + (2 + turned) * heads) * size
+    inner = (MLPS[config.mlp_type].inputs + 1) * config.intermediate_size // degree
+    mlp = tokens * (inner + 2 * config.hidden_size) * size
+    tables = int(tokens * config.head_dim * ROTARY[config.position_type](config)) * FP32
+    return bias_size(config, run, run.src_length) + tables + int(max(attention, mlp))

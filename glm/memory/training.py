@@ -1,17 +1,45 @@
 """Memory of a training step beside weights, gradients and optimizer.
 
-What is kept for the backward pass follows glm/layers.py, cache.py and loss.py tensor by tensor.
+What is kept for the backward pass follows glm/layers.py, positions.py, cache.py and loss.py tensor by tensor.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from glm.memory.run import FP32, SIZES, Run
-from glm.memory.weights import ADAPTED
+from glm.memory.weights import ADAPTED, block_shapes
 from glm.plan import padded
 
 if TYPE_CHECKING:
     from glm.config import GLMConfig
+
+# Share of a head's dimensions that rotary positions turn, in float32; the pairs are kept.
+ROTARY = {"learned_2d": lambda config: 0, "rotary_2d": lambda config: 1}
+ROTARY["partial_rotary"] = lambda config: config.partial_rotary_factor
+
+
+@dataclass(frozen=True)
+class _MLP:
+    """Tensors [B·T, inner] of an MLP: linear layers that read its input, and what is kept for them.
+
+    Attributes:
+        inputs: layers that read the block's second norm.
+        kept: by the activation and by the last layer.
+        backward: alive when its largest gradients are.
+        stream: tensors [B·T, H] alive then.
+    """
+
+    inputs: int
+    kept: int
+    backward: int
+    stream: int
+
+
+MLPS = {
+    "plain": _MLP(inputs=1, kept=2, backward=3, stream=4),
+    "gated": _MLP(inputs=2, kept=4, backward=6, stream=2),
+}
 
 
 @dataclass(frozen=True)
@@ -21,74 +49,109 @@ class _Block:
     Attributes:
         start: the block's input, which the first norm keeps.
         linear: what attention's linear layers and both norms keep.
+        behind: what the norms behind attention and MLP keep.
         scores: softmax and dropout of the attention weights.
-        mlp: input and output of the activation.
+        mlp: inputs and outputs of the activation.
         casts: half-precision copies of the weights, at O1.
     """
 
     start: int
     linear: int
+    behind: int
     scores: int
     mlp: int
     casts: int
 
     @property
     def all(self) -> int:
-        return self.start + self.linear + self.scores + self.mlp + self.casts
+        return self.start + self.linear + self.behind + self.scores + self.mlp + self.casts
 
 
 class _Sizes:
-    """Bytes of the tensors of a training batch: [B·T, H], [B·T, H / degree], …"""
+    """Bytes of the tensors of a training batch: [B·T, H], [B·T, N·D / degree], …"""
 
     def __init__(self, config: "GLMConfig", run: Run):
         degree, tokens = config.tensor_parallel_degree, run.batch_size * run.row_length
         self.half = SIZES[run.dtype]  # input of a matmul
         self.wide = FP32 if run.mixed else self.half  # residual stream, and what a bias was added to
         self.hidden = tokens * config.hidden_size
-        self.part = self.hidden // degree
+        self.queries, self.keys = (
+            tokens * heads * config.head_dim // degree
+            for heads in (config.num_attention_heads, config.num_key_value_heads)
+        )
         self.inner = tokens * config.intermediate_size // degree
         self.scores = config.num_attention_heads // degree * run.batch_size * run.row_length**2
-        self.bias = run.batch_size * run.row_length**2 * run.weight_size
+        self.bias = bias_size(config, run, run.row_length)
+        self.rotary = ROTARY[config.position_type](config)
+        self.tables = int(tokens * config.head_dim * self.rotary) * FP32  # cosines and sines
         self.trained = run.batch_size * run.tgt_length
         self.vocabulary = padded(config.vocab_size, degree) // degree
         self.logits = self.trained * self.vocabulary
 
+    @property
+    def pairs(self) -> int:
+        return int((self.queries + self.keys) * self.rotary) * FP32
+
+
+def bias_size(config: "GLMConfig", run: Run, width: int) -> int:
+    """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (glm/cache.py)."""
+    return run.batch_size * width**2 * run.weight_size * config.heads_a_group
+
 
 def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
-    half, wide, mixed = sizes.half, sizes.wide, run.mixed
+    half, mixed = sizes.half, run.mixed
     # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
-    copies = 3 if mixed or config.tensor_parallel_degree > 1 else 1
-    norms = sizes.hidden * (copies * half + wide + half)
+    apart = mixed or config.tensor_parallel_degree > 1
+    mlp = MLPS[config.mlp_type]
+    start, normed = _norm(config, sizes)
+    inputs = (3 if apart else 1) + (mlp.inputs if apart else 1)
+    norms = sizes.hidden * inputs * half + start + 2 * normed
     masks = 2 * sizes.hidden if config.hidden_dropout else 0
     adapters = len(ADAPTED) * run.batch_size * run.row_length * run.r * half if run.train == "lora" else 0
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
-    matrices = (4 * config.hidden_size + 2 * config.intermediate_size) * config.hidden_size
+    activation = sizes.wide if config.linear_bias else half  # what it reads
     return _Block(
-        start=sizes.hidden * wide,
-        linear=norms + 4 * sizes.part * half + masks + adapters,
+        start=start,
+        linear=norms + 2 * (sizes.queries + sizes.keys) * half + sizes.pairs + masks + adapters,
+        behind=2 * (start + normed) if config.post_norms else 0,
         scores=sizes.scores * score,
-        mlp=sizes.inner * (wide + half),
-        casts=matrices // config.tensor_parallel_degree * half if mixed else 0,
+        mlp=sizes.inner * (activation + (mlp.kept - 1) * half),
+        casts=_matrices(config) // config.tensor_parallel_degree * half if mixed else 0,
     )
 
 
+def _norm(config: "GLMConfig", sizes: _Sizes) -> tuple[int, int]:
+    """Bytes of its input and, if it is made of several operators, of what comes before the weight."""
+    if config.norm_type == "layer_norm":
+        return sizes.hidden * sizes.wide, 0
+    return sizes.hidden * FP32, sizes.hidden * sizes.wide
+
+
+def _matrices(config: "GLMConfig") -> int:
+    return sum(prod(shape) for shape in block_shapes(config).values() if len(shape) == 2)
+
+
 def training(config: "GLMConfig", run: Run) -> tuple[int, int]:
-    """Kept activations, and what comes on top when a step needs most, which is at one of four moments."""
+    """Kept activations, and what comes on top when a step needs most, which is at one of five moments."""
     sizes = _Sizes(config, run)
     block = _block(config, run, sizes)
     earlier = config.num_hidden_layers - 1
-    before = earlier * (block.start if run.recompute else block.all)  # kept while the last block runs backward
+    # Recomputed blocks get their input, which a norm of float32 would keep as a copy.
+    again = sizes.hidden * sizes.wide
+    before = earlier * (again if run.recompute else block.all)  # kept while the last block runs backward
     masks = sizes.hidden if config.embedding_dropout else 0
-    before += masks + (sizes.bias if run.recompute else 0)
-    kept = before + (block.start if run.recompute else block.all)
-    head = sizes.hidden * sizes.wide + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
+    before += masks + sizes.tables + (sizes.bias if run.recompute else 0)
+    kept = before + (again if run.recompute else block.all)
+    start, normed = _norm(config, sizes)
+    head = start + normed + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
     head += sizes.vocabulary * config.hidden_size * sizes.half if run.mixed else 0
     moments = (
         kept + head + _loss(run, sizes),
+        kept + head + _head_gradient(config, run, sizes),
         before + _mlp_backward(config, run, sizes, block),
         before + _attention_backward(config, run, sizes, block),
-        2 * _vocabulary_gradient(config, run, sizes),  # of the head and of the look-up, before they are added
+        2 * _waiting_gradient(config, run, sizes),  # of the head and of the look-up, before they are added
     )
     activations = before + block.all + (0 if run.recompute else head)
     return activations, max(0, max(moments) - activations)
@@ -101,21 +164,34 @@ def _loss(run: Run, sizes: _Sizes) -> int:
     return max(forward, 2 * sizes.logits * FP32)
 
 
+def _head_gradient(config: "GLMConfig", run: Run, sizes: _Sizes) -> int:
+    """Beside the logits' gradient, which takes the place of the probabilities, that of the head's weight."""
+    return sizes.vocabulary * config.hidden_size * run.weight_size if run.train == "full" else 0
+
+
 def _mlp_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -> int:
-    """The last block when the activation's gradient is computed: input, and gradients of both sides."""
+    """The last block when the activation's gradient is computed: what it read, and gradients of all sides."""
     weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
-    gradients = _vocabulary_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
-    inner = 3 * sizes.inner * sizes.wide
-    return block.start + block.linear + block.scores + block.casts + inner + 4 * sizes.hidden * sizes.wide + gradients
+    gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
+    mlp, size = MLPS[config.mlp_type], sizes.wide if config.linear_bias else sizes.half
+    kept = block.start + block.linear + block.behind // 2 + block.scores + block.casts
+    return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.hidden * sizes.wide + gradients
 
 
 def _attention_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -> int:
     """The last block when the softmax runs backward: output and two gradients in float32, and the dropout's mask."""
     scores = sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
-    around = block.start + block.linear + block.casts + 2 * sizes.hidden * sizes.wide
-    return around + scores + _vocabulary_gradient(config, run, sizes)
+    around = block.start + block.linear - _norm(config, sizes)[1] + block.casts + sizes.pairs
+    # Gradients [B·T, H], of a bias's sum and of a norm's output that goes past the layer too.
+    stream = (config.linear_bias + (config.residual == "scaled_norm")) * sizes.hidden * sizes.wide
+    if run.recompute:
+        # The block's output besides, and the gradient of a tied head.
+        return around + scores + stream + sizes.hidden * sizes.wide + _waiting_gradient(config, run, sizes)
+    return around + scores + stream + sizes.bias  # measured: a tensor of the bias's size comes with the gradients
 
 
-def _vocabulary_gradient(config: "GLMConfig", run: Run, sizes: _Sizes) -> int:
-    """The head's gradient of the tied embedding; it waits for the look-up's until the end of the backward pass."""
+def _waiting_gradient(config: "GLMConfig", run: Run, sizes: _Sizes) -> int:
+    """The head's gradient of a tied embedding, which waits for the look-up's until the end of the backward pass."""
+    if not config.tie_word_embeddings:
+        return 0
     return sizes.vocabulary * config.hidden_size * run.weight_size if run.train == "full" else 0

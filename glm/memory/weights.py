@@ -10,25 +10,52 @@ if TYPE_CHECKING:
 
 ADAPTED = ("q_proj", "k_proj", "v_proj")  # what LoRA adapts without further flags
 Shapes = dict[str, tuple[int, ...]]
+_NORM_PARTS = {"layer_norm": ("weight", "bias"), "rms_norm": ("weight",)}
+_INTO_MLP = {"plain": ("up_proj",), "gated": ("gate_proj", "up_proj")}
 
 
 def parameter_shapes(config: "GLMConfig") -> Shapes:
     """Every weight of a `GLMForCausalLM`, whole, by its name in memory."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    layers = {f"self_attn.{name}": (hidden, hidden) for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
-    layers |= {"mlp.up_proj": (hidden, inner), "mlp.down_proj": (inner, hidden)}
-    block: Shapes = {}
-    for name in ("input_layernorm", "post_attention_layernorm"):
-        block |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
-    for name, shape in layers.items():
-        block |= {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
-    rows = config.max_position_embeddings + 1
-    shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
-    for name in ("position_embeddings", "block_position_embeddings"):
-        shapes[f"model.positions.{name}.weight"] = (rows, hidden)
+    shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, config.hidden_size), **_positions(config)}
+    block = block_shapes(config)
     for index in range(config.num_hidden_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in block.items()}
-    return shapes | {"model.norm.weight": (hidden,), "model.norm.bias": (hidden,)}
+    shapes |= _norm("model.norm", config)
+    own = {} if config.tie_word_embeddings else {"lm_head.weight": (config.hidden_size, config.vocab_size)}
+    return shapes | own
+
+
+def block_shapes(config: "GLMConfig") -> Shapes:
+    """The weights of one block, by their names in it."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    norms += ["post_self_attn_layernorm", "post_mlp_layernorm"] if config.post_norms else []
+    shapes: Shapes = {}
+    for name in norms:
+        shapes |= _norm(name, config)
+    for name, width in {"q_proj": queries, "k_proj": keys, "v_proj": keys}.items():
+        shapes |= _linear(f"self_attn.{name}", (hidden, width), config.attention_bias)
+    shapes |= _linear("self_attn.o_proj", (queries, hidden), config.linear_bias)
+    for name in _INTO_MLP[config.mlp_type]:
+        shapes |= _linear(f"mlp.{name}", (hidden, inner), config.linear_bias)
+    return shapes | _linear("mlp.down_proj", (inner, hidden), config.linear_bias)
+
+
+def _linear(name: str, shape: tuple[int, int], bias: bool) -> Shapes:
+    return {f"{name}.weight": shape} | ({f"{name}.bias": shape[1:]} if bias else {})
+
+
+def _norm(name: str, config: "GLMConfig") -> Shapes:
+    return {f"{name}.{part}": (config.hidden_size,) for part in _NORM_PARTS[config.norm_type]}
+
+
+def _positions(config: "GLMConfig") -> Shapes:
+    """The learned tables; rotary positions have no weights."""
+    tables = {"learned_2d": ("position_embeddings", "block_position_embeddings")}.get(config.position_type, ())
+    return {
+        f"model.positions.{name}.weight": (config.max_position_embeddings + 1, config.hidden_size) for name in tables
+    }
 
 
 def lora_shapes(config: "GLMConfig", r: int) -> Shapes:

@@ -12,10 +12,11 @@ import paddle.distributed as dist
 
 from glm import parallel
 from glm.memory import Run
+from glm.processes import process_count
 from tests.memory import measurement
 
 paddle.set_device("npu")
-parallel.start(parallel.world_size())
+parallel.start(process_count())
 config = measurement.config_of(**parallel.tensor_parallel())
 for run in json.loads(sys.argv[1]):
     measure = measurement.measure_generation if run["train"] == "none" else measurement.measure_training

@@ -21,6 +21,7 @@ from glm.memory.__main__ import main
 from glm.memory.run import SIZES
 from glm.memory.weights import lora_shapes, parameter_shapes, rank_shape
 from glm.plan import rank_part
+from glm.presets import PRESETS
 from tests.memory.measurement import DROPOUT, RUN, config_of, measure_generation, measure_training
 from tests.npu_simulator.launching import launch, needs_compiler
 
@@ -28,6 +29,9 @@ TOLERANCE = 0.05  # of the peak, and of what comes and goes above the weights an
 ROOT = Path(__file__).resolve().parents[2]
 LARGE, TEN = "glm-large-chinese", "glm-10b-chinese"
 NO_DROPOUT = dict.fromkeys(DROPOUT, 0.0)
+TINY = [name for name in PRESETS if name.endswith("-tiny")]
+SHALLOW = {"num_hidden_layers": 3, "vocab_size": 2001}
+WIDE_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}
 # What grows with heads, with the MLP, with the vocabulary, and with depth.
 SHAPES = {
     "balanced": {},
@@ -75,10 +79,35 @@ def test_a_rank_holds_its_part_of_the_plan(degree):
         assert parts == {rank_shape(name, shape, degree)}, name
 
 
-def test_ten_billion_parameters():
-    """A preset of that name that has another size trained unnoticed elsewhere."""
-    config = GLMConfig.preset(TEN)
-    assert off(sum(map(prod, parameter_shapes(config).values())), 10_000_000_000) < 0.02
+@pytest.mark.parametrize("name", TINY)
+def test_weights_of_every_generation(name):
+    config = GLMConfig.preset(name)
+    assert parameter_shapes(config) == shapes_of(GLMForCausalLM(config))
+
+
+# What was counted elsewhere. ChatGLM-6B: PyTorch's 6173286400, which takes the head for the embedding. GLM-4-9B:
+# 9399951360 (chatglm.cpp's banner, PyTorch's count). GLM-4-9B-0414: its safetensors files on the Hub, 9,400,279,040.
+# 32B: 32.57 B, as llama.cpp prints of GLM-Z1-32B-0414. GLM: the names. No count of GLM-4-9B-Chat-1M was found: it is
+# GLM-4-9B with two key/value heads more, which have 128 columns and biases each, in 40 layers.
+COUNTS = {
+    LARGE: (335_000_000, 0.07),
+    TEN: (10_000_000_000, 0.02),
+    "chatglm-6b": (6_173_286_400 + 130528 * 4096, 0),
+    "glm-4-9b": (9_399_951_360, 0),
+    "glm-4-9b-chat": (9_399_951_360, 0),
+    "glm-4-9b-chat-1m": (9_399_951_360 + 40 * 2 * 2 * 128 * 4097, 0),
+    "glm-4-9b-0414": (9_400_279_040, 0),
+    "glm-z1-9b-0414": (9_400_279_040, 0),
+    "glm-4-32b-0414": (32_570_000_000, 0.00015),
+    "glm-z1-32b-0414": (32_570_000_000, 0.00015),
+}
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.repository])
+def test_a_preset_has_the_published_number_of_parameters(name):
+    """A preset "10B" that has another size trained unnoticed elsewhere."""
+    count, tolerance = COUNTS[name]
+    assert off(sum(map(prod, parameter_shapes(GLMConfig.preset(name)).values())), count) <= tolerance
 
 
 # measured
@@ -94,6 +123,34 @@ def test_training_needs_what_was_computed(shape, train, recompute):
     assert off(computed.standing, real.standing) < 0.02
     assert off(computed.training, real.peak) < TOLERANCE
     assert off(computed.training - computed.standing, real.peak - real.standing) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "recompute", "wide"),
+    [
+        ("chatglm-6b-tiny", "full", True, False),
+        ("chatglm-6b-tiny", "lora", False, True),
+        ("glm-4-9b-tiny", "full", False, False),
+        ("glm-4-9b-tiny", "lora", True, False),
+        ("glm-4-32b-0414-tiny", "full", True, True),
+        ("glm-4-32b-0414-tiny", "full", False, True),
+        ("glm-4-9b-chat-1m-tiny", "full", False, False),
+    ],
+)
+def test_training_of_every_generation_needs_what_was_computed(name, train, recompute, wide):
+    config = GLMConfig.preset(name, **SHALLOW | (WIDE_HEADS if wide else {}))
+    run = replace(RUN, train=train, recompute=recompute)
+    real, computed = measure_training(config, run), estimate(config, run)
+    assert computed.weights == real.weights
+    assert off(computed.training - computed.standing, real.peak - real.standing) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["chatglm-6b-tiny", "glm-4-9b-tiny", "glm-4-32b-0414-tiny"])
+@pytest.mark.parametrize("changes", [{"num_beams": 1, "tgt_length": 8}, {"src_length": 30, "tgt_length": 12}])
+def test_generation_of_every_generation_needs_what_was_computed(name, changes):
+    config, run = GLMConfig.preset(name, **SHALLOW), replace(RUN, **changes)
+    real, computed = measure_generation(config, run), estimate(config, run)
+    assert off(computed.generation - computed.weights, real.peak - real.weights) < TOLERANCE
 
 
 def test_the_end_of_the_backward_pass_can_need_most():
@@ -290,7 +347,7 @@ def test_the_command_reads_a_config(monkeypatch, capsys, tmp_path):
     ("arguments", "message"),
     [
         ([], "give either --preset or --model_name_or_path"),
-        (["--preset", "glm-9b"], f"preset 'glm-9b' is not one of glm-tiny-chinese, {LARGE}, {TEN}"),
+        (["--preset", "glm-9b"], f"preset 'glm-9b' is not one of glm-tiny-chinese, {LARGE}, {TEN}, chatglm-6b, "),
         (["--preset", TEN, "--batch_size", "0"], "batch_size is 0, and must be at least 1"),
         (["--preset", TEN, "--tensor_parallel_degree", "0"], "tensor_parallel_degree is 0, and must be at least 1"),
         (["--preset", TEN, "--device_memory", "-1"], "device_memory is -1.0 GiB, and must be above 0"),
