@@ -10,7 +10,7 @@ from paddlenlp.transformers import PretrainedConfig
 
 from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
-from glm.generations import GENERATIONS, Generation
+from glm.generations import GENERATIONS, SIZES, Generation
 from glm.presets import PRESETS
 
 CONFIG_NAME = "config.json"
@@ -44,16 +44,6 @@ _IGNORED = frozenset(
         "unsloth_version",
         "use_bfloat16",
     }
-)
-_INTEGERS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
 )
 
 
@@ -94,7 +84,7 @@ def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
     if missing := [name for name in generation.names if name not in known]:
         raise GLMError(f"no {', '.join(missing)}, which a {generation.architecture} needs; get the file again")
     fields = {ours: known[theirs] for theirs, ours in generation.names.items()} | generation.derive(raw)
-    for name in _INTEGERS:
+    for name in SIZES:
         if name in fields and (type(fields[name]) is not int or fields[name] < 1):
             raise GLMError(f"{name} is {fields[name]!r}, and must be a whole number above 0")
     dtype = stated.get("dtype") or stated.get("torch_dtype")

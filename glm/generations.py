@@ -11,6 +11,17 @@ from typing import Any
 from glm.errors import GLMError
 
 ROPE_BASE = 10000.0
+# Fields of `GLMConfig` that are whole numbers above 0.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 _ROPE_FIELDS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
@@ -117,20 +128,7 @@ _GLM4 = {
     "tie_word_embeddings": False,
 }
 _GLM4_DEFAULTS = _NO_DROPOUT | {"attention_bias": True, "norm_eps": 1.5625e-07}
-_HF_NAMES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
-    "attention_bias",
-    "attention_dropout",
-    "initializer_range",
-    "tie_word_embeddings",
-)
+_HF_NAMES = (*SIZES, "attention_bias", "attention_dropout", "initializer_range", "tie_word_embeddings")
 
 
 def _transformers(model_type: str, architecture: str, norm_eps: float, post_norms: bool) -> Generation:

@@ -47,7 +47,7 @@ _32B_0414 = _9B_0414 | {
     "attention_bias": False,
 }
 
-# Where the numbers come from: docs/models.md would repeat them, so they are named here.
+# The sources of the numbers stand beside them.
 _PUBLISHED: dict[str, Preset] = {
     "glm-large-chinese": Preset({"generation": "glm"}, "THUDM/glm-large-chinese"),
     "glm-10b-chinese": Preset(
