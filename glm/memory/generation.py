@@ -30,11 +30,12 @@ def _prefill(config: "GLMConfig", run: Run) -> int:
     """Workspace of one block that reads the prompts: of its attention or of its MLP."""
     size, degree = run.weight_size, config.tensor_parallel_degree
     tokens, square = run.batch_size * run.src_length, run.batch_size * run.src_length**2
-    scores = config.num_attention_heads // degree * square * (size + 2 * FP32)  # scores, float32 copy, softmax
+    # Scores and softmax in float32, and the softmax in half precision.
+    scores = config.num_attention_heads // degree * square * (2 * FP32 + (size if size < FP32 else 0))
     heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim // degree
     turned = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
     attention = scores + tokens * (2 * config.hidden_size + (2 + turned) * heads) * size
     inner = (MLPS[config.mlp_type].inputs + 1) * config.intermediate_size // degree
-    mlp = tokens * (inner + 2 * config.hidden_size) * size
+    mlp = tokens * (inner + 3 * config.hidden_size) * size
     tables = int(tokens * config.head_dim * ROTARY[config.position_type](config)) * FP32
     return bias_size(config, run, run.src_length) + tables + int(max(attention, mlp))

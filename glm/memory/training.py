@@ -48,7 +48,8 @@ class _Block:
 
     Attributes:
         start: the block's input, which the first norm keeps.
-        linear: what attention's linear layers and both norms keep.
+        linear: what attention and its linear layers keep.
+        second: what the norm before the MLP and the MLP's first layers keep.
         behind: what the norms behind attention and MLP keep.
         scores: softmax and dropout of the attention weights.
         mlp: inputs and outputs of the activation.
@@ -57,6 +58,7 @@ class _Block:
 
     start: int
     linear: int
+    second: int
     behind: int
     scores: int
     mlp: int
@@ -64,7 +66,7 @@ class _Block:
 
     @property
     def all(self) -> int:
-        return self.start + self.linear + self.behind + self.scores + self.mlp + self.casts
+        return self.start + self.linear + self.second + self.behind + self.scores + self.mlp + self.casts
 
 
 class _Sizes:
@@ -95,7 +97,7 @@ class _Sizes:
 
 def bias_size(config: "GLMConfig", run: Run, width: int) -> int:
     """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (glm/cache.py)."""
-    return run.batch_size * width**2 * run.weight_size * config.heads_a_group
+    return run.batch_size * width**2 * FP32 * config.heads_a_group
 
 
 def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
@@ -104,8 +106,7 @@ def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
     apart = mixed or config.tensor_parallel_degree > 1
     mlp = MLPS[config.mlp_type]
     start, normed = _norm(config, sizes)
-    inputs = (3 if apart else 1) + (mlp.inputs if apart else 1)
-    norms = sizes.hidden * inputs * half + start + 2 * normed
+    read, read_again = (sizes.hidden * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
     masks = 2 * sizes.hidden if config.hidden_dropout else 0
     adapters = len(ADAPTED) * run.batch_size * run.row_length * run.r * half if run.train == "lora" else 0
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
@@ -113,7 +114,9 @@ def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
     activation = sizes.wide if config.linear_bias else half  # what it reads
     return _Block(
         start=start,
-        linear=norms + 2 * (sizes.queries + sizes.keys) * half + sizes.pairs + masks + adapters,
+        # Queries and keys are float32 where the scores are computed; values and what they add up to are not.
+        linear=read + normed + (sizes.queries + sizes.keys) * (FP32 + half) + sizes.pairs + masks + adapters,
+        second=start + normed + read_again,
         behind=2 * (start + normed) if config.post_norms else 0,
         scores=sizes.scores * score,
         mlp=sizes.inner * (activation + (mlp.kept - 1) * half),
@@ -174,20 +177,17 @@ def _mlp_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -
     weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
     gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
     mlp, size = MLPS[config.mlp_type], sizes.wide if config.linear_bias else sizes.half
-    kept = block.start + block.linear + block.behind // 2 + block.scores + block.casts
+    kept = block.start + block.linear + block.second + block.behind // 2 + block.scores + block.casts
     return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.hidden * sizes.wide + gradients
 
 
 def _attention_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -> int:
     """The last block when the softmax runs backward: output and two gradients in float32, and the dropout's mask."""
     scores = sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
-    around = block.start + block.linear - _norm(config, sizes)[1] + block.casts + sizes.pairs
-    # Gradients [B·T, H], of a bias's sum and of a norm's output that goes past the layer too.
-    stream = (config.linear_bias + (config.residual == "scaled_norm")) * sizes.hidden * sizes.wide
-    if run.recompute:
-        # The block's output besides, and the gradient of a tied head.
-        return around + scores + stream + sizes.hidden * sizes.wide + _waiting_gradient(config, run, sizes)
-    return around + scores + stream + sizes.bias  # measured: a tensor of the bias's size comes with the gradients
+    # Recompute has the block's output and a gradient of its size besides.
+    stream = 2 * sizes.hidden * sizes.wide if run.recompute else 0
+    around = block.start + block.linear + block.casts + stream
+    return around + scores + _waiting_gradient(config, run, sizes)
 
 
 def _waiting_gradient(config: "GLMConfig", run: Run, sizes: _Sizes) -> int:
