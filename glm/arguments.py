@@ -184,7 +184,7 @@ class GLMTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             dtype, reason = default_dtype(self.device)
             self.bf16 = dtype == "bfloat16" and not self.fp16
-            if self.device.startswith("npu") and not self.fp16:
+            if self.device != "cpu" and not self.fp16:
                 note(f"training in {dtype}: {reason}")
         for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval"):
             check_dtype(name if getattr(self, name) else None, self.device, "the flag")

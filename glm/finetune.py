@@ -131,6 +131,8 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     model = GLMForCausalLM.from_pretrained(
         options.model_name_or_path, dtype=in_memory, from_scratch=options.from_scratch
     )
+    if warning := model.config.dtype_warning(dtype):
+        note(warning)
     if options.lora_path:
         return load_lora(model, options.lora_path)
     if options.lora:

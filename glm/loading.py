@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glm.checkpoint.hub import download_model
-from glm.config import PRESETS, UNTRAINED_PRESETS, preset_name
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.errors import GLMError
+from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, preset_name
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data"
 
@@ -25,7 +25,7 @@ def _text_directory(name_or_path: str) -> Path:
     if directory.is_dir():
         return directory
     if name in UNTRAINED_PRESETS:
-        return BUNDLED / name
+        return BUNDLED / bundled_tokenizer(name)
     if name in PRESETS:
         return download_model(name)
     raise GLMError(f"'{name_or_path}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")

@@ -187,13 +187,25 @@ def _named(missing: list[Result]) -> str:
 
 
 def default_dtype(device: str) -> tuple[str, str]:
-    """The dtype to train in where the user names none, and why: bfloat16 on an NPU that has it, else float32."""
-    if device.split(":")[0] != "npu":
-        return "float32", "the default on CPU and GPU"
+    """The dtype to train in where the user names none, and why: bfloat16 on a device that has it, else float32."""
+    kind = device.split(":")[0]
+    if kind == "cpu":
+        return "float32", "Paddle's CPU kernels have no half-precision matmul"
+    if kind == "gpu":
+        return (
+            ("bfloat16", f"{device} has it") if _gpu_has_bfloat16(device) else ("float32", f"{device} lacks bfloat16")
+        )
     missing = _missing(device, "bfloat16")
     if missing:
         return "float32", f"bfloat16 does not run on {device}: it lacks {_named(missing)}"
     return "bfloat16", f"{device} has all that it needs"
+
+
+def _gpu_has_bfloat16(device: str) -> bool:
+    """Needs CUDA; not tried on hardware by this project's tests."""
+    import paddle
+
+    return paddle.is_compiled_with_cuda() and paddle.amp.is_bfloat16_supported(device)
 
 
 def print_report(report: Report) -> None:
