@@ -66,6 +66,7 @@ def made(name: str, folder: Path) -> Namespace:
         drawn = Predictor.load(tiny, lengths=LENGTHS)
     else:
         config = GLMConfig.preset(name, **SMALL_GLM)
+        paddle.seed(0)
         drawn = Predictor(GLMForCausalLM(config), Predictor.load("glm-tiny-chinese", lengths=LENGTHS).encoder)
         drawn.model.eval()
     drawn.save(folder / "drawn")
@@ -113,9 +114,9 @@ def test_train(model, ability):
     saved = weights(GLMForCausalLM.from_pretrained(model.folder / "trained"))
     before = weights(GLMForCausalLM.from_pretrained(model.directory))
     assert same(saved, weights(trainer.model))
-    assert not [
-        name for name, array in saved.items() if np.array_equal(array, before[name]) and "k_proj.bias" not in name
-    ]
+    still = [name for name, array in saved.items() if np.array_equal(array, before[name])]
+    # A key bias moves all scores of a query alike, which softmax does not see.
+    assert not [name for name in still if not name.endswith("k_proj.bias")]
     ability("train")
 
 
@@ -170,9 +171,8 @@ def exported(model, predictor) -> Path:
 
 def test_export(exported, ability):
     """Graph, weights, description and the text side."""
-    assert {"glm.json", "glm.pdiparams", "glm.info.json", "tokenizer_config.json"} <= {
-        p.name for p in exported.iterdir()
-    }
+    wanted = {"glm.json", "glm.pdiparams", "glm.info.json", "tokenizer_config.json"}
+    assert wanted <= {path.name for path in exported.iterdir()}
     ability("export")
 
 
@@ -208,9 +208,7 @@ def test_the_table_of_the_docs(request):
     if os.environ.get("UPDATE_DOCS"):
         DOCS.write_text(before + BEGIN + table() + END + after, encoding="utf-8")
     else:
-        assert found == table(), (
-            "docs/models.md is not what the tests found: UPDATE_DOCS=1 pytest tests/models writes it"
-        )
+        assert found == table(), "docs/models.md differs: UPDATE_DOCS=1 pytest tests/models writes what was found"
 
 
 def table() -> str:
