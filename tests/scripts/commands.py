@@ -109,7 +109,9 @@ def rank_variables(count: int) -> list[dict[str, str]]:
     common = {"PADDLE_TRAINERS_NUM": str(count), "PADDLE_TRAINER_ENDPOINTS": ",".join(own), "PADDLE_MASTER": master}
     common |= {"PADDLE_DISTRI_BACKEND": "xccl", "PADDLE_XCCL_BACKEND": "npu"}
     return [
-        common | {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": address, "FLAGS_selected_npus": str(rank)}
+        common
+        | {"PADDLE_TRAINER_ID": str(rank), "PADDLE_RANK_IN_NODE": str(rank)}
+        | {"PADDLE_CURRENT_ENDPOINT": address, "FLAGS_selected_npus": str(rank)}
         for rank, address in enumerate(own)
     ]
 
