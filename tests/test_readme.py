@@ -20,7 +20,13 @@ SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
     f"tests/scripts/test_{name}.py" for name in ("seed_commands", "finetune_scripts", "predict_script", "infer_script")
 )
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
+CONFIG_TEST = "tests/scripts/test_configs.py"
 RUN_BY = {
+    r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
+    r"distributed\.launch .*predict_generation\.py configs/": "tests/models/test_matrix.py::test_tensor_parallel",
+    r"finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_fine_tuning_and_evaluation",
+    r"predict_generation\.py .*--(chat|predict_data)": f"{CONFIG_TEST}::test_prediction",
+    r"convert_checkpoint\.py": "tests/scripts/test_convert_script.py::test_both_ways",
     r"distributed\.launch .*finetune_generation\.py": f"{DISTRIBUTED_TEST}::test_fine_tuning_on_two_devices",
     r"distributed\.launch .*predict_generation\.py": f"{DISTRIBUTED_TEST}::test_merging_on_two_devices",
     r"-m glm\.memory": "tests/test_distributed_docs.py::test_the_memory_command_runs",
@@ -117,6 +123,17 @@ def test_the_scripts_parser_takes_the_command(line, monkeypatch):
 
 
 @pytest.mark.parametrize("readme", READMES)
+def test_the_python_block(readme, monkeypatch, capsys):
+    """As it stands there, on tiny presets."""
+    block = re.search(r"^```python\n(.*?)^```", (ROOT / readme).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)[1]
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(block, names)
+    assert names["generate"]("你好") == [{"generated_text": capsys.readouterr().out.removesuffix("\n")}]
+    assert [message["role"] for message in names["history"]] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("readme", READMES)
 def test_the_file_of_arguments(readme, tmp_path):
     from glm import arguments
 
@@ -171,7 +188,7 @@ def run_python():
     return run
 
 
-SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_generation*.py"))
+SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 
 
 @cache
