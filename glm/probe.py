@@ -201,6 +201,14 @@ def default_dtype(device: str) -> tuple[str, str]:
     return "bfloat16", f"{device} has all that it needs"
 
 
+def usable_dtype(device: str, dtype: str) -> str:
+    """The dtype for weights that were saved in `dtype`: the same where the device computes in it, else float32."""
+    kind = device.split(":")[0]
+    if kind == "gpu":
+        return dtype if dtype != "bfloat16" or _gpu_has_bfloat16(device) else "float32"
+    return "float32" if kind == "cpu" or (dtype in HALF_DTYPES and _missing(device, dtype)) else dtype
+
+
 def _gpu_has_bfloat16(device: str) -> bool:
     """Needs CUDA; not tried on hardware by this project's tests."""
     import paddle

@@ -11,7 +11,7 @@ import pytest
 from glm import probe as probe_module
 from glm.capabilities import CAPABILITIES, Capability
 from glm.paddle_reason import paddle_reason
-from glm.probe import default_dtype, probe, require, require_dtype, versions
+from glm.probe import default_dtype, probe, require, require_dtype, usable_dtype, versions
 from tests.npu_simulator.launching import environment, launch, needs_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +43,7 @@ def test_a_cpu_is_asked_for_nothing(monkeypatch):
     require("gpu:1")
     require_dtype("gpu:0", "float16")
     assert default_dtype("cpu")[0] == default_dtype("gpu:0")[0] == "float32"
+    assert usable_dtype("cpu", "bfloat16") == usable_dtype("cpu", "float16") == "float32"
 
 
 def test_probing_leaves_the_process_as_it_was():
@@ -93,6 +94,7 @@ print(json.dumps({
     "float32": [r.name for use in ("training", "generation") for r in report.missing(use)], "versions": report.versions,
     "half": {d: not report.missing(d) for d in ("bfloat16", "float16")},
     "default": default_dtype("npu:1"), "stray": probe_module._reason(stray), "required": require("npu:1"),
+    "usable": usable_dtype("npu:1", "bfloat16"),
 }))
 """
 
@@ -107,7 +109,7 @@ def test_the_simulated_npu():
     assert "not installed as a package" in found["versions"]["paddle-custom-npu"]
     assert found["stray"] == "a result lies at Place(cpu), not at Place(npu:0)"
     dtype, reason = found["default"]
-    assert found["half"] == {"bfloat16": True, "float16": True} and dtype == "bfloat16"
+    assert found["half"] == {"bfloat16": True, "float16": True} and dtype == found["usable"] == "bfloat16"
     assert reason and "\n" not in reason
 
 
@@ -119,7 +121,7 @@ for name, call in {"train": lambda: require("npu:0"), "generate": lambda: requir
         call()
     except UsageError as error:
         messages[name] = str(error)
-print(json.dumps(messages | {"default": default_dtype("npu:0")}))
+print(json.dumps(messages | {"default": default_dtype("npu:0"), "usable": usable_dtype("npu:0", "bfloat16")}))
 """
 
 
@@ -133,7 +135,7 @@ def test_a_missing_kernel_is_one_line():
         assert f"here: paddlepaddle {paddle.__version__}, " in found[use]
         assert "install paddlepaddle and paddle-custom-npu of one version (docs/devices.md)" in found[use]
     assert found["dtype"].startswith("the flag bfloat16 does not run on npu:0: it lacks ")
-    assert found["default"][0] == "float32" and "strided_copy" in found["default"][1]
+    assert found["default"][0] == found["usable"] == "float32" and "strided_copy" in found["default"][1]
 
 
 @needs_compiler

@@ -17,6 +17,7 @@ from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
 from glm.presets import PRESETS, UNTRAINED_PRESETS, preset_name
+from glm.probe import usable_dtype
 
 logger = logging.getLogger(__name__)
 PRESET_SEED = 42  # of the weights of presets that nobody has trained
@@ -55,8 +56,8 @@ class CheckpointMixin:
         if not directory.is_dir() and preset_name(name_or_path) in PRESETS:
             directory = download_model(preset_name(name_or_path))
         config = GLMConfig.from_pretrained(str(directory), **overrides)
-        if dtype is None and paddle.get_device() == "cpu":
-            config.dtype = "float32"
+        if dtype is None:
+            config.dtype = usable_dtype(paddle.get_device(), config.dtype)
         if warning := config.dtype_warning():
             logger.warning("%s: %s", name_or_path, warning)
         with without_initialisation():
