@@ -20,6 +20,7 @@ def bench(tmp_path, *arguments: str) -> tuple[subprocess.CompletedProcess, dict]
     return process, json.loads(output.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_an_untuned_column_runs_untuned(tmp_path, monkeypatch):
     monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "5")
     process, report = bench(tmp_path, "--tasks", "train", "--columns", "installed")

@@ -215,8 +215,12 @@ def replicas(bench: Bench, title: str) -> Path:
     return bench.folder / title if (bench.folder / title).exists() else bench.launch(title, ranks, runs)
 
 
+# What each of them does is part of another one.
+COVERED = ("2x2 with sharding", "data parallel 2")
+
+
 @pytest.mark.parametrize(
-    "title", [pytest.param(title, marks=[pytest.mark.slow] * ("with sharding" in title)) for title in REPLICAS]
+    "title", [pytest.param(title, marks=[pytest.mark.slow] * (title in COVERED)) for title in REPLICAS]
 )
 def test_replicas_are_one_device(bench, title):
     """Although their rows' targets differ in length."""

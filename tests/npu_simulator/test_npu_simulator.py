@@ -89,7 +89,7 @@ def test_half_precision_is_float32_rounded():
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
 def test_fleet_layers_equal_one_process(tmp_path, dtype):
     result = launch("fleet_layers.py", 2, tmp_path, [dtype])
     assert result.code == 0, result
