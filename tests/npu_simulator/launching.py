@@ -33,6 +33,7 @@ def environment(**variables: str) -> dict[str, str]:
     """The variables for a process that sees the simulated NPUs; one thread, because the ranks share the processor."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FLAGS_", "PADDLE_"))}
     chosen = {"CUSTOM_DEVICE_ROOT": str(build()), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    chosen |= {"PYTHONFAULTHANDLER": "1"}  # a rank that aborts says where
     return {**inherited, **chosen, "MKL_NUM_THREADS": "1", **variables}
 
 
