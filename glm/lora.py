@@ -117,7 +117,7 @@ def merge_lora(lora: GLMLoRAModel) -> GLMForCausalLM:
     """The plain model with the adapters added into its weights."""
     lora.merge()
     model, config = lora.model, lora.model.config
-    layers = dict(model.named_sublayers())
+    layers = dict(model.named_sublayers(include_self=True))
     for name, layer in layers.items():
         if hasattr(layer, "lora_A"):
             # PaddleNLP's own way back knows no tensor-parallel layers.

@@ -12,7 +12,9 @@ from family_models import write_family_model
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.checkpoint import load_state
-from glm.lora import add_lora
+from glm.checkpoint.unpickle import load_pdparams
+from glm.checkpoint.write import write_pdparams
+from glm.lora import PADDLE_WEIGHTS, add_lora
 from tests.npu_simulator.launching import needs_compiler
 
 pytestmark = needs_compiler
@@ -27,6 +29,7 @@ LENGTHS = ["--src_length", "96", "--tgt_length", "16"]
 BATCHES = ["--predict_data", "prompts.txt", "--predict_batch_size", "4"]
 RESULTS = "text_generation_result.txt"
 MORE_RANKS = 4  # than the two key/value heads of the models
+ODD_VOCABULARY = 770  # for four ranks
 
 
 @pytest.fixture(scope="module", params=["glm4-0414", "glm4-remote"])
@@ -36,16 +39,20 @@ def family_model(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def glm4_0414(tmp_path_factory) -> Path:
-    return write_family_model(tmp_path_factory.mktemp("family") / "0414", "glm4-0414")
+    return write_family_model(tmp_path_factory.mktemp("family") / "0414", "glm4-0414", vocab_size=ODD_VOCABULARY)
 
 
 @pytest.fixture(scope="module")
 def family_adapter(glm4_0414, tmp_path_factory) -> Path:
-    """Random matrices on every linear layer of the blocks, those of keys and values too."""
+    """Random matrices on every linear layer, those of keys and values and the head too."""
     directory = tmp_path_factory.mktemp("family") / "adapter"
     lora = add_lora(GLMForCausalLM.from_pretrained(glm4_0414), r=4, targets="all")
     scatter_adapter(lora)
     lora.save_pretrained(directory)
+    path, draw = directory / PADDLE_WEIGHTS, np.random.default_rng(4)
+    shapes = {"lm_head.lora_A": (32, 4), "lm_head.lora_B": (4, ODD_VOCABULARY)}
+    head = {name: draw.standard_normal(shape, "float32") * 0.2 for name, shape in shapes.items()}
+    write_pdparams(path, dict(load_pdparams(path)) | head)
     return directory
 
 
@@ -96,7 +103,13 @@ def test_a_conversation_on_two_ranks(run, run_npu, glm4_0414):
     assert (many[1].out, many[1].err) == ("", "")
 
 
-@pytest.mark.parametrize("way", [[], ["--do_sample", "--temperature", "2", "--seed", "6"]], ids=["greedy", "sampling"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param([], id="greedy"),
+        pytest.param(["--do_sample", "--temperature", "2", "--seed", "6"], id="sampling", marks=pytest.mark.slow),
+    ],
+)
 def test_more_ranks_than_key_value_heads(predicted, glm4_0414, family_adapter, tmp_path, way):
     words = ["--model_name_or_path", glm4_0414, "--lora_path", family_adapter, *BATCHES, *way]
     one, many = predicted(MORE_RANKS, *words)
