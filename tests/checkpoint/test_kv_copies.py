@@ -10,7 +10,7 @@ from glm.checkpoint.files import MappedTensors, Safetensors
 from glm.checkpoint.names import table_of
 from glm.plan import filed, held, rank_part, whole
 
-HEADS, GROUPS, WIDTH, HIDDEN, INNER = 4, 2, 8, 16, 24
+HEADS, GROUPS, WIDTH, HIDDEN, INNER = 4, 2, 6, 16, 24
 QUERIES, KEYS = HEADS * WIDTH, GROUPS * WIDTH
 SHAPES = {
     "q_proj": (HIDDEN, QUERIES),
