@@ -4,14 +4,16 @@ glm/generations.py says what the models of a generation share, glm/presets.py wh
 how config.json is read and written.
 """
 
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 from paddlenlp.transformers import PretrainedConfig
 
 from glm.config_file import config_json, read_config_file, write_config_file
-from glm.errors import GLMError
+from glm.errors import GLMError, UsageError
 from glm.generations import GENERATIONS, Generation
+from glm.plan import held
 from glm.presets import PRESETS, UNTRAINED_PRESETS, preset_name
 
 __all__ = ["DTYPES", "PRESETS", "UNTRAINED_PRESETS", "GLMConfig", "preset_name"]
@@ -39,7 +41,7 @@ class GLMConfig(PretrainedConfig):
 
     Raises:
         GLMError: an unknown generation or dtype, heads that do not divide the hidden size, or a tensor-parallel degree
-            that does not divide heads and MLP.
+            that does not divide heads and MLP, or that neither divides the key/value heads nor is a multiple of them.
     """
 
     model_type = "glm"
@@ -90,11 +92,16 @@ class GLMConfig(PretrainedConfig):
                 f"({self.num_attention_heads})"
             )
         degree = self.tensor_parallel_degree
-        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        for name in ("num_attention_heads", "intermediate_size"):
             if getattr(self, name) % degree:
                 raise GLMError(
                     f"tensor_parallel_degree {degree} does not divide {name} {getattr(self, name)}: choose another"
                 )
+        if self.num_key_value_heads % degree and degree % self.num_key_value_heads:
+            raise GLMError(
+                f"tensor_parallel_degree {degree} neither divides num_key_value_heads {self.num_key_value_heads} "
+                "nor is a multiple of it: choose another"
+            )
         if self.dtype not in DTYPES:
             raise GLMError(f"dtype '{self.dtype}' is not one of {', '.join(DTYPES)}")
 
@@ -104,8 +111,26 @@ class GLMConfig(PretrainedConfig):
 
     @property
     def heads_a_group(self) -> int:
-        """Query heads that share a key/value head."""
-        return self.num_attention_heads // self.num_key_value_heads
+        """Query heads that share a key/value head, of those that a rank holds."""
+        return self.num_attention_heads // (self.num_key_value_heads * self.kv_copies)
+
+    @property
+    def kv_copies(self) -> int:
+        """Neighbouring tensor-parallel ranks that hold the same key/value head, because there are fewer than ranks."""
+        return max(1, self.tensor_parallel_degree // self.num_key_value_heads)
+
+    def held(self, name: str) -> tuple[int, int]:
+        """Which part of a weight this process has in memory, and of how many."""
+        return held(name, self.tensor_parallel_rank, self.tensor_parallel_degree, self.kv_copies)
+
+    def require_trainable(self) -> None:
+        """Raises UsageError where ranks hold copies of a key/value head: each would get another gradient."""
+        if self.kv_copies > 1:
+            raise UsageError(
+                f"tensor_parallel_degree {self.tensor_parallel_degree} predicts but does not train with "
+                f"{self.num_key_value_heads} key/value heads, of which several ranks would hold copies: train with "
+                f"{gcd(self.num_key_value_heads, self.intermediate_size)} at most"
+            )
 
     @property
     def half(self) -> str:

@@ -10,6 +10,7 @@ from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.config import GLMConfig
 from glm.datasets import TASKS, LoadedExamples, load_examples
 from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
@@ -50,6 +51,9 @@ def finetune(
         )
     paddle.set_device(training.device)
     if training.tensor_parallel_degree > 1:
+        if training.do_train:
+            degree = training.tensor_parallel_degree
+            GLMConfig.from_pretrained(options.model_name_or_path, tensor_parallel_degree=degree).require_trainable()
         probe_collectives()
     if rank_table := environment_note(os.environ):
         note(rank_table)

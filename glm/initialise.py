@@ -66,7 +66,7 @@ def randomise_adapter(model: nn.Layer, seed: int) -> None:
 
 
 def _set_part(parameter: paddle.Tensor, name: str, array: np.ndarray, config) -> None:
-    set_parameter(parameter, rank_part(name, array, config.tensor_parallel_rank, config.tensor_parallel_degree))
+    set_parameter(parameter, rank_part(name, array, *config.held(name)))
 
 
 @contextmanager

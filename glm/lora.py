@@ -66,8 +66,7 @@ class GLMLoRAModel(LoRAModel):
         config, parameters = self.model.config, self._adapter_parameters()
         _check_adapter(adapter, {name: whole_shape(name, p, config) for name, p in parameters.items()}, directory)
         for name, parameter in parameters.items():
-            part = rank_part(name, adapter[name], config.tensor_parallel_rank, config.tensor_parallel_degree)
-            set_parameter(parameter, part)
+            set_parameter(parameter, rank_part(name, adapter[name], *config.held(name)))
 
     def adapter_state(self) -> Adapter:
         """The adapter's whole matrices by name. All tensor-parallel ranks must call it."""
@@ -118,13 +117,14 @@ def merge_lora(lora: GLMLoRAModel) -> GLMForCausalLM:
     """The plain model with the adapters added into its weights."""
     lora.merge()
     model, config = lora.model, lora.model.config
-    layers = dict(model.named_sublayers())
+    layers = dict(model.named_sublayers(include_self=True))
     for name, layer in layers.items():
         if hasattr(layer, "lora_A"):
             # PaddleNLP's own way back knows no tensor-parallel layers.
             parent, _, attribute = name.rpartition(".")
             with undrawn():
-                plain = linear(config, attribute, *whole_shape(f"{name}.weight", layer.weight, config))
+                shape = whole_shape(f"{name}.weight", layer.weight, config)
+                plain = linear(config, attribute, *shape, bias=layer.bias is not None)
             plain.weight, plain.bias = layer.weight, layer.bias
             setattr(layers[parent], attribute, plain)
     model.eval()

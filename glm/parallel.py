@@ -20,7 +20,7 @@ from paddle.distributed.fleet.meta_parallel import (
 )
 
 from glm.errors import UsageError
-from glm.plan import COLUMN, PADDED, PLAN, padded
+from glm.plan import COLUMN, KEYS_AND_VALUES, PADDED, PLAN, padded
 from glm.processes import process_count
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
@@ -52,11 +52,13 @@ class AddBias(PyLayer):
 def linear(config, name: str, in_features: int, out_features: int, bias: bool = True) -> nn.Layer:
     """The linear layer `name` of the plan, with the part of its weight [in, out] that belongs to this rank.
 
-    Cut by columns, [..., in] → [..., out / degree]; cut by rows, [..., in / degree] → [..., out].
+    Cut by columns, [..., in] → [..., out / degree]; cut by rows, [..., in / degree] → [..., out]. Each rank has one of
+    the key/value heads where they are fewer than the ranks: [..., in] → [..., head_dim].
     """
     if config.tensor_parallel_degree <= 1:
         return Linear(in_features, out_features, bias_attr=None if bias else False)
     if PLAN[name] == COLUMN:
+        out_features *= config.kv_copies if name in KEYS_AND_VALUES else 1
         out_features = padded(out_features, config.tensor_parallel_degree) if name in PADDED else out_features
         return ColumnParallelLinear(in_features, out_features, has_bias=bias, gather_output=False)
     return RowParallelLinear(in_features, out_features, has_bias=bias, input_is_parallel=True)

@@ -29,7 +29,7 @@ def whole_shape(name: str, parameter: paddle.Tensor, config) -> list[int]:
     """Shape of the weight of which a parameter is this rank's part, without padding."""
     shape, axis = list(parameter.shape), split_axis(name)
     if axis is not None and config.tensor_parallel_degree > 1:
-        shape[axis] = config.vocab_size if is_padded(name) else shape[axis] * config.tensor_parallel_degree
+        shape[axis] = config.vocab_size if is_padded(name) else shape[axis] * config.held(name)[1]
     return shape
 
 
@@ -38,5 +38,6 @@ def whole_weight(name: str, parameter: paddle.Tensor, config) -> np.ndarray:
     ranks, axis = Ranks(config), split_axis(name)
     if ranks.degree == 1 or axis is None:
         return as_numpy(parameter)
-    parts = [as_numpy(part) for part in ranks.parts(parameter)]
+    copies = ranks.degree // config.held(name)[1]
+    parts = [as_numpy(part) for part in ranks.parts(parameter)[::copies]]
     return whole(name, parts, whole_shape(name, parameter, config)[axis])

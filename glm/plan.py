@@ -3,6 +3,9 @@
 The cuts are Megatron's (arXiv:1909.08053, 3): the first matrix of a pair by its columns, the second by its rows, so
 that a pair needs one sum over the ranks; the vocabulary by its rows. Model, checkpoints, adapters and optimizer states
 all ask here, so a weight is cut alike everywhere. Every layer that is not named is whole on every rank.
+
+Where there are fewer key/value heads than ranks, several ranks hold the same head (`held`). Files have no copies: they
+are cut as if every rank had its own part.
 """
 
 import re
@@ -27,6 +30,8 @@ PLAN = {
 }
 # Layers whose split axis, the vocabulary, is padded with zeros until the ranks divide it.
 PADDED = frozenset({"embed_tokens", "lm_head"})
+# Layers of the key/value heads.
+KEYS_AND_VALUES = frozenset({"k_proj", "v_proj"})
 # What a layer of either kind has besides its weight, and where that is cut.
 _PARTS = {
     COLUMN: {"weight": COLUMN, "bias": COLUMN, "lora_B": COLUMN},
@@ -49,6 +54,28 @@ def split_axis(name: str) -> int | None:
 def is_padded(name: str) -> bool:
     """Whether a weight is padded along its split axis when the ranks do not divide it."""
     return any(f"{layer}." in name for layer in PADDED)
+
+
+def held(name: str, rank: int, degree: int, kv_copies: int = 1) -> tuple[int, int]:
+    """Which part of a weight a rank has in memory, and of how many.
+
+    Args:
+        kv_copies: neighbouring ranks that hold the same key/value head.
+    """
+    return (rank // kv_copies, degree // kv_copies) if _is_shared(name) else (rank, degree)
+
+
+def filed(name: str, part: np.ndarray, rank: int, kv_copies: int = 1) -> np.ndarray:
+    """What a rank writes into a file of its own of the part that it holds: those with the same one share it out.
+
+    Raises:
+        GLMError: as `rank_range`.
+    """
+    return rank_part(name, part, rank % kv_copies, kv_copies) if _is_shared(name) else part
+
+
+def _is_shared(name: str) -> bool:
+    return any(f"{layer}." in name for layer in KEYS_AND_VALUES)
 
 
 def padded(size: int, degree: int) -> int:

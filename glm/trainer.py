@@ -108,6 +108,7 @@ class GLMTrainer(Trainer):
     # resuming
 
     def train(self, resume_from_checkpoint=None, **kwargs):
+        self._glm.config.require_trainable()
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
             check_training_state(Path(resume_from_checkpoint))

@@ -12,6 +12,7 @@ import glm.model
 import glm.trainer
 from glm.datasets.encoding import GLMEncoder
 from glm.datasets.prompts import Example
+from glm.errors import UsageError
 from glm.rows import TrainingRow
 from glm.trainer import linear_schedule
 from glm.training_data import EncodedDataset, EpochSampler
@@ -122,6 +123,13 @@ def test_the_linear_schedule(warmup, steps, ratio, wanted):
     for step, factor in wanted.items():
         schedule.step(step)
         assert schedule.get_lr() == pytest.approx(2.0 * factor, abs=1e-12), step
+
+
+def test_copies_of_key_value_heads_are_not_trained(model, data, tmp_path):
+    trainer = train(model, data, tmp_path / "run", max_steps=1)
+    trainer.model.config.tensor_parallel_degree = 8
+    with pytest.raises(UsageError, match="degree 8 predicts but does not train with 4 key/value heads"):
+        trainer.train()
 
 
 def order(epoch: int, seed: int = 42, rank: int = 0, ranks: int = 1, size: int = 3, rows: int = 10) -> list[list[int]]:

@@ -14,11 +14,18 @@ import numpy as np
 from glm.checkpoint.files import TensorFile
 from glm.checkpoint.names import Row, unpack_blocks
 from glm.errors import GLMError
-from glm.plan import COLUMN, ROW, is_padded, padded, rank_range
+from glm.plan import COLUMN, ROW, held, is_padded, padded, rank_range
 
 
 def read_row(
-    row: Row, files: Sequence[TensorFile], config: Any, *, torch_layout: bool, rank: int, degree: int
+    row: Row,
+    files: Sequence[TensorFile],
+    config: Any,
+    *,
+    torch_layout: bool,
+    rank: int,
+    degree: int,
+    kv_copies: int = 1,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) for the weights of one row, or for what one rank of `degree` holds of them.
 
@@ -31,16 +38,20 @@ def read_row(
     if row.split is None:
         rank, degree = 0, 1
     sizes = tensors[0].sizes()
-    shares = [_share(name, size, tensors, config, rank, degree) for name, size in zip(row.memory, sizes, strict=True)]
+    shares = [
+        _share(name, size, tensors, config, *held(name, rank, degree, kv_copies))
+        for name, size in zip(row.memory, sizes, strict=True)
+    ]
     arrays = tensors[0].zeros([share.stop - share.start for share in shares])
     for number, tensor in enumerate(tensors):
         overlaps = [share.overlap(number * size, size) for share, size in zip(shares, sizes, strict=True)]
-        if any(overlap.start >= overlap.stop for overlap in overlaps):
+        if all(overlap.start == overlap.stop for overlap in overlaps):
             continue
         blocks = tensor.read([_moved(over, -number * size) for over, size in zip(overlaps, sizes, strict=True)])
         for array, block, overlap, share in zip(arrays, blocks, overlaps, shares, strict=True):
             place = _moved(overlap, -share.start)
-            array[(..., place) if tensor.by_columns else place] = block
+            if block is not None:
+                array[(..., place) if tensor.by_columns else place] = block
     yield from zip(row.memory, arrays, strict=True)
 
 
@@ -117,8 +128,9 @@ class _Share(NamedTuple):
     end: int
 
     def overlap(self, start: int, size: int) -> slice:
-        """With the part of a file, which may be empty."""
-        return slice(max(self.start, start), min(self.stop, start + size, self.end))
+        """With the part of a file, within which it lies although it may be empty."""
+        first = min(max(self.start, start), start + size)
+        return slice(first, max(first, min(self.stop, start + size, self.end)))
 
 
 def _share(name: str, size: int, tensors: list["StoredTensor"], config: Any, rank: int, degree: int) -> _Share:
@@ -182,8 +194,8 @@ class StoredTensor:
         ]
         return [np.zeros(shape, self.dtype) for shape in shapes]
 
-    def read(self, wanted: list[slice]) -> list[np.ndarray]:
-        """A range of every weight along that axis."""
+    def read(self, wanted: list[slice]) -> list[np.ndarray | None]:
+        """A range of every weight along that axis, None for an empty one."""
         if not self.by_columns:
             block = self._block(wanted[0], slice(0, self.shape[-1]))
             return unpack_blocks(block, self.widths)
@@ -191,7 +203,7 @@ class StoredTensor:
             return self._read_groups(wanted)
         starts = accumulate(self.widths, initial=0)
         return [
-            self._block(slice(0, self.shape[0]), _moved(where, start))
+            self._block(slice(0, self.shape[0]), _moved(where, start)) if where.start < where.stop else None
             for where, start in zip(wanted, starts, strict=False)
         ]
 

@@ -16,6 +16,7 @@ from glm.config import GLMConfig
 from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
+from glm.plan import filed
 from glm.presets import PRESETS, UNTRAINED_PRESETS, preset_name
 from glm.probe import usable_dtype
 
@@ -76,7 +77,7 @@ class CheckpointMixin:
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         found = {}
         rank, degree = config.tensor_parallel_rank, config.tensor_parallel_degree
-        for name, array in checkpoint.tensors(config, rank=rank, degree=degree):
+        for name, array in checkpoint.tensors(config, rank=rank, degree=degree, kv_copies=config.kv_copies):
             found[name] = SimpleNamespace(shape=array.shape)
             if shapes.get(name) == array.shape:
                 set_parameter(parameters[name], array)
@@ -131,7 +132,8 @@ class CheckpointMixin:
 
     def _save_shard(self, directory: Path) -> None:
         rank, degree = self.ranks.rank, self.ranks.degree
-        state = {name: as_numpy(parameter) for name, parameter in self.state_dict().items()}
+        copies = self.config.kv_copies
+        state = {name: filed(name, as_numpy(p), rank, copies) for name, p in self.state_dict().items()}
         save_shard(directory, state, self.config, rank=rank, degree=degree)
         self.ranks.barrier()
         if rank == 0:

@@ -8,6 +8,7 @@ tensor; glm/plan.py says where tensor parallelism cuts it. Reading and writing b
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Packing:
             ValueError: when the width cannot be divided so.
         """
         ratios, groups = self._numbers(config, shards)
+        ratios = [ratio // gcd(*ratios) for ratio in ratios]  # a rank's heads may be fewer than the whole model's
         unit, rest = divmod(width, groups * sum(ratios))
         if rest or not width:
             raise ValueError(f"its last axis is not a multiple of {groups * sum(ratios)}")

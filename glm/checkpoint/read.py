@@ -33,7 +33,9 @@ class Checkpoint:
     source: str
     ranks: list[TensorFile]
 
-    def tensors(self, config: Any, *, rank: int = 0, degree: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+    def tensors(
+        self, config: Any, *, rank: int = 0, degree: int = 1, kv_copies: int = 1
+    ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, array) in the in-memory layout, one stored tensor after the other.
 
         A rank reads its own part of each only, so its memory holds little more than what it keeps. Arrays are
@@ -43,13 +45,14 @@ class Checkpoint:
         Args:
             config: needs checkpoint_table, num_hidden_layers, hidden_size, num_attention_heads, vocab_size,
                 tie_word_embeddings.
-            rank, degree: yield only what this tensor-parallel rank of `degree` holds.
+            rank, degree, kv_copies: yield only what this tensor-parallel rank of `degree` holds (`glm.plan.held`).
         Raises:
             GLMError: see `load_state`.
         """
         rows, torch_layout = self.rows(config)
         for row in rows:
-            yield from read_row(row, self.ranks, config, torch_layout=torch_layout, rank=rank, degree=degree)
+            where = {"rank": rank, "degree": degree, "kv_copies": kv_copies}
+            yield from read_row(row, self.ranks, config, torch_layout=torch_layout, **where)
             for file in self.ranks:
                 file.release()
         for name in self.unknown(rows, config):
@@ -149,7 +152,9 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     return Checkpoint(str(directory / "model_state.tpNN.pdparams"), [open_file(directory / name) for name in shards])
 
 
-def load_state(directory: str | Path, config: Any, *, rank: int = 0, degree: int = 1) -> dict[str, np.ndarray]:
+def load_state(
+    directory: str | Path, config: Any, *, rank: int = 0, degree: int = 1, kv_copies: int = 1
+) -> dict[str, np.ndarray]:
     """Read a model, or one tensor-parallel rank's part of it, in the in-memory layout (see `Checkpoint.tensors`).
 
     Raises:
@@ -157,7 +162,7 @@ def load_state(directory: str | Path, config: Any, *, rank: int = 0, degree: int
             fused tensor cannot be cut, tensor-parallel ranks contradict each other, or a tied weight differs from its
             original, or the degree does not divide a weight.
     """
-    return dict(open_checkpoint(directory).tensors(config, rank=rank, degree=degree))
+    return dict(open_checkpoint(directory).tensors(config, rank=rank, degree=degree, kv_copies=kv_copies))
 
 
 def _refuse_unfinished(directory: Path, names: list[str]) -> None:

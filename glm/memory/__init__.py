@@ -22,7 +22,13 @@ HEADROOM = 0.1  # of a device, left to its driver, to the kernels' workspace and
 
 
 def estimate(config: "GLMConfig", run: Run) -> Memory:
-    """The memory of one rank; every rank of a plan needs the same."""
+    """The memory of one rank; every rank of a plan needs the same.
+
+    Raises:
+        UsageError: training at a degree at which the model only predicts.
+    """
+    if run.train != "none":
+        config.require_trainable()
     weights = elements(parameter_shapes(config), config)
     adapters = elements(lora_shapes(config, run.r), config) if run.train == "lora" else 0
     trained = {"none": 0, "full": weights, "lora": adapters}[run.train]

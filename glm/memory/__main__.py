@@ -104,7 +104,7 @@ def print_fits(configure: Callable[[int], GLMConfig], run: Run, device_memory: f
         try:
             memory = estimate(configure(degree), run)
         except GLMError:
-            table.add_row(str(degree), "-", "no: it does not divide the model")
+            table.add_row(str(degree), "-", "no: the model cannot be shared out so")
             continue
         table.add_row(str(degree), readable(memory.peak), "yes" if fits(memory, device_memory) else "no")
     _print(title, table)

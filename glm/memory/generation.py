@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def generation(config: "GLMConfig", run: Run) -> tuple[int, int]:
     """The cache of a batch at the last token, and what comes on top when reading the prompt or a step needs most."""
     size, degree = run.weight_size, config.tensor_parallel_degree
-    heads = config.num_key_value_heads // degree
+    heads = config.num_key_value_heads * config.kv_copies // degree
     column = 2 * config.num_hidden_layers * heads * config.head_dim * size  # keys and values of one token
     rows = run.batch_size * run.num_beams
     prefix = run.batch_size * run.src_length * (column + size)
@@ -32,7 +32,8 @@ def _prefill(config: "GLMConfig", run: Run) -> int:
     tokens, square = run.batch_size * run.src_length, run.batch_size * run.src_length**2
     # Scores and softmax in float32, and the softmax in half precision.
     scores = config.num_attention_heads // degree * square * (2 * FP32 + (size if size < FP32 else 0))
-    heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim // degree
+    heads = config.num_attention_heads + config.num_key_value_heads * config.kv_copies
+    heads = heads * config.head_dim // degree
     turned = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
     attention = scores + tokens * (2 * config.hidden_size + (2 + turned) * heads) * size
     inner = (MLPS[config.mlp_type].inputs + 1) * config.intermediate_size // degree

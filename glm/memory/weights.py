@@ -3,7 +3,7 @@
 from math import prod
 from typing import TYPE_CHECKING
 
-from glm.plan import is_padded, padded, split_axis
+from glm.plan import held, is_padded, padded, split_axis
 
 if TYPE_CHECKING:
     from glm.config import GLMConfig
@@ -68,16 +68,18 @@ def lora_shapes(config: "GLMConfig", r: int) -> Shapes:
     return shapes
 
 
-def rank_shape(name: str, shape: tuple[int, ...], degree: int) -> tuple[int, ...]:
+def rank_shape(name: str, shape: tuple[int, ...], degree: int, kv_copies: int = 1) -> tuple[int, ...]:
     """The shape of a rank's part of a weight, padding included (glm/plan.py)."""
     axis = split_axis(name)
     if axis is None:
         return shape
     part = list(shape)
-    part[axis] = (padded(shape[axis], degree) if is_padded(name) else shape[axis]) // degree
+    parts = held(name, 0, degree, kv_copies)[1]
+    part[axis] = (padded(shape[axis], degree) if is_padded(name) else shape[axis]) // parts
     return tuple(part)
 
 
 def elements(shapes: Shapes, config: "GLMConfig") -> int:
     """How many numbers a rank holds of these weights."""
-    return sum(prod(rank_shape(name, shape, config.tensor_parallel_degree)) for name, shape in shapes.items())
+    degree, copies = config.tensor_parallel_degree, config.kv_copies
+    return sum(prod(rank_shape(name, shape, degree, copies)) for name, shape in shapes.items())

@@ -16,7 +16,7 @@ from glm.config import GLMConfig
 
 FIXTURES = fixture_files.names()
 REMOTE = [name for name in FIXTURES if name.startswith("glm-")]
-DEGREES = {"glm-g4-bias-rope500": 4, "glm4-g4-bias-rope500": 4, "glm4-g2-bias-rope1": 2, "chatglm-6b": 4, "glm": 2}
+DEGREES = {"glm-g4-bias-rope500": 4, "glm4-g4-bias-rope500": 4, "glm4-g2-bias-rope1": 4, "chatglm-6b": 4, "glm": 2}
 
 
 def hf_directory(name: str, directory: Path) -> Path:

@@ -214,7 +214,7 @@ def two_types(source: Path) -> None:
         (another_vocabulary, {}, r"word embedding \[80, 32\], config.json asks for \[81, 32\]"),
         (unknown_model, {}, "model_type 'llama'"),
         (two_types, {"form": "remote"}, "made of different types .* float16.*: choose one with --dtype"),
-        (None, {"degree": 4}, "tensor_parallel_degree 4 does not divide num_key_value_heads 2"),
+        (None, {"degree": 3}, "tensor_parallel_degree 3 does not divide num_attention_heads 4"),
         (None, {"form": "hf", "degree": 2}, "tensor_parallel_degree 2 with format hf: only paddle"),
         (None, {"degree": 0}, "tensor_parallel_degree 0"),
     ],

@@ -20,7 +20,7 @@ from glm.memory import GIB, HEADROOM, Memory, Run, estimate, fits
 from glm.memory.__main__ import main
 from glm.memory.run import SIZES
 from glm.memory.weights import lora_shapes, parameter_shapes, rank_shape
-from glm.plan import rank_part
+from glm.plan import held, rank_part
 from glm.presets import PRESETS
 from tests.memory.measurement import DROPOUT, RUN, config_of, measure_generation, measure_training
 from tests.npu_simulator.launching import launch, needs_compiler
@@ -77,6 +77,27 @@ def test_a_rank_holds_its_part_of_the_plan(degree):
     for name, shape in (parameter_shapes(config) | lora_shapes(config, 4)).items():
         parts = {rank_part(name, np.zeros(shape), rank, degree).shape for rank in range(degree)}
         assert parts == {rank_shape(name, shape, degree)}, name
+
+
+@pytest.mark.parametrize(("degree", "copies"), [(2, 1), (4, 2), (8, 4)])
+def test_ranks_beyond_the_key_value_heads_hold_copies(degree, copies):
+    config = GLMConfig.preset("glm-4-9b-chat-tiny", tensor_parallel_degree=degree)
+    assert config.kv_copies == copies
+    parts = {
+        name: rank_part(name, np.zeros(shape), *held(name, degree - 1, degree, copies)).size
+        for name, shape in parameter_shapes(config).items()
+    }
+    assert estimate(config, RUN).weights == 4 * sum(parts.values())
+    heads = {size for name, size in parts.items() if name.endswith("k_proj.weight")}
+    assert heads == {config.hidden_size * config.head_dim}
+
+
+def test_a_degree_that_only_predicts():
+    config = GLMConfig.preset("glm-4-9b-chat-tiny", tensor_parallel_degree=4)
+    one = GLMConfig.preset("glm-4-9b-chat-tiny", tensor_parallel_degree=2)
+    assert estimate(config, RUN).cache == estimate(one, RUN).cache  # one head each
+    with pytest.raises(UsageError, match=r"degree 4 .* not train with 2 key/value heads.* with 2 at most"):
+        estimate(config, replace(RUN, train="full"))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -340,7 +361,7 @@ def test_the_command_reads_a_config(monkeypatch, capsys, tmp_path):
     arguments = ["--model_name_or_path", str(tmp_path), "--device_memory", "0.001"]
     code, out, _ = command(monkeypatch, capsys, *arguments)
     assert code == 0
-    assert "no: it does not divide the model" in out  # two heads, eight ranks
+    assert "no: the model cannot be shared out so" in out  # two heads, eight ranks
     assert " yes " not in out
 
 

@@ -24,7 +24,7 @@ def run():
 @pytest.fixture(scope="session")
 def run_npu():
     """Runs a script in a process that sees simulated NPUs, or with `run_npu.ranks` in several that share a model."""
-    with patch.dict(os.environ, environment(NPU_SIMULATOR_DEVICES="3"), clear=True):
+    with patch.dict(os.environ, environment(NPU_SIMULATOR_DEVICES="4"), clear=True):
         runner = WarmRunner()
     yield runner
     runner.close()
