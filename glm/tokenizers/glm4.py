@@ -42,6 +42,15 @@ PIECE_PATTERN = (
 )
 
 
+_CONFIG = {
+    "eos_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+    "padding_side": "left",
+    "model_max_length": 128000,
+    "clean_up_tokenization_spaces": False,
+}
+
+
 class _GLM4(Tokenizer):
     """What both files have in common."""
 
@@ -58,14 +67,7 @@ class GLM4Tokenizer(_GLM4):
 
     kind = "glm4"
     vocabulary_file = "tokenizer.model"
-    default_config = {  # noqa: RUF012
-        "tokenizer_class": "ChatGLM4Tokenizer",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-        "padding_side": "left",
-        "model_max_length": 128000,
-        "clean_up_tokenization_spaces": False,
-    }
+    default_config = {"tokenizer_class": "ChatGLM4Tokenizer", **_CONFIG}  # noqa: RUF012
 
     def __init__(self, files: KeptFiles):
         super().__init__(files)
@@ -107,14 +109,7 @@ class GLM4JsonTokenizer(_GLM4):
 
     kind = "glm4-0414"
     vocabulary_file = "tokenizer.json"
-    default_config = {  # noqa: RUF012
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-        "padding_side": "left",
-        "model_max_length": 128000,
-        "clean_up_tokenization_spaces": False,
-    }
+    default_config = {"tokenizer_class": "PreTrainedTokenizerFast", **_CONFIG}  # noqa: RUF012
 
     def __init__(self, files: KeptFiles):
         super().__init__(files)
