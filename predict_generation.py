@@ -7,6 +7,7 @@ from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.cli import ScriptParser, run_script
+from glm.errors import UsageError
 from glm.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
 from glm.texts import (
     add_decode_arguments,
@@ -54,9 +55,11 @@ def main() -> None:
     require_agreement({"the code": code_version(), "the arguments": command_line(sys.argv[1:])})
     # What is wrong with the arguments is said before anything is loaded.
     config = generation_config(arguments)
+    check_chat(arguments)
     texts = [] if arguments.chat else from_rank_0(lambda: read_texts(arguments))
 
-    from glm.predict import Predictor, require_streaming
+    from glm.conversation import require_streaming
+    from glm.predict import Predictor
 
     if arguments.stream or arguments.chat:
         require_streaming(config)
@@ -78,6 +81,21 @@ def main() -> None:
         predictor.save(arguments.merge_tensor_parallel_path)
         if process_rank() == 0:
             print(f"saved the merged model to {arguments.merge_tensor_parallel_path}", file=sys.stderr)
+
+
+def check_chat(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for flags that do nothing in a conversation, or outside of one."""
+    if arguments.system is not None and not arguments.chat:
+        raise UsageError("--system begins a conversation: add --chat")
+    useless = {
+        "TEXT": arguments.texts,
+        "--input_file": arguments.input_file,
+        "--predict_data": arguments.predict_data,
+        "--output_file": arguments.output_file,
+        "--plain": arguments.plain,
+    }
+    if given := [name for name, value in useless.items() if arguments.chat and value]:
+        raise UsageError(f"--chat reads questions from standard input and prints the answers: leave out {given[0]}")
 
 
 def _chat(predictor, config, arguments: argparse.Namespace) -> None:

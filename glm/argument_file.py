@@ -18,8 +18,8 @@ def names_file(argv: Sequence[str]) -> bool:
 def expand(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """The words of a command line, those of a file in its place.
 
-    A name in the file is a flag of the parser; a flag without a value is true or false there. A list under the name of
-    the parser's positional arguments gives these.
+    A name in the file is a flag of the parser; a flag without a value is true or false there. A text or a list under
+    the name of the parser's positional arguments stands for these where the command line has none.
 
     Raises:
         UsageError: a file that cannot be read, or holds no object of names and values.
@@ -36,12 +36,15 @@ def _read(path: Path) -> dict:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
     try:
         content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
     except ValueError as error:
         raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}; one object of argument names and values is needed")
+        held = "nothing" if content is None else f"a {type(content).__name__}"
+        raise UsageError(f"{path} holds {held}; one object of argument names and values is needed")
     return content
 
 
@@ -55,13 +58,22 @@ def _load_yaml(text: str):
 
 
 def _words(name: str, value, parser: argparse.ArgumentParser) -> list[str]:
-    values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+    values = [_word(item) for item in (value if isinstance(value, list) else [value])]
     positional = next((action for action in parser._actions if action.dest == name and not action.option_strings), None)
     if positional:
-        return list(map(str, values))
+        positional.default = values
+        return []
     action = parser._option_string_actions.get(f"--{name}")
     if action is None or action.nargs != 0:
-        return [f"--{name}", *map(str, values)]
+        if len(values) == 1 and values[0].startswith("-"):
+            return [f"--{name}={values[0]}"]  # it would pass for a flag
+        return [f"--{name}", *values]
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} is {value!r} in the file of arguments, and must be true or false")
     if value:
         return [f"--{name}"]
     return [f"--no-{name}"] if f"--no-{name}" in action.option_strings else []
+
+
+def _word(value) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)

@@ -1,13 +1,14 @@
 """Conversations with a model: turns that remember the earlier ones, and text that appears while it is generated."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 
+from glm.call_options import decoding_options
 from glm.chat import Message, Tools
-from glm.datasets.encoding import ChatEncoder
+from glm.datasets.encoding import ChatEncoder, encoder_of
+from glm.errors import UsageError
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
-from glm.tokenizers import StreamDecoder
+from glm.generation_file import NO_FILE, GenerationFile
 
 History = Sequence[Message] | Sequence[tuple[str, str]]  # messages, or ChatGLM-6B's (question, answer) pairs
 
@@ -25,6 +26,9 @@ class Conversation:
     Attributes:
         messages: all that was said.
         tokens: how many tokens the last answer took, its end included.
+
+    Raises:
+        UsageError: more than one beam.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Conversation:
         messages: Sequence[Message] = (),
         tools: Tools | None = None,
     ):
+        require_streaming(config)
         self.model, self.encoder, self.config, self.tools = model, encoder, config, tools
         self.messages, self.tokens = list(messages), 0
 
@@ -50,31 +55,35 @@ class Conversation:
         asked = [*self.messages, {"role": role, "content": query}]
         ids = self.encoder.messages_prompt(asked, self.tools)
         written: list[int] = []
-        yield from self._settled(self._pieces(ids, written))
+        yield from self.encoder.stream(self._tokens(ids, written))
         self.tokens = len(written)
-        self.messages = [*asked, self.encoder.chat.answer(self.encoder.tokenizer.decode(written), self.tools)]
+        self.messages = [*asked, self.encoder.message(written, self.tools)]
 
-    def _pieces(self, ids: list[int], written: list[int]) -> Iterator[str]:
-        decoder = StreamDecoder(self.encoder.tokenizer)
+    def _tokens(self, ids: list[int], written: list[int]) -> Iterator[int]:
+        """What the model writes after `ids`; `written` grows by it."""
         prompt = Prompt.of(self.encoder.prompt_batch([ids]))
         for token in self.model.stream(prompt, self.config, StopTokens.of(self.encoder)):
             written.append(int(token))
-            yield decoder.put(written[-1])
-        yield decoder.end()
+            yield written[-1]
 
-    def _settled(self, pieces: Iterator[str]) -> Iterator[str]:
-        """The cleaned text in pieces; what cleaning may still change waits for more."""
-        chat, text, shown = self.encoder.chat, "", 0
-        for piece in pieces:
-            text += piece
-            clean = chat.clean(text[: chat.settled_length(text)])
-            yield clean[shown:]
-            shown = max(shown, len(clean))
-        yield chat.clean(text)[shown:]
+
+def require_streaming(config: GenerationConfig) -> None:
+    """Raises UsageError where tokens are not certain when they come."""
+    if config.num_beams > 1:
+        raise UsageError(
+            f"a conversation or a stream shows tokens as they come, and num_beams {config.num_beams} chooses them at "
+            "the end: use 1"
+        )
 
 
 class ChatMixin:
-    """`chat` and `stream_chat`, as the published chat models have them."""
+    """`chat` and `stream_chat`, as the published chat models have them.
+
+    Attributes:
+        generation_file: generation_config.json of the directory that the weights come from.
+    """
+
+    generation_file: GenerationFile = NO_FILE
 
     def chat(self, tokenizer, query: str, history: History | None = None, **options) -> tuple[str, History]:
         """The answer to a question, and the conversation with it.
@@ -82,8 +91,12 @@ class ChatMixin:
         Args:
             tokenizer: of the model, or its `ChatEncoder`.
             query: what the user says.
-            history: messages, or (question, answer) pairs; it comes back in the same form.
-            options: fields of `GenerationConfig`; `role` (of the query), `tools`, and `src_length`.
+            history: messages, or (question, answer) pairs; it comes back in the same form, a new list.
+            options: `role` (of the query), `tools`, `src_length`, and those of `glm.call_options.decoding_options`:
+                max_length counts the prompt, as in the published models.
+
+        Raises:
+            GLMError: a history or query that this model has no place for, or an unknown option.
 
         Example:
             >>> answer, history = model.chat(tokenizer, "你好")
@@ -94,37 +107,50 @@ class ChatMixin:
         return final
 
     def stream_chat(
-        self, tokenizer, query: str, history: History | None = None, *, role: str = "user", tools=None, **options
+        self,
+        tokenizer,
+        query: str,
+        history: History | None = None,
+        *,
+        role: str = "user",
+        tools: Tools | None = None,
+        src_length: int | None = None,
+        **options,
     ) -> Iterator[tuple[str, History]]:
         """The answer so far and the conversation with it, each time there is more of it; arguments as in `chat`."""
-        pairs = bool(history) and not isinstance(history[0], dict)
-        encoder = _encoder(tokenizer, options.pop("src_length", None))
-        conversation = Conversation(self, encoder, _options(encoder, options), _messages(history or [], pairs), tools)
-        asked, text = [*conversation.messages, {"role": role, "content": query}], ""
+        encoder = self._chat_encoder(tokenizer, src_length)
+        pairs = bool(history) and not isinstance(history[0], Mapping)
+        messages = _messages(history or [], pairs)
+        asked, text = [*messages, {"role": role, "content": query}], ""
+        prompt = encoder.chat.prompt_ids(encoder.tokenizer, asked, tools)
+        config = encoder.generation_config(**decoding_options(options, min(len(prompt), encoder.src_length)))
+        conversation = Conversation(self, encoder, config, messages, tools)
         for piece in conversation.ask(query, role):
             text += piece
             if piece:
                 yield text, _history([*asked, {"role": "assistant", "content": text}], pairs)
         yield conversation.messages[-1]["content"], _history(conversation.messages, pairs)
 
-
-def _encoder(tokenizer, src_length: int | None) -> ChatEncoder:
-    if isinstance(tokenizer, ChatEncoder):
-        return tokenizer
-    longest, newest = ChatEncoder.answer_lengths
-    return ChatEncoder(tokenizer, src_length or longest, newest)
-
-
-def _options(encoder: ChatEncoder, options: dict) -> GenerationConfig:
-    chosen = {"max_length": encoder.tgt_length, "gnmt_length": encoder.gnmt_length} | encoder.generation.options
-    return replace(GenerationConfig(), **chosen | options)
+    def _chat_encoder(self, tokenizer, src_length: int | None) -> ChatEncoder:
+        if isinstance(tokenizer, ChatEncoder):
+            return tokenizer
+        encoder = encoder_of(tokenizer, self.generation_file, (src_length, None))
+        if not isinstance(encoder, ChatEncoder):
+            raise UsageError("a GLM (2021) model holds no conversations: use glm.pipeline")
+        encoder.check_fits(self.config.vocab_size, self.config.max_position_embeddings)
+        return encoder
 
 
 def _messages(history: History, pairs: bool) -> list[Message]:
     if not pairs:
         return list(history)
-    turns = (({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in history)
-    return [message for turn in turns for message in turn]
+    messages = []
+    for number, pair in enumerate(history, 1):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise UsageError(f"turn {number} of the history is no (question, answer) pair: {str(pair)[:80]}")
+        question, answer = pair
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return messages
 
 
 def _history(messages: list[Message], pairs: bool) -> History:

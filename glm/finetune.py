@@ -153,13 +153,13 @@ def build_trainer(model, encoder, data, decode, options, training, examples, hel
         show_progress=not training.disable_tqdm and training.local_process_index == 0,
         score=METRICS[TASKS[data.task_name].metrics],
     )
-    encode = partial(EncodedDataset, encoder=encoder, skip_bad_rows=data.skip_bad_rows)
+    encode = partial(_encode, encoder=encoder, skip_bad_rows=data.skip_bad_rows)
     smoothing = encoder.label_smoothing if options.label_smoothing is None else options.label_smoothing
     trainer = GLMTrainer(
         model=model,
         args=training,
-        train_dataset=encode(examples) if training.do_train else None,
-        eval_dataset=encode(held_out, with_prompts=True) if held_out else None,
+        train_dataset=encode("train", examples) if training.do_train else None,
+        eval_dataset=encode("dev", held_out, with_prompts=True) if held_out else None,
         evaluation=evaluation,
         label_smoothing=smoothing,
         lr_decay_ratio=options.lr_decay_ratio,
@@ -172,6 +172,13 @@ def build_trainer(model, encoder, data, decode, options, training, examples, hel
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(PrinterCallback)
     return trainer
+
+
+def _encode(split: str, examples: list[Example], **options) -> EncodedDataset:
+    dataset = EncodedDataset(examples, **options)
+    for why in dataset.left_out:
+        note(f"{split}: rows left out: {why}")
+    return dataset
 
 
 def run_training(trainer: GLMTrainer, resume: str | None) -> None:
@@ -209,12 +216,8 @@ def run_evaluation(trainer: GLMTrainer, prefix: str) -> dict[str, float]:
 
 
 def _report_truncation(encoder: Encoder) -> None:
-    cut = encoder.truncated
-    if any(cut.values()):
-        note(
-            f"truncated: {cut['source']} sources to src_length {encoder.src_length} ({encoder.lost} is lost), "
-            f"{cut['target']} targets to tgt_length {encoder.tgt_length} (their end is lost)"
-        )
+    if encoder.truncation:
+        note(f"truncated: {', '.join(encoder.truncation)}")
 
 
 def _export(trainer: GLMTrainer, encoder: Encoder) -> None:

@@ -1,18 +1,16 @@
 """`glm.pipeline`: a model as a function from texts or conversations to generated texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 
+from glm.call_options import check_names, decoding_options
 from glm.chat import Message
 from glm.datasets.encoding import ChatEncoder
 from glm.errors import UsageError
-from glm.generation_config import GenerationConfig
 from glm.predict import Predictor
 
 TASK = "text-generation"
 Prompts = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
-_OPTIONS = {field.name for field in fields(GenerationConfig)} - {"max_length", "min_length", "gnmt_length"}
 
 
 class TextGenerationPipeline:
@@ -22,17 +20,22 @@ class TextGenerationPipeline:
         predictor: a model with its text side.
         batch_size: prompts that are generated together.
         options: defaults of `__call__`'s.
+
+    Raises:
+        UsageError: a batch size below 1, or an unknown option.
     """
 
     def __init__(self, predictor: Predictor, batch_size: int = 8, **options):
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, and must be at least 1")
+        check_names(options)
         self.predictor, self.batch_size, self.options = predictor, batch_size, options
 
     def __call__(self, prompts: Prompts, **options) -> list[dict[str, str]]:
         """Generates for a text, several texts, a conversation (a list of messages) or several.
 
         Args:
-            options: max_new_tokens; max_length, which counts the prompt too; min_new_tokens; or any of
-                num_beams, length_penalty, no_repeat_ngram_size, do_sample, temperature, top_k, top_p, seed.
+            options: of `glm.call_options.decoding_options`. max_length counts the longest prompt of a batch.
 
         Returns:
             {"generated_text": …} for each, without the prompt.
@@ -40,13 +43,13 @@ class TextGenerationPipeline:
         Raises:
             UsageError: an unknown option, or a max_length that leaves no room.
         """
+        encoder, results = self.predictor.encoder, []
         ids = [self._ids(prompt) for prompt in _listed(prompts)]
-        results = []
         for start in range(0, len(ids), self.batch_size):
             batch = ids[start : start + self.batch_size]
-            config = self._config(max(map(len, batch)), self.options | options)
-            tokens = self.predictor.generate(self.predictor.encoder.prompt_batch(batch), config)
-            results += [{"generated_text": self.predictor.encoder.answer(row)} for row in tokens.tolist()]
+            chosen = decoding_options(self.options | options, max(map(len, batch)))
+            tokens = self.predictor.generate(encoder.prompt_batch(batch), encoder.generation_config(**chosen))
+            results += [{"generated_text": encoder.answer(row)} for row in tokens.tolist()]
         return results
 
     def _ids(self, prompt: str | Sequence[Message]) -> list[int]:
@@ -56,22 +59,6 @@ class TextGenerationPipeline:
         if not isinstance(encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: pass a text")
         return encoder.messages_prompt(prompt)
-
-    def _config(self, prompt_length: int, options: dict) -> GenerationConfig:
-        encoder, options = self.predictor.encoder, dict(options)
-        lengths = {"max_length": encoder.tgt_length, "gnmt_length": encoder.gnmt_length} | encoder.generation.options
-        if "max_new_tokens" in options:
-            lengths["max_length"] = options.pop("max_new_tokens")
-        if "max_length" in options:
-            total = options.pop("max_length")
-            if total <= prompt_length:
-                raise UsageError(f"max_length {total} has no room for an answer to a prompt of {prompt_length} tokens")
-            lengths["max_length"] = total - prompt_length
-        if "min_new_tokens" in options:
-            lengths["min_length"] = options.pop("min_new_tokens")
-        if unknown := sorted(set(options) - _OPTIONS):
-            raise UsageError(f"unknown option '{unknown[0]}'; known: max_new_tokens, {', '.join(sorted(_OPTIONS))}")
-        return replace(GenerationConfig(), **lengths | options)
 
 
 def pipeline(

@@ -17,7 +17,6 @@ from glm.loading import load_encoder, load_merged_model
 from glm.parallel import start
 from glm.probe import require, require_dtype
 from glm.processes import check_degrees, process_count, process_rank
-from glm.tokenizers import StreamDecoder
 
 
 class Predictor:
@@ -71,11 +70,8 @@ class Predictor:
 
     def stream(self, text: str, config: GenerationConfig) -> Iterator[str]:
         """Pieces of the text that follows a user's, as soon as they are certain."""
-        decoder = StreamDecoder(self.encoder.tokenizer)
         prompt = Prompt.of(self.encoder.prompt_batch([self.encoder.text_prompt(text)]))
-        for token in self.model.stream(prompt, config, self.stop):
-            yield decoder.put(int(token))
-        yield decoder.end()
+        return self.encoder.stream(map(int, self.model.stream(prompt, config, self.stop)))
 
     def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
         """A new conversation.
@@ -84,11 +80,10 @@ class Predictor:
             system: instructions before the first question.
 
         Raises:
-            UsageError: the model holds no conversations, or the options are not for streaming.
+            UsageError: the model holds no conversations, or the options choose beams.
         """
         if not isinstance(self.encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: leave out --chat")
-        require_streaming(config)
         messages = [{"role": "system", "content": system}] if system else []
         return Conversation(self.model, self.encoder, config, messages)
 
@@ -98,11 +93,3 @@ class Predictor:
         self.model.save_pretrained(directory, is_main_process=first, merge_tensor_parallel=True)
         if first:
             self.encoder.save_pretrained(directory)
-
-
-def require_streaming(config: GenerationConfig) -> None:
-    """Raises UsageError where tokens are not certain when they come."""
-    if config.num_beams > 1:
-        raise UsageError(
-            f"--stream and --chat show tokens as they come, and num_beams {config.num_beams} chooses them at the end"
-        )

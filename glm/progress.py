@@ -18,6 +18,8 @@ SHOWN = {
     "eval_exact_match": "exact match {:.4f}",
     "eval_bleu4": "BLEU-4 {:.4f}",
     "eval_rougeL": "ROUGE-L {:.4f}",
+    "eval_bleu-4": "BLEU-4 {:.2f}",
+    "eval_rouge-l": "ROUGE-L {:.2f}",
 }
 
 

@@ -39,6 +39,8 @@ def _read() -> list[str]:
         return [input("> " if sys.stdin.isatty() else "").strip()]
     except EOFError:
         return []
+    except UnicodeDecodeError as error:
+        raise GLMError(f"standard input is not UTF-8 (byte {error.start}): convert it first") from None
     except KeyboardInterrupt:
         return ["/exit"]
 

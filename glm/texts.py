@@ -59,7 +59,9 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("decoding")
     group.add_argument("--min_tgt_length", type=int, help="no end token before this many tokens")
     group.add_argument("--num_beams", type=int, help="beams of the search; 1 = greedy or sampling")
-    group.add_argument("--length_penalty", type=float, help="exponent of the length in a beam's rank; 0.7")
+    group.add_argument(
+        "--length_penalty", type=float, help="exponent of the length in a beam's rank; 0.7, chat models 1"
+    )
     group.add_argument("--no_repeat_ngram_size", type=int, help="no n-gram of this size twice; 0 = off")
     group.add_argument(
         "--do_sample", action=argparse.BooleanOptionalAction, help="draw tokens instead of taking the most likely"
@@ -71,20 +73,16 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = None) -> GenerationConfig:
-    """The flags, then what generation_config.json says, then the defaults of `add_decode_arguments`.
+    """The flags, then what generation_config.json says, then the defaults of the kind of model.
 
     Args:
         encoder: of the model; None checks the flags before there is one.
     """
     names = ("num_beams", "length_penalty", "no_repeat_ngram_size", "do_sample", "temperature", "top_k", "top_p")
     flags = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    flags |= {"max_length": arguments.tgt_length} if arguments.tgt_length else {}
-    flags |= {"min_length": arguments.min_tgt_length} if arguments.min_tgt_length is not None else {}
-    chosen = {"length_penalty": 0.7, "seed": arguments.seed}
-    if encoder:
-        options = {"max_length": encoder.tgt_length, "gnmt_length": encoder.gnmt_length}
-        chosen |= options | encoder.generation.options
-    return GenerationConfig(**chosen | flags)
+    lengths = {"max_length": arguments.tgt_length, "min_length": arguments.min_tgt_length, "seed": arguments.seed}
+    flags |= {name: value for name, value in lengths.items() if value is not None}
+    return encoder.generation_config(**flags) if encoder else GenerationConfig(**{"max_length": sys.maxsize} | flags)
 
 
 def read_texts(arguments: argparse.Namespace) -> list[str]:
@@ -103,7 +101,9 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
         raise UsageError(f"texts come from {' and from '.join(given)}: choose one")
     if arguments.predict_data:
         path = Path(arguments.predict_data)
-        return _lines(_read(path), str(path)) if _is_file(path) else [arguments.predict_data]
+        if path.suffix == ".txt" or _is_file(path):
+            return _lines(_read(path), str(path))
+        return [arguments.predict_data]
     if arguments.input_file:
         return _lines(_read(arguments.input_file), str(arguments.input_file))
     if arguments.texts == ["-"]:
@@ -161,7 +161,7 @@ def report_truncation(encoder: Encoder) -> None:
     """Says how many sources were cut, if any."""
     count = encoder.truncated["source"]
     if count:
-        print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.lost} is lost", file=sys.stderr)
+        print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.cuts['source']}", file=sys.stderr)
 
 
 def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -23,6 +23,7 @@ class EncodedDataset(paddle.io.Dataset):
         examples: all that the model has a place for.
         rows: those in which something is trained; others were cut too short by src_length and tgt_length.
         prompts: what the model reads to answer each example; [] if they were not asked for.
+        left_out: why examples or rows were left out, in words; empty if none were.
 
     Args:
         skip_bad_rows: leave out examples that the model has no place for, such as those with a role it does not know.
@@ -37,23 +38,26 @@ class EncodedDataset(paddle.io.Dataset):
         self.examples: list[Example] = []
         self.prompts: list[list[int]] = []
         rows: list[TrainingRow] = []
+        bad: list[str] = []
         some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
         for number, example in enumerate(some, 1):
             try:
                 encoded = encoder.rows(example), encoder.prompt(example) if with_prompts else []
             except GLMError as error:
-                if skip_bad_rows:
+                bad.append(f"row {number} of {len(examples)}: {error}")
+                if skip_bad_rows and len(bad) < len(examples):
                     continue
-                raise type(error)(f"row {number} of {len(examples)}: {error} (or pass --skip_bad_rows)") from None
+                raise type(error)(bad[0] + ("" if skip_bad_rows else " (or pass --skip_bad_rows)")) from None
             rows += encoded[0]
             self.prompts.append(encoded[1])
             self.examples.append(example)
         self.rows = [row for row in rows if row.trained_tokens]
+        lengths = f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length}"
         if not self.rows:
-            raise GLMError(
-                f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length} leave no trained token in any of "
-                f"{len(rows)} rows: choose longer ones"
-            )
+            raise GLMError(f"{lengths} leave no trained token in any of {len(rows)} rows: choose longer ones")
+        short = len(rows) - len(self.rows)
+        self.left_out = [f"{len(bad)} bad ones, the first is {bad[0]}"] * bool(bad)
+        self.left_out += [f"{short} in which {lengths} leave no trained token"] * bool(short)
 
     @property
     def mean_tokens(self) -> float:

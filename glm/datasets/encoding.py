@@ -12,19 +12,18 @@ The layouts of conversations are in glm/chat.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from glm.chat import CHAT_FORMATS, Message, Tools, chat_format
+from glm.chat import ASSISTANT, CHAT_FORMATS, Message, Tools, chat_format
 from glm.datasets.batches import Batch, BlockPositions, Positions, TextPositions, prompt_batch, training_batch
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
-from glm.generation_file import GenerationFile
+from glm.generation_config import GenerationConfig
+from glm.generation_file import NO_FILE, GenerationFile
 from glm.rows import TrainingRow
-from glm.tokenizers import GLMTokenizer
-
-NO_FILE = GenerationFile()
+from glm.tokenizers import GLMTokenizer, StreamDecoder
 
 
 class Encoder(ABC):
@@ -36,17 +35,18 @@ class Encoder(ABC):
         generation: how the model's authors want it to generate.
 
     Attributes:
-        truncated: how many sources and targets were cut so far.
+        truncated: how many sources, targets or rows were cut so far.
+        open_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
         gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
-        lost: what a source that is too long is without.
+        cuts: what may be cut, and what it is without then.
         evaluation, label_smoothing: options of `GenerationConfig` in evaluation, and share of the target probability
             that is spread over the vocabulary in training, unless the user gives others.
     """
 
     answer_lengths: ClassVar[tuple[int, int]]
     gnmt_length: ClassVar[bool]
-    lost: ClassVar[str]
+    cuts: ClassVar[dict[str, str]]
     evaluation: ClassVar[dict[str, float]]
     label_smoothing: ClassVar[float]
     positions: Positions
@@ -54,7 +54,8 @@ class Encoder(ABC):
     def __init__(self, tokenizer, src_length: int, tgt_length: int, generation: GenerationFile):
         self.tokenizer, self.src_length, self.tgt_length = tokenizer, src_length, tgt_length
         self.generation = generation
-        self.truncated = {"source": 0, "target": 0}
+        self.truncated = dict.fromkeys(self.cuts, 0)
+        self.open_lengths: frozenset[str] = frozenset()
 
     @abstractmethod
     def rows(self, example: Example) -> list[TrainingRow]:
@@ -72,13 +73,51 @@ class Encoder(ABC):
     def reference(self, example: Example) -> str:
         """The answer as the tokenizer can write it: nothing else is asked of the model."""
 
-    @abstractmethod
+    def clean(self, text: str) -> str:
+        """What a user sees of generated text."""
+        return text.strip()
+
+    def settled_length(self, text: str) -> int:
+        """How many characters of an unfinished text `clean` gives the same, however the text goes on."""
+        return len(text.rstrip())
+
     def answer(self, ids: Sequence[int]) -> str:
         """The text a user sees of generated ids."""
+        return self.clean(self.tokenizer.decode(ids))
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """`answer` in pieces, while ids arrive; what may still change waits for more."""
+        decoder, text, shown = StreamDecoder(self.tokenizer), "", 0
+        for index in ids:
+            text += decoder.put(index)
+            clean = self.clean(text[: self.settled_length(text)])
+            yield clean[shown:]
+            shown = len(clean)
+        yield self.clean(text + decoder.end())[shown:]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, as it was written."""
         return self.tokenizer.decode(ids).strip()
+
+    def generation_config(self, **options) -> GenerationConfig:
+        """Decoding options: those given, then generation_config.json's, then the kind of model's.
+
+        A `min_length` that is not given gives way to a shorter `max_length`.
+        """
+        known = {"max_length": self.tgt_length, "min_length": 0, "gnmt_length": self.gnmt_length}
+        known |= {"length_penalty": self.evaluation.get("length_penalty", 1.0)} | self.generation.options
+        chosen = known | options
+        if "min_length" not in options:
+            chosen["min_length"] = min(known["min_length"], chosen["max_length"])
+        return GenerationConfig(**chosen)
+
+    @property
+    def truncation(self) -> list[str]:
+        """What was cut so far, a phrase for each kind of text."""
+        source, target = f"src_length {self.src_length}", f"tgt_length {self.tgt_length}"
+        lengths = {"source": source, "target": target, "row": f"{source} and {target}"}
+        counts = {what: count for what, count in self.truncated.items() if count}
+        return [f"{count} {what}s to {lengths[what]} ({self.cuts[what]})" for what, count in counts.items()]
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -91,11 +130,24 @@ class Encoder(ABC):
         self.generation.save(directory)
 
     def check_fits(self, vocab_size: int, max_position: int) -> None:
-        """Raises GLMError where the vocabulary or the lengths do not fit a model."""
+        """Raises GLMError where the vocabulary or the lengths do not fit a model.
+
+        Lengths that were left open become those of a smaller model first: half of its positions for the answer, at
+        most, and the rest for what is read.
+        """
+        if "tgt_length" in self.open_lengths:
+            self.tgt_length = max(1, min(self.tgt_length, (max_position + 1) // 2))
+        if "src_length" in self.open_lengths:
+            self.src_length = max(1, min(self.src_length, max_position + 1 - self.tgt_length))
         if len(self.tokenizer) > vocab_size:
             raise GLMError(
                 f"the tokenizer has {len(self.tokenizer):,} tokens and the model's vocabulary {vocab_size:,} rows: "
                 "take both from the same directory"
+            )
+        if foreign := [index for index in self.stop_token_ids if not 0 <= index < vocab_size]:
+            raise GLMError(
+                f"generation_config.json: eos_token_id {foreign[0]} is none of the model's {vocab_size:,} tokens: take "
+                "it from the model's own directory"
             )
         longest = self.positions.longest(self.src_length, self.tgt_length)
         if longest > max_position:
@@ -125,7 +177,7 @@ class GLMEncoder(Encoder):
 
     answer_lengths = (200, 20)
     gnmt_length = True
-    lost = "their beginning"
+    cuts = {"source": "their beginning is lost", "target": "their end is lost"}  # noqa: RUF012
     evaluation = {"min_length": 55, "num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3}  # noqa: RUF012
     label_smoothing = 0.1
 
@@ -151,16 +203,16 @@ class GLMEncoder(Encoder):
         return [self.row(self.source(example.source), self.target(example.target))]
 
     def prompt(self, example: Example) -> list[int]:
-        return self.text_prompt(example.source)
+        counted = dict(self.truncated)
+        ids = self.text_prompt(example.source)
+        self.truncated = counted  # `rows` counts this source
+        return ids
 
     def text_prompt(self, text: str) -> list[int]:
         return [*self.source(text), self.tokenizer.sop_token_id]
 
     def reference(self, example: Example) -> str:
         return self.decode(self.tokenizer.encode(example.target))
-
-    def answer(self, ids: Sequence[int]) -> str:
-        return self.decode(ids)
 
     def source(self, text: str) -> list[int]:
         """[CLS] text [gMASK] <|endoftext|>; a long text loses its beginning, as the reference truncates left."""
@@ -196,7 +248,10 @@ class ChatEncoder(Encoder):
 
     answer_lengths = (7168, 1024)
     gnmt_length = False
-    lost = "their oldest turns, or their end,"
+    cuts = {  # noqa: RUF012
+        "source": "their oldest turns are lost, then the end of the last one",
+        "row": "their oldest turns or their end are lost",
+    }
     evaluation = {"min_length": 0}  # noqa: RUF012
     label_smoothing = 0.0
 
@@ -213,6 +268,13 @@ class ChatEncoder(Encoder):
             raise UsageError(
                 f"no_block_position is an option of GLM (2021), this is a {tokenizer.kind} model: leave it out"
             )
+        frame = len(tokenizer.build_inputs([]))
+        if src_length <= frame:
+            raise UsageError(
+                f"src_length is {src_length}; {frame} tokens of frame and some text need at least {frame + 1}"
+            )
+        if tgt_length < 1:
+            raise UsageError(f"tgt_length is {tgt_length}, and must be at least 1")
         super().__init__(tokenizer, src_length, tgt_length, generation)
         self.chat, self.plain = chat_format(tokenizer), plain
         self.positions = BlockPositions(tokenizer.mask_token_ids) if self.chat.fills_blank else TextPositions()
@@ -220,7 +282,7 @@ class ChatEncoder(Encoder):
     def rows(self, example: Example) -> list[TrainingRow]:
         lengths = self.src_length, self.tgt_length
         rows = self.chat.training_rows(self.tokenizer, example.messages, example.tools or None, *lengths)
-        self.truncated["target"] += sum(row.cut for row in rows)
+        self.truncated["row"] += sum(row.cut for row in rows)
         return rows
 
     def prompt(self, example: Example) -> list[int]:
@@ -247,8 +309,21 @@ class ChatEncoder(Encoder):
         called = f"{answer['metadata']}\n" if answer.get("metadata") else ""
         return self.decode(self.tokenizer.encode(called + answer["content"], split_special_tokens=True))
 
-    def answer(self, ids: Sequence[int]) -> str:
-        return self.chat.answer(self.tokenizer.decode(ids))["content"]
+    def clean(self, text: str) -> str:
+        return super().clean(text) if self.plain else self.chat.clean(text)
+
+    def settled_length(self, text: str) -> int:
+        return super().settled_length(text) if self.plain else self.chat.settled_length(text)
+
+    def message(self, ids: Sequence[int], tools: Tools | None = None) -> Message:
+        """The assistant's message that generated ids stand for: a call of one of `tools`, or text.
+
+        GLM-4 may say something and go on in a turn of its own with the call.
+        """
+        turn_starts = [i + 1 for i, index in enumerate(ids) if index == self.tokenizer.added_tokens.get(ASSISTANT)]
+        last = ids[max(turn_starts, default=0) :]
+        message = self.chat.answer(self.tokenizer.decode(last), tools)
+        return message if "metadata" in message else {"role": "assistant", "content": self.answer(ids)}
 
 
 # Tokenizer kind → its encoder.
@@ -259,13 +334,24 @@ def open_encoder(directory: str | Path, lengths: Sequence[int | None] = (None, N
     """The text side of a model directory.
 
     Args:
-        lengths: src_length and tgt_length; the kind of model says what None is.
+        lengths: src_length and tgt_length. None leaves one open: it is what the kind of model says, or for tgt_length
+            generation_config.json's max_new_tokens, as far as the model's positions go (`check_fits`).
         options: of the class, `no_block_position` or `plain`.
 
     Raises:
         GLMError: missing or damaged tokenizer files, or an option that this kind of model does not have.
     """
-    tokenizer = GLMTokenizer.from_pretrained(directory)
+    return encoder_of(GLMTokenizer.from_pretrained(directory), GenerationFile.read(directory), lengths, **options)
+
+
+def encoder_of(
+    tokenizer, generation: GenerationFile = NO_FILE, lengths: Sequence[int | None] = (None, None), **options
+) -> Encoder:
+    """The text side of the model that a tokenizer belongs to; arguments as in `open_encoder`."""
     cls = ENCODERS[tokenizer.kind]
-    chosen = (default if given is None else given for given, default in zip(lengths, cls.answer_lengths, strict=True))
-    return cls(tokenizer, *chosen, generation=GenerationFile.read(directory), **options)
+    src_length, tgt_length = cls.answer_lengths
+    defaults = {"src_length": src_length, "tgt_length": generation.max_new_tokens or tgt_length}
+    given = {name: length for name, length in zip(defaults, lengths, strict=True) if length is not None}
+    encoder = cls(tokenizer, **defaults | given, generation=generation, **options)
+    encoder.open_lengths = frozenset(defaults) - set(given)
+    return encoder
