@@ -117,7 +117,7 @@ class Encoder(ABC):
         source, target = f"src_length {self.src_length}", f"tgt_length {self.tgt_length}"
         lengths = {"source": source, "target": target, "row": f"{source} and {target}"}
         counts = {what: count for what, count in self.truncated.items() if count}
-        return [f"{count} {what}s to {lengths[what]} ({self.cuts[what]})" for what, count in counts.items()]
+        return [f"{n} {what}{'s' * (n > 1)} to {lengths[what]} ({self.cuts[what]})" for what, n in counts.items()]
 
     @property
     def stop_token_ids(self) -> list[int]:

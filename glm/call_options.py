@@ -1,0 +1,48 @@
+"""Options of generation in Python calls, under the names that Hugging Face's `generate` has. Imports no framework."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from glm.errors import UsageError
+from glm.generation_config import GenerationConfig
+
+_LENGTHS = {"max_new_tokens", "max_length", "min_new_tokens"}
+_SAME = {field.name for field in fields(GenerationConfig)} - {"max_length", "min_length", "gnmt_length"}
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that there is not."""
+    known = sorted(_LENGTHS | _SAME)
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"unknown option '{unknown[0]}'; known: {', '.join(known)}")
+
+
+def decoding_options(options: Mapping[str, Any], prompt_length: int) -> dict[str, Any]:
+    """Fields of `GenerationConfig`.
+
+    Args:
+        options: max_new_tokens; max_length, which counts the prompt and gives way to max_new_tokens; min_new_tokens; or
+            any of num_beams, length_penalty, no_repeat_ngram_size, do_sample, temperature, top_k, top_p, seed. None is
+            not given.
+        prompt_length: tokens of the prompt.
+
+    Raises:
+        UsageError: an unknown option, or a max_length that leaves no room.
+    """
+    check_names(options)
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in given.items() if name in _SAME}
+    if "min_new_tokens" in given:
+        chosen["min_length"] = given["min_new_tokens"]
+    if "max_new_tokens" in given:
+        chosen["max_length"] = given["max_new_tokens"]
+    elif "max_length" in given:
+        chosen["max_length"] = _room(given["max_length"], prompt_length)
+    return chosen
+
+
+def _room(total: int, prompt_length: int) -> int:
+    if total <= prompt_length:
+        raise UsageError(f"max_length {total} has no room for an answer to a prompt of {prompt_length} tokens")
+    return total - prompt_length

@@ -1,0 +1,217 @@
+"""generation_config.json: every option steers generation, flags win, and it goes where the model goes."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_chat import KINDS, tokenizer_of
+
+from glm import GLMForCausalLM
+from glm.datasets.encoding import encoder_of, open_encoder
+from glm.errors import GLMError
+from glm.export import export_directory
+from glm.generation import Prompt, StopTokens
+from glm.generation_config import GenerationConfig
+from glm.generation_file import NAME, GenerationFile
+from glm.predict import Predictor
+from glm.texts import add_decode_arguments, add_text_arguments, generation_config
+
+REAL = Path("/work/shared/real/configs/glm-4-9b-chat.generation_config.json")
+OPTIONS = {
+    "do_sample": True,
+    "temperature": 0.8,
+    "top_k": 20,
+    "top_p": 0.9,
+    "num_beams": 2,
+    "length_penalty": 1.5,
+    "no_repeat_ngram_size": 3,
+    "min_new_tokens": 2,
+    "max_new_tokens": 30,
+}
+
+
+def written(directory: Path, content) -> Path:
+    directory.mkdir(exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    (directory / NAME).write_text(text, encoding="utf-8")
+    return directory
+
+
+@pytest.fixture
+def with_file(chat_models, tmp_path):
+    """A copy of a tiny model with a generation_config.json."""
+
+    def made(kind="glm4", **content):
+        folder = tmp_path / kind
+        shutil.copytree(chat_models[kind], folder, dirs_exist_ok=True)
+        return written(folder, content)
+
+    return made
+
+
+def flags(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_text_arguments(parser)
+    add_decode_arguments(parser)
+    return parser.parse_args(words)
+
+
+def answer(directory, text="你好", **options) -> list[int]:
+    """New tokens of a prompt, as predict_generation.py generates them."""
+    predictor = Predictor.load(str(directory), device="cpu")
+    batch = predictor.encoder.prompt_batch([predictor.encoder.text_prompt(text)])
+    return predictor.generate(batch, predictor.encoder.generation_config(**options))[0].tolist()
+
+
+# What it says
+
+
+def test_each_option_is_read(tmp_path):
+    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, OPTIONS)))
+    assert encoder.generation_config() == GenerationConfig(
+        max_length=30,
+        min_length=2,
+        num_beams=2,
+        length_penalty=1.5,
+        gnmt_length=False,
+        no_repeat_ngram_size=3,
+        do_sample=True,
+        temperature=0.8,
+        top_k=20,
+        top_p=0.9,
+    )
+
+
+def test_without_a_file_the_kind_of_model_decides(tokenizer):
+    assert encoder_of(tokenizer_of("glm4")).generation_config() == GenerationConfig(max_length=1024, gnmt_length=False)
+    assert encoder_of(tokenizer).generation_config() == GenerationConfig(max_length=20, length_penalty=0.7)
+
+
+def test_flags_win(tmp_path):
+    directory = written(tmp_path, OPTIONS)
+    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(directory), (None, 7))
+    given = "--num_beams 1 --length_penalty 0.5 --no_repeat_ngram_size 0 --no-do_sample --temperature 2 --top_k 0"
+    found = generation_config(flags(*given.split(), "--top_p", "0", "--seed", "4", "--tgt_length", "7"), encoder)
+    expected = GenerationConfig(max_length=7, min_length=2, length_penalty=0.5, temperature=2.0, seed=4)
+    assert found == GenerationConfig(**vars(expected) | {"gnmt_length": False})
+    assert generation_config(flags("--min_tgt_length", "0"), encoder).min_length == 0
+    assert generation_config(flags(), encoder).num_beams == 2
+
+
+def test_its_shortest_text_gives_way_to_the_longest_one_asked_for(tmp_path):
+    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, OPTIONS)), (None, 1))
+    assert generation_config(flags("--tgt_length", "1"), encoder).min_length == 1
+
+
+def test_the_published_file_reads(tmp_path):
+    if not REAL.is_file():
+        pytest.skip(f"the published file is not at {REAL}")
+    shutil.copy(REAL, tmp_path / NAME)
+    file = GenerationFile.read(tmp_path)
+    assert file.eos_token_ids == [151329, 151336, 151338]
+    assert file.options == {"do_sample": True, "temperature": 0.8, "top_p": 0.8}
+    assert file.max_new_tokens is None  # its max_length of 128000 counts the prompt
+    with pytest.raises(
+        GLMError, match="eos_token_id 151329 is none of the model's 768 tokens: take it from the model's"
+    ):
+        encoder_of(tokenizer_of("glm4"), file).check_fits(768, 256)
+
+
+# What it does
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_its_end_tokens_end_a_text(with_file, kind):
+    """Tokens that the model writes anyway, each made an end token: the text stops at the first of them."""
+    free = answer(with_file(kind, max_new_tokens=12))
+    ends = [free[8], free[5]]
+    stopped = answer(with_file(kind, max_new_tokens=12, eos_token_id=ends))
+    first = next(i for i, token in enumerate(free) if token in ends)
+    assert stopped == free[: first + 1]
+    assert 0 < len(stopped) < len(free)
+    assert answer(with_file(kind, max_new_tokens=12, eos_token_id=free[5]))[-1] == free[5]
+    encoder = open_encoder(with_file(kind, eos_token_id=ends))
+    assert {*ends, *tokenizer_of(kind).stop_token_ids} == set(StopTokens.of(encoder).eos_token_ids)
+
+
+def test_sampling_as_it_says(with_file):
+    greedy = answer(with_file(max_new_tokens=12))
+    content = {"max_new_tokens": 12, "do_sample": True, "temperature": 3.0}
+    drawn = answer(with_file(**content), seed=1)
+    assert greedy != drawn != answer(with_file(**content), seed=2)
+    assert answer(with_file(**content, top_k=1), seed=1) == greedy
+    assert answer(with_file(**content, top_p=1e-6), seed=1) == greedy
+    assert answer(with_file(**content), do_sample=False) == greedy
+
+
+def test_model_chat_obeys_it(with_file):
+    """With no more than the tokenizer: the model knows its directory's file."""
+    directory = with_file(max_new_tokens=5)
+    model, encoder = GLMForCausalLM.from_pretrained(directory), open_encoder(directory)
+    model.eval()
+    prompt = Prompt.of(encoder.prompt_batch([encoder.text_prompt("你好")]))
+    tokens, _ = model.generate(prompt, GenerationConfig(max_length=5), StopTokens.of(encoder))
+    assert model.chat(encoder.tokenizer, "你好")[0] == encoder.answer(tokens[0].tolist())
+    assert len(model.chat(encoder.tokenizer, "你好", max_new_tokens=12)[0]) > len(encoder.answer(tokens[0].tolist()))
+
+
+def test_a_longest_answer_that_does_not_fit_the_model(with_file):
+    encoder = Predictor.load(str(with_file(max_new_tokens=4000)), device="cpu").encoder
+    assert (encoder.src_length, encoder.tgt_length) == (129, 128)
+
+
+# Where it goes
+
+
+def test_it_is_saved_with_the_model_and_the_graph(with_file, tmp_path):
+    content = {"eos_token_id": [7, 9], "max_new_tokens": 5, "transformers_version": "4.40.2", "max_length": 128000}
+    predictor = Predictor.load(str(with_file(**content)), device="cpu")
+    predictor.save(tmp_path / "saved")
+    export_directory(predictor.model, predictor.encoder, tmp_path / "graph" / "glm")
+    for name in ("saved", "graph"):
+        assert json.loads((tmp_path / name / NAME).read_text(encoding="utf-8")) == content
+    open_encoder(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    assert GenerationFile.read(tmp_path / "again").eos_token_ids == [7, 9]
+
+
+def test_none_is_written_where_there_was_none(chat_models, tmp_path):
+    open_encoder(chat_models["glm4"]).save_pretrained(tmp_path)
+    assert not (tmp_path / NAME).exists()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"repetition_penalty": 1.1}, "sets repetition_penalty to 1.1, which is not supported: remove it"),
+        ({"early_stopping": True}, "sets early_stopping to True, which is not supported"),
+        ({"min_length": 5}, "sets min_length to 5, which is not supported"),
+        ({"bad_words_ids": [[3]]}, r"sets bad_words_ids to \[\[3\]\], which is not supported"),
+        ({"eos_token_id": "</s>"}, "damaged: eos_token_id is '</s>', not a token id or a list of them"),
+        ({"eos_token_id": [2, True]}, r"damaged: eos_token_id is \[2, True\], not a token id"),
+        ({"temperature": "hot"}, "sets temperature to 'hot', which is no number: mend it"),
+        ({"top_k": 2.5}, "sets top_k to 2.5, which is no whole number"),
+        ({"do_sample": 1}, "sets do_sample to 1, which is no truth value"),
+        ({"temperature": 0}, "temperature is 0, and must be above 0; mend it, or remove the entry"),
+        ({"max_new_tokens": 0}, "max_length is 0, and must be at least 1; mend it"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, r"min_length \(4\) is above max_length \(3\); mend it"),
+        ("[1]", "is damaged: it holds a list, not an object: copy it again"),
+        ('{"top_k"', "is damaged .*: copy it again"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused(tmp_path, content, message):
+    with pytest.raises(GLMError, match=message) as error:
+        GenerationFile.read(written(tmp_path, content))
+    assert str(tmp_path / NAME) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_options_at_which_nothing_happens_are_taken(tmp_path):
+    neutral = {"repetition_penalty": 1.0, "early_stopping": None, "typical_p": 1, "temperature": None, "top_p": 1}
+    assert GenerationFile.read(written(tmp_path, neutral)).options == {"top_p": 1}
+    assert GenerationFile.read(tmp_path / "none").raw == {}
+    assert GenerationFile.read(written(tmp_path, {"min_new_tokens": 500})).options == {"min_length": 500}

@@ -1,0 +1,42 @@
+"""Tiny random models of the three chat generations, as directories: weights, config.json, bundled vocabulary."""
+
+import shutil
+from pathlib import Path
+
+from tiny_glm import tiny_model
+
+from glm import GLMForCausalLM
+from glm.datasets.encoding import ChatEncoder
+from glm.tokenizers import GLMTokenizer
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+# Tokenizer kind → what its tiny model is.
+SHAPES = {
+    "chatglm": {"generation": "chatglm", "vocab_size": 800},
+    "glm4": {"generation": "glm4-remote", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": True},
+    "glm4-0414": {"generation": "glm4-0414", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": False},
+}
+KINDS = tuple(SHAPES)
+
+
+def vocabulary(kind: str) -> Path:
+    return DATA / f"{kind}-tiny"
+
+
+def tokenizer_of(kind: str):
+    return GLMTokenizer.from_pretrained(vocabulary(kind))
+
+
+def encoder_of_tiny(kind: str, src_length: int = 48, tgt_length: int = 12, **options) -> ChatEncoder:
+    return ChatEncoder(tokenizer_of(kind), src_length, tgt_length, **options)
+
+
+def chat_model(kind: str) -> GLMForCausalLM:
+    return tiny_model(seed=3, spread=0.4, max_position_embeddings=256, **SHAPES[kind])
+
+
+def write_chat_model(kind: str, directory: Path) -> Path:
+    """A directory that the scripts take."""
+    chat_model(kind).save_pretrained(directory)
+    shutil.copytree(vocabulary(kind), directory, dirs_exist_ok=True)
+    return directory
