@@ -36,11 +36,13 @@ def converse(start: Callable[[], Conversation]) -> None:
 def _read() -> list[str]:
     """The next question, nothing at the end of the input."""
     try:
-        return [input("> " if sys.stdin.isatty() else "").strip()]
+        line = input("> " if sys.stdin.isatty() else "").strip()
+        line.encode()  # in some locales Python reads what is not UTF-8 as surrogates
+        return [line]
     except EOFError:
         return []
-    except UnicodeDecodeError as error:
-        raise GLMError(f"standard input is not UTF-8 (byte {error.start}): convert it first") from None
+    except UnicodeError:
+        raise GLMError("standard input is not UTF-8: convert it first") from None
     except KeyboardInterrupt:
         return ["/exit"]
 

@@ -56,8 +56,8 @@ class EncodedDataset(paddle.io.Dataset):
         if not self.rows:
             raise GLMError(f"{lengths} leave no trained token in any of {len(rows)} rows: choose longer ones")
         short = len(rows) - len(self.rows)
-        self.left_out = [f"{len(bad)} bad ones, the first is {bad[0]}"] * bool(bad)
-        self.left_out += [f"{short} in which {lengths} leave no trained token"] * bool(short)
+        self.left_out = [f"{len(bad)} bad, the first is {why}" for why in bad[:1]]
+        self.left_out += [f"{short} in which {lengths} leave no trained token"] if short else []
 
     @property
     def mean_tokens(self) -> float:

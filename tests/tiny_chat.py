@@ -32,7 +32,7 @@ def encoder_of_tiny(kind: str, src_length: int = 48, tgt_length: int = 12, **opt
 
 
 def chat_model(kind: str) -> GLMForCausalLM:
-    return tiny_model(seed=3, spread=0.4, max_position_embeddings=256, **SHAPES[kind])
+    return tiny_model(seed=3, spread=0.4, max_position_embeddings=512, **SHAPES[kind])
 
 
 def write_chat_model(kind: str, directory: Path) -> Path:
