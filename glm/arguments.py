@@ -45,14 +45,18 @@ class DataArguments:
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave rows with errors out and count them."})
     src_length: int = field(
         default=608,
-        metadata={"help": "Most tokens of a source, special ones included; longer ones lose their start."},
+        metadata={
+            "help": "Most tokens of a source, special ones included; longer ones lose their start, conversations their "
+            "oldest turns."
+        },
     )
     tgt_length: int = field(
         default=160,
         metadata={"help": "Most tokens of a target and of a generated text; longer ones lose their end."},
     )
     no_block_position: bool = field(
-        default=False, metadata={"help": "Target tokens go on counting text positions instead of block positions."}
+        default=False,
+        metadata={"help": "Target tokens go on counting text positions instead of block positions; GLM (2021) only."},
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from glm.datasets.encoding import Encoder
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
 
@@ -18,8 +19,8 @@ def check_names(options: Mapping[str, Any]) -> None:
         raise UsageError(f"unknown option '{unknown[0]}'; known: {', '.join(known)}")
 
 
-def decoding_options(options: Mapping[str, Any], prompt_length: int) -> dict[str, Any]:
-    """Fields of `GenerationConfig`.
+def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int) -> GenerationConfig:
+    """Decoding options of a call.
 
     Args:
         options: max_new_tokens; max_length, which counts the prompt and gives way to max_new_tokens; min_new_tokens; or
@@ -28,9 +29,20 @@ def decoding_options(options: Mapping[str, Any], prompt_length: int) -> dict[str
         prompt_length: tokens of the prompt.
 
     Raises:
-        UsageError: an unknown option, or a max_length that leaves no room.
+        UsageError: an unknown option, a max_length that leaves no room, or an answer longer than the model can count.
     """
     check_names(options)
+    config = encoder.generation_config(**_fields(options, prompt_length))
+    needed = encoder.positions.longest(prompt_length, config.max_length)
+    if needed > encoder.max_position:
+        raise UsageError(
+            f"a prompt of {prompt_length} tokens and {config.max_length} new ones need position {needed}, and the "
+            f"model ends at {encoder.max_position}: ask for a shorter answer"
+        )
+    return config
+
+
+def _fields(options: Mapping[str, Any], prompt_length: int) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     chosen = {name: value for name, value in given.items() if name in _SAME}
     if "min_new_tokens" in given:

@@ -38,6 +38,7 @@ class ChatFormat:
         encode_rows: (tokenizer, messages, tools, src_length, tgt_length) → training rows.
         read_answer: (generated text, names of the tools that were offered) → assistant message.
         clean: what a user sees of generated text.
+        cuts: what a source, and a row to train on, are without when they were cut.
         unsettled: characters that `clean` may still change when a text that ends with them goes on.
         fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
     """
@@ -48,6 +49,7 @@ class ChatFormat:
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
     clean: Callable[[str], str]
     unsettled: str
+    cuts: Mapping[str, str]
     fills_blank: bool = False
 
     def prompt_ids(
@@ -352,6 +354,10 @@ _ROUNDS = ChatFormat(
     _read_round_answer,
     process_response,
     _UNSETTLED + "".join(_FULL_WIDTH),
+    {
+        "source": "their oldest rounds are lost, then their end",
+        "row": "the oldest rounds of their source, then its end, or the end of their answer are lost",
+    },
     fills_blank=True,
 )
 _ROLE_TOKENS = ChatFormat(
@@ -361,5 +367,6 @@ _ROLE_TOKENS = ChatFormat(
     _read_role_answer,
     _without_placeholder,
     _UNSETTLED,
+    {"source": "their oldest turns are lost", "row": "their end is lost"},
 )
 CHAT_FORMATS = {"chatglm": _ROUNDS, "glm4": _ROLE_TOKENS, "glm4-0414": _ROLE_TOKENS}

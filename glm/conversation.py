@@ -1,8 +1,9 @@
 """Conversations with a model: turns that remember the earlier ones, and text that appears while it is generated."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from glm.call_options import decoding_options
+from glm.call_options import call_config
 from glm.chat import Message, Tools
 from glm.datasets.encoding import ChatEncoder, encoder_of
 from glm.errors import UsageError
@@ -80,10 +81,10 @@ class ChatMixin:
     """`chat` and `stream_chat`, as the published chat models have them.
 
     Attributes:
-        generation_file: generation_config.json of the directory that the weights come from.
+        source_directory: where the weights come from; its generation_config.json is obeyed.
     """
 
-    generation_file: GenerationFile = NO_FILE
+    source_directory: Path | None = None
 
     def chat(self, tokenizer, query: str, history: History | None = None, **options) -> tuple[str, History]:
         """The answer to a question, and the conversation with it.
@@ -92,7 +93,7 @@ class ChatMixin:
             tokenizer: of the model, or its `ChatEncoder`.
             query: what the user says.
             history: messages, or (question, answer) pairs; it comes back in the same form, a new list.
-            options: `role` (of the query), `tools`, `src_length`, and those of `glm.call_options.decoding_options`:
+            options: `role` (of the query), `tools`, `src_length`, and those of `glm.call_options.call_config`:
                 max_length counts the prompt, as in the published models.
 
         Raises:
@@ -123,7 +124,7 @@ class ChatMixin:
         messages = _messages(history or [], pairs)
         asked, text = [*messages, {"role": role, "content": query}], ""
         prompt = encoder.chat.prompt_ids(encoder.tokenizer, asked, tools)
-        config = encoder.generation_config(**decoding_options(options, min(len(prompt), encoder.src_length)))
+        config = call_config(encoder, options, min(len(prompt), encoder.src_length))
         conversation = Conversation(self, encoder, config, messages, tools)
         for piece in conversation.ask(query, role):
             text += piece
@@ -134,7 +135,8 @@ class ChatMixin:
     def _chat_encoder(self, tokenizer, src_length: int | None) -> ChatEncoder:
         if isinstance(tokenizer, ChatEncoder):
             return tokenizer
-        encoder = encoder_of(tokenizer, self.generation_file, (src_length, None))
+        file = GenerationFile.read(self.source_directory) if self.source_directory else NO_FILE
+        encoder = encoder_of(tokenizer, file, (src_length, None))
         if not isinstance(encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: use glm.pipeline")
         encoder.check_fits(self.config.vocab_size, self.config.max_position_embeddings)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from glm.call_options import check_names, decoding_options
+from glm.call_options import call_config, check_names
 from glm.chat import Message
 from glm.datasets.encoding import ChatEncoder
 from glm.errors import UsageError
@@ -35,7 +35,7 @@ class TextGenerationPipeline:
         """Generates for a text, several texts, a conversation (a list of messages) or several.
 
         Args:
-            options: of `glm.call_options.decoding_options`. max_length counts the longest prompt of a batch.
+            options: of `glm.call_options.call_config`. max_length counts the longest prompt of a batch.
 
         Returns:
             {"generated_text": …} for each, without the prompt.
@@ -47,8 +47,8 @@ class TextGenerationPipeline:
         ids = [self._ids(prompt) for prompt in _listed(prompts)]
         for start in range(0, len(ids), self.batch_size):
             batch = ids[start : start + self.batch_size]
-            chosen = decoding_options(self.options | options, max(map(len, batch)))
-            tokens = self.predictor.generate(encoder.prompt_batch(batch), encoder.generation_config(**chosen))
+            config = call_config(encoder, self.options | options, max(map(len, batch)))
+            tokens = self.predictor.generate(encoder.prompt_batch(batch), config)
             results += [{"generated_text": encoder.answer(row)} for row in tokens.tolist()]
         return results
 

@@ -77,6 +77,16 @@ def test_max_length_counts_the_prompt(generate):
         bare(TEXTS[0], max_length=prompt)
 
 
+def test_an_answer_that_the_model_cannot_count(generate):
+    encoder = generate.predictor.encoder
+    assert encoder.max_position in (512, 1024)
+    prompt = len(encoder.text_prompt(TEXTS[0]))
+    with pytest.raises(
+        UsageError, match=rf"a prompt of {prompt} tokens and 3000 new ones need position 300\d, and the mo"
+    ):
+        generate(TEXTS[0], max_new_tokens=3000)
+
+
 def test_conversations(chat):
     messages = [
         {"role": "system", "content": "a"},

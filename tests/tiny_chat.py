@@ -1,5 +1,6 @@
 """Tiny random models of the three chat generations, as directories: weights, config.json, bundled vocabulary."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from tiny_glm import tiny_model
 
 from glm import GLMForCausalLM
 from glm.datasets.encoding import ChatEncoder
+from glm.generation_file import NAME
 from glm.tokenizers import GLMTokenizer
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -17,6 +19,8 @@ SHAPES = {
     "glm4-0414": {"generation": "glm4-0414", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": False},
 }
 KINDS = tuple(SHAPES)
+# One model has a file that says what its tokenizer says anyway.
+GENERATION_FILES = {"glm4-0414": {"eos_token_id": [754, 761, 763], "pad_token_id": 754}}
 
 
 def vocabulary(kind: str) -> Path:
@@ -39,4 +43,6 @@ def write_chat_model(kind: str, directory: Path) -> Path:
     """A directory that the scripts take."""
     chat_model(kind).save_pretrained(directory)
     shutil.copytree(vocabulary(kind), directory, dirs_exist_ok=True)
+    if kind in GENERATION_FILES:
+        (directory / NAME).write_text(json.dumps(GENERATION_FILES[kind]), encoding="utf-8")
     return directory

@@ -13,7 +13,6 @@ from glm.checkpoint.hub import download_model
 from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.write import finish_shards, save_index, save_part, save_shard, save_state, share_out
 from glm.config import GLMConfig
-from glm.generation_file import GenerationFile
 from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
@@ -65,7 +64,7 @@ class CheckpointMixin:
         with without_initialisation():
             model = _build(cls, config)
         model.load_checkpoint(directory)
-        model.generation_file = GenerationFile.read(directory)
+        model.source_directory = directory
         return model
 
     def load_checkpoint(self, directory: str | Path) -> None:

@@ -11,8 +11,9 @@ GLM's layout of a generation task (arXiv:2103.10360, 2.1; the numbers of PaddleN
 The layouts of conversations are in glm/chat.py.
 """
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,6 +37,7 @@ class Encoder(ABC):
 
     Attributes:
         truncated: how many sources, targets or rows were cut so far.
+        max_position: the largest position of the model, once `check_fits` knows it.
         open_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
         gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
@@ -46,7 +48,7 @@ class Encoder(ABC):
 
     answer_lengths: ClassVar[tuple[int, int]]
     gnmt_length: ClassVar[bool]
-    cuts: ClassVar[dict[str, str]]
+    cuts: Mapping[str, str]
     evaluation: ClassVar[dict[str, float]]
     label_smoothing: ClassVar[float]
     positions: Positions
@@ -56,6 +58,7 @@ class Encoder(ABC):
         self.generation = generation
         self.truncated = dict.fromkeys(self.cuts, 0)
         self.open_lengths: frozenset[str] = frozenset()
+        self.max_position = sys.maxsize
 
     @abstractmethod
     def rows(self, example: Example) -> list[TrainingRow]:
@@ -135,6 +138,7 @@ class Encoder(ABC):
         Lengths that were left open become those of a smaller model first: half of its positions for the answer, at
         most, and the rest for what is read.
         """
+        self.max_position = max_position
         if "tgt_length" in self.open_lengths:
             self.tgt_length = max(1, min(self.tgt_length, (max_position + 1) // 2))
         if "src_length" in self.open_lengths:
@@ -248,10 +252,6 @@ class ChatEncoder(Encoder):
 
     answer_lengths = (7168, 1024)
     gnmt_length = False
-    cuts = {  # noqa: RUF012
-        "source": "their oldest turns are lost, then the end of the last one",
-        "row": "their oldest turns or their end are lost",
-    }
     evaluation = {"min_length": 0}  # noqa: RUF012
     label_smoothing = 0.0
 
@@ -275,8 +275,9 @@ class ChatEncoder(Encoder):
             )
         if tgt_length < 1:
             raise UsageError(f"tgt_length is {tgt_length}, and must be at least 1")
-        super().__init__(tokenizer, src_length, tgt_length, generation)
         self.chat, self.plain = chat_format(tokenizer), plain
+        self.cuts = {**self.chat.cuts, **({"source": "their beginning is lost"} if plain else {})}
+        super().__init__(tokenizer, src_length, tgt_length, generation)
         self.positions = BlockPositions(tokenizer.mask_token_ids) if self.chat.fills_blank else TextPositions()
 
     def rows(self, example: Example) -> list[TrainingRow]:

@@ -20,6 +20,7 @@ from glm.errors import GLMError, UsageError
 from glm.generation import Prompt, StopTokens
 from glm.rows import IGNORED
 from glm.tokenizers import GLMTokenizer
+from glm.training_data import EncodedDataset
 
 REAL = Path("/work/shared/real")
 no = IGNORED
@@ -82,7 +83,7 @@ def test_the_published_advertisement(tmp_path):
     assert batch["input_ids"] == [(row["source_ids"] + row["target_ids"])[:-1]]
     assert batch["labels"] == [[no] * 21 + row["target_ids"]]
     assert batch["position_ids"] == [[[*range(22), *[21] * 63], [*[0] * 22, *range(1, 64)]]]
-    lost = "their oldest turns or their end are lost"
+    lost = "the oldest rounds of their source, then its end, or the end of their answer are lost"
     assert encoder.truncation == [f"1 row to src_length 64 and tgt_length 64 ({lost})"]
 
 
@@ -217,9 +218,7 @@ def test_a_prompt_gives_up_its_oldest_turns(kind):
     assert encoder.truncated["source"] == 0
     encoder.src_length -= 1
     assert encoder.messages_prompt(turns) == encoder.messages_prompt(turns[2:])
-    assert encoder.truncation == [
-        f"1 source to src_length {len(whole) - 1} (their oldest turns are lost, then the end of the last one)"
-    ]
+    assert encoder.truncation == [f"1 source to src_length {len(whole) - 1} ({encoder.chat.cuts['source']})"]
 
 
 @pytest.mark.parametrize("kind", GLM4)
@@ -240,7 +239,7 @@ def test_plain_prompts_have_the_models_frame_and_no_turns(kind):
     assert encoder.text_prompt("你好桥a") == [*frame[0], *ids, *frame[1]]
     shorter = encoder_of_tiny(kind, src_length=3, plain=True)
     assert shorter.text_prompt("你好桥a") == [*frame[0], ids[-1], *frame[1]]
-    assert shorter.truncated["source"] == 1
+    assert shorter.truncation == ["1 source to src_length 3 (their beginning is lost)"]
     spelt = tokenizer_of(kind).encode("<sop>", split_special_tokens=True)
     longer = encoder_of_tiny(kind, plain=True)
     assert longer.text_prompt("<sop>") == [*frame[0], *spelt, *frame[1]]
@@ -367,3 +366,39 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(models, kind, t
     assert len(set(counts)) > 1
     assert together == pytest.approx(np.average(alone, weights=counts), rel=1e-5)
     assert np.std(alone) > 0.01
+
+
+# Rows that are left out
+
+
+def test_rows_without_a_place_are_named_or_left_out_and_counted():
+    encoder = encoder_of_tiny("chatglm")
+    examples = [conversation("你好", "好"), conversation("a", "好", system="桥"), conversation("桥", "a")]
+    why = "row 2 of 3: message 1 has the role 'system'; this model knows user, assistant"
+    with pytest.raises(GLMError, match=rf"^{why} \(or pass --skip_bad_rows\)$"):
+        EncodedDataset(examples, encoder)
+    dataset = EncodedDataset(examples, encoder, with_prompts=True, skip_bad_rows=True)
+    assert dataset.examples == [examples[0], examples[2]]
+    assert (len(dataset), len(dataset.prompts)) == (2, 2)
+    assert dataset.left_out == [f"1 bad, the first is {why}"]
+    with pytest.raises(
+        GLMError, match=r"^row 1 of 2: message 1 has the role 'system'; this model knows user, assistant$"
+    ):
+        EncodedDataset([examples[1], examples[1]], encoder, skip_bad_rows=True)
+
+
+def test_rows_in_which_nothing_is_trained_are_left_out_and_counted():
+    encoder = encoder_of_tiny("glm4", src_length=4, tgt_length=4)
+    examples = [conversation("桥", "你好"), conversation("你好你好你好", "桥")]
+    dataset = EncodedDataset(examples, encoder)
+    assert len(dataset) == 1
+    assert dataset.left_out == ["1 in which src_length 4 and tgt_length 4 leave no trained token"]
+    assert EncodedDataset(examples[:1], encoder).left_out == []
+    with pytest.raises(GLMError, match="src_length 4 and tgt_length 4 leave no trained token in any of 1 rows: choose"):
+        EncodedDataset(examples[1:], encoder)
+
+
+def test_each_source_that_is_cut_counts_once(tokenizer):
+    encoder = GLMEncoder(tokenizer, 5, 12)
+    EncodedDataset([Example.of_texts("桥建于哪一年", "a")], encoder, with_prompts=True)
+    assert encoder.truncation == ["1 source to src_length 5 (their beginning is lost)"]

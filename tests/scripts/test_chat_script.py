@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, TINY, predictions
-from tiny_chat import KINDS
+from tiny_chat import GENERATION_FILES, KINDS
 
 import infer_generation
 import predict_generation
@@ -250,7 +250,7 @@ def losses(directory: Path) -> list[float]:
     ],
     ids=lambda value: value if isinstance(value, str) else "lora" if value else "full",
 )
-def test_fine_tuning(tune, predict, tmp_path, kind, task, lora):
+def test_fine_tuning(tune, tmp_path, kind, task, lora):
     result = tune(kind, task, tmp_path / "out", *STEPS, *lora)
     assert result.code == 0, result.err
     found = metrics(tmp_path / "out")
@@ -261,6 +261,9 @@ def test_fine_tuning(tune, predict, tmp_path, kind, task, lora):
     assert ("lora_config.json" in files) == bool(lora)
     assert ("model.safetensors" in files) != bool(lora)
     assert files >= {"tokenizer_config.json", "eval_predictions.jsonl", "loss.png"}
+    if kind in GENERATION_FILES:
+        saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+        assert saved == GENERATION_FILES[kind]
 
 
 def test_an_interrupted_adapter_goes_on_and_predicts_what_it_evaluated(tune, predict, data, tmp_path):
