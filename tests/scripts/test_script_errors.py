@@ -124,7 +124,7 @@ USAGE = {
     "predict: top_p": ([*GOOD, "--top_p", "2", TEXT], "top_p is 2.0, and must be between 0 and 1"),
     "predict: stream": (
         [*GOOD, "--stream", "--num_beams", "2", TEXT],
-        "--stream and --chat show tokens as they come, and num",
+        "a conversation or a stream shows tokens as they come, and num_beams 2",
     ),
     "predict: no file": ([*GOOD, "--input_file", "none"], "none cannot be read: No such file"),
     "predict: a folder": ([*GOOD, "--input_file", "good"], "good cannot be read: Is a directory"),
