@@ -23,17 +23,20 @@ class ScriptParser(argparse.ArgumentParser):
 
     Args:
         description: first lines of --help, examples included.
+        from_file: whether the first word may be a JSON or YAML file of arguments (glm/argument_file.py).
     """
 
-    def __init__(self, description: str):
+    def __init__(self, description: str, from_file: bool = True):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self._from_file = from_file
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> None:
         raise UsageError(f"{message} (see --help)")
 
     def parse_args(self, args=None, namespace=None):
-        words = expand(sys.argv[1:] if args is None else args, self)
+        words = sys.argv[1:] if args is None else args
+        words = expand(words, self) if self._from_file else words
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             raise unknown_argument(unknown[0], self._option_string_actions)

@@ -172,7 +172,7 @@ def main() -> None:
 
 
 def _parse() -> tuple[Path, int, list[str]]:
-    parser = ScriptParser(DESCRIPTION)
+    parser = ScriptParser(DESCRIPTION, from_file=False)
     parser.add_argument("rank_table", type=Path, help="the JSON file")
     parser.add_argument("--port", type=int, default=PORT, help="a free port of the first server, for the rendezvous")
     words, behind = sys.argv[1:], []

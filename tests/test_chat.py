@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm.chat import CHAT_FORMATS, chat_format, process_response, round_prompt
 from glm.errors import GLMError, UsageError
@@ -14,7 +15,7 @@ from glm.rows import IGNORED
 from glm.tokenizers import GLMTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-REAL = Path("/work/shared/real")
+REAL = SHARED / "real"
 sys.path.insert(0, str(ROOT / "tests/tokenizers"))
 from chat_cases import WEATHER  # noqa: E402
 from glm4_samples import CHAT, CHAT_IDS, GREETING_IDS, QUESTION_IDS, ranks  # noqa: E402

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.config_file import config_json
@@ -11,7 +12,7 @@ from glm.errors import GLMError
 from glm.generations import GENERATIONS
 from glm.presets import PRESETS
 
-REAL = Path("/work/shared/real/configs")
+REAL = SHARED / "real" / "configs"
 # As transformers 4 and 5 write the same model.
 HF = {
     "architectures": ["Glm4ForCausalLM"],

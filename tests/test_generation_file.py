@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 from tiny_chat import KINDS, tokenizer_of
 
 from glm import GLMForCausalLM
@@ -18,7 +19,7 @@ from glm.generation_file import NAME, GenerationFile
 from glm.predict import Predictor
 from glm.texts import add_decode_arguments, add_text_arguments, generation_config
 
-REAL = Path("/work/shared/real/configs/glm-4-9b-chat.generation_config.json")
+REAL = SHARED / "real" / "configs" / "glm-4-9b-chat.generation_config.json"
 OPTIONS = {
     "do_sample": True,
     "temperature": 0.8,

@@ -12,12 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm.errors import GLMError
 from glm.metrics import METRICS, score, score_words
 
 ROOT = Path(__file__).resolve().parents[1]
-ADGEN = Path("/work/shared/real/datasets/adgen.dev.jsonl")
+ADGEN = SHARED / "real" / "datasets" / "adgen.dev.jsonl"
 
 
 def ngrams(text: str, n: int) -> Counter:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm.errors import GLMError
 from glm.rank_table import Server, environment_note, launch_commands, read_rank_table
@@ -82,7 +83,7 @@ def test_one_server_needs_no_master(tmp_path):
 
 
 def test_the_table_of_the_seed(tmp_path):
-    seed = Path("/work/shared/seeds/mindformers-chatglm-6b.md")
+    seed = SHARED / "seeds" / "mindformers-chatglm-6b.md"
     if not seed.is_file():
         pytest.skip(f"{seed} is on the developers' machine only")
     text = seed.read_text(encoding="utf-8", errors="replace")

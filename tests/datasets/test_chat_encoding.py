@@ -6,10 +6,10 @@ GLM-4's, in both files: 你 296, 好 351, 桥 436, a 97. The special tokens are 
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_files import SHARED
 from tiny_chat import KINDS, SHAPES, chat_model, encoder_of_tiny, tokenizer_of, vocabulary
 from tiny_glm import tensors, tiny_model
 
@@ -22,7 +22,7 @@ from glm.rows import IGNORED
 from glm.tokenizers import GLMTokenizer
 from glm.training_data import EncodedDataset
 
-REAL = Path("/work/shared/real")
+REAL = SHARED / "real"
 no = IGNORED
 # ChatGLM-6B
 GMASK, SOP, EOP, PAD = 5, 8, 9, 3

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm.datasets import TASKS, read_rows
 from glm.datasets.conversations import read_messages, read_tools
 from glm.datasets.readers import Field
 from glm.errors import GLMError
 
-REAL = Path("/work/shared/real/datasets")
+REAL = SHARED / "real" / "datasets"
 ROWS = [
     {"context": "云溪桥长30米，\n是石桥。", "answer": "30米", "question": "多长？\u2028", "id": 0},
     {"context": 'a "quoted" {brace} [x], ', "answer": "", "question": "\\", "id": 1, "more": {"x": ["[", "{"]}},

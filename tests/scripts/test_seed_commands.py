@@ -4,7 +4,6 @@ import difflib
 import json
 import re
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from commands import TINY
 from safetensors.numpy import load_file
 from seed_commands import COMMANDS, ON_CPU, ON_NPU, ON_NPUS, RUN_FILES, STATE_FILES, Seed, seed_command, seed_line
 from shards import write_shards
+from shared_files import SHARED
 
-SEED = Path("/work/shared/seeds/paddlenlp-glm.md")
+SEED = SHARED / "seeds" / "paddlenlp-glm.md"
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+from shared_files import SHARED
+
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = Path(__file__).with_name("chat_fixtures.json")
-REAL_CONFIG = Path("/work/shared/real/tokenizers/glm-4-9b-chat.tokenizer_config.json")
+REAL_CONFIG = SHARED / "real" / "tokenizers" / "glm-4-9b-chat.tokenizer_config.json"
 
 WEATHER = {
     "type": "function",

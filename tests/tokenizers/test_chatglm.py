@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm.errors import GLMError
 from glm.tokenizers import ChatGLMTokenizer, GLMTokenizer, StreamDecoder
 
-REAL = Path("/work/shared/real")
+REAL = SHARED / "real"
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "chatglm-tiny"
 TRICKY = [
     "",

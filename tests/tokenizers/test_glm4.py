@@ -12,6 +12,7 @@ import glm4_samples as samples
 import pytest
 import tokenizers
 from glm4_samples import CHAT, CHAT_IDS, EXAMPLE, EXAMPLE_IDS, PIECE_COUNT, ranks
+from shared_files import SHARED
 
 from glm.errors import GLMError
 from glm.tokenizers import GLM4JsonTokenizer, GLM4Tokenizer, GLMTokenizer, StreamDecoder
@@ -19,7 +20,7 @@ from glm.tokenizers.added_tokens import AddedToken, Splitter
 from glm.tokenizers.glm4 import PIECE_PATTERN, SPECIAL_TOKENS
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-REAL = Path("/work/shared/real")
+REAL = SHARED / "real"
 FOLDERS = ["glm4-tiny", "glm4-0414-tiny"]
 TRICKY = [
     "",

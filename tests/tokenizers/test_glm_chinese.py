@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shared_files import SHARED
 
 from glm.errors import GLMError
 from glm.tokenizers import GLMChineseTokenizer, GLMTokenizer
 
-REAL = Path("/work/shared/real")
+REAL = SHARED / "real"
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "glm-tiny-chinese"
 SPECIAL = ["[CLS]", "[SEP]", "[UNK]", "[MASK]", "<|endoftext|>", "[UNUSED1]", "<|endofpiece|>", "[sMASK]", "[gMASK]"]
 TRICKY = [

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from shared_files import SHARED
 
 from glm.tokenizers import GLMTokenizer, StreamDecoder
 
-REAL = Path("/work/shared/real")
+REAL = SHARED / "real"
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "glm-tiny-chinese"
 EMOJI = "👨‍👩‍👧 一个家庭，😀é\u0301 end"
 
