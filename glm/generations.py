@@ -201,6 +201,7 @@ GENERATIONS = {
                 "bad_words_id",
                 "checkpoint_num_layers",
                 "output_predict",
+                "label_smoothing",  # of training; here --label_smoothing says it
                 "parallel_output",
                 "pool_token",
                 "spell_func",
