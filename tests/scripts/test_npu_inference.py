@@ -57,7 +57,7 @@ from glm.infer import GraphGenerator
 
 arguments = Namespace(
     model_path=Path(sys.argv[1]), model_prefix="glm", backend="paddle", device="npu", device_id=1,
-    use_fp16=False, cpu_threads=1, src_length=64, tgt_length=8, max_length=96, no_block_position=False,
+    use_fp16=False, cpu_threads=1, src_length=64, tgt_length=8, max_length=96, no_block_position=False, plain=False,
 )
 GraphGenerator.open(arguments)
 print(json.dumps([paddle.device.max_memory_allocated(f"npu:{number}") for number in (0, 1)]))
@@ -78,7 +78,7 @@ def test_the_weights_come_to_the_device_that_was_named(exported):
 def test_a_device_too_many(run_npu, exported, where):
     result = run_npu("infer_generation.py", "--model_path", exported[0], *where, TEXT)
     assert result.code == 2
-    assert result.err == "error: device 'npu:5' is not on this machine, which has 3 npus, npu:0 to npu:2\n"
+    assert result.err == "error: device 'npu:5' is not on this machine, which has 4 npus, npu:0 to npu:3\n"
 
 
 def test_what_the_npu_lacks_is_one_line(exported):
