@@ -1,6 +1,5 @@
 """The typed arguments that the task scripts share, and how they are read: flags, and a JSON or YAML file of them."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Optional
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
 from glm.argument_file import expand
-from glm.cli import unknown_argument
+from glm.cli import HelpFormatter, unknown_argument
 from glm.datasets.encoding import Encoder
 from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
@@ -230,16 +229,12 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
         UsageError: an unknown flag, a value that does not fit, an unreadable file.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = ArgumentParser(list(classes), description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    parser = ArgumentParser(list(classes), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     argv = [RENAMED.get(word, word) for word in expand(argv, parser)]
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError, AssertionError) as error:
         raise UsageError(" ".join(str(error).split())) from error
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside the help texts, and the description's line breaks kept."""
 
 
 class ArgumentParser(PdArgumentParser):

@@ -27,7 +27,7 @@ class ScriptParser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str, from_file: bool = True):
-        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self._from_file = from_file
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -50,8 +50,11 @@ def unknown_argument(word: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown argument {word}{hint} (see --help)")
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside the help texts, and the description's line breaks kept."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the help texts, where there is something to tell, and the description's line breaks kept."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def _be_quiet() -> None:
