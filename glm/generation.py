@@ -17,12 +17,11 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from glm.cache import Prefix, empty_tails, select_beams
-from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.generation_config import CONTROL_DTYPES, NEVER, GenerationConfig, StopTokens
 from glm.random_bits import gumbel_noise
 from glm.tracing import cond, dim, while_loop
 
-# Added to forbidden scores: below any sum of log-probabilities, and far from overflow when added twice.
-NEVER = -1e9
+__all__ = ["GenerationMixin", "Prompt", "StopTokens", "controls", "generate"]
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,6 @@ class Prompt:
     def of(cls, batch: dict[str, np.ndarray]) -> "Prompt":
         """A prompt of the arrays that `glm.datasets.batches.prompt_batch` gives."""
         return cls(**{name: paddle.to_tensor(array) for name, array in batch.items()})
-
-
-@dataclass(frozen=True)
-class StopTokens:
-    """Ids that end a text, and the id that fills the rest of a finished row."""
-
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-
-    @classmethod
-    def of(cls, encoder) -> "StopTokens":
-        """Those of a `glm.datasets.encoding.Encoder`."""
-        return cls(tuple(encoder.stop_token_ids), encoder.tokenizer.pad_token_id)
 
 
 class GenerationMixin:

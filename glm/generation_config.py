@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields
 
 from glm.errors import UsageError
 
+# Added to forbidden scores: below any sum of log-probabilities, and far from overflow when added twice.
+NEVER = -1e9
+
 
 @dataclass(frozen=True)
 class GenerationConfig:
@@ -47,6 +50,19 @@ class GenerationConfig:
             raise UsageError(f"top_p is {self.top_p}, and must be between 0 and 1")
         if self.min_length > self.max_length:
             raise UsageError(f"min_length ({self.min_length}) is above max_length ({self.max_length})")
+
+
+@dataclass(frozen=True)
+class StopTokens:
+    """Ids that end a text, and the id that fills the rest of a finished row."""
+
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+    @classmethod
+    def of(cls, encoder) -> "StopTokens":
+        """Those of a `glm.datasets.encoding.Encoder`."""
+        return cls(tuple(encoder.stop_token_ids), encoder.tokenizer.pad_token_id)
 
 
 _LEAST = {

@@ -1,0 +1,76 @@
+"""What may follow a text, and how likely it is: the rules of glm/generation.py in numpy.
+
+Shapes: G beams of a text, V vocabulary, t tokens so far. Scores are float32.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from glm.generation_config import NEVER, GenerationConfig
+
+_FIRST_LOOK = 512  # tokens among which a nucleus is looked for first: sorting a whole vocabulary takes milliseconds
+
+
+def next_log_probs(
+    logits_GV: np.ndarray, tokens_Gt: np.ndarray, config: GenerationConfig, eos_token_ids: Sequence[int]
+) -> np.ndarray:
+    """Log-probabilities [G, V] of the next token of every beam, under the rules; a new array.
+
+    Args:
+        tokens_Gt: int64, what was generated so far, without the prompt.
+    """
+    highest_G1 = logits_GV.max(axis=-1, keepdims=True)
+    shifted_GV = logits_GV - highest_G1
+    log_probs_GV = shifted_GV - np.log(np.exp(shifted_GV).sum(axis=-1, keepdims=True))
+    # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
+    if tokens_Gt.shape[1] < config.min_length and eos_token_ids:
+        log_probs_GV[:, list(eos_token_ids)] += np.float32(NEVER)
+    if config.no_repeat_ngram_size:
+        for log_probs_V, tokens_t in zip(log_probs_GV, tokens_Gt, strict=True):
+            np.add.at(log_probs_V, repeating_tokens(tokens_t, config.no_repeat_ngram_size), np.float32(NEVER))
+    return log_probs_GV
+
+
+def repeating_tokens(tokens_t: np.ndarray, size: int) -> np.ndarray:
+    """Tokens that would complete an n-gram of `size` tokens a second time."""
+    if len(tokens_t) < size:
+        return tokens_t[:0]
+    ngrams = sliding_window_view(tokens_t, size)
+    newest = tokens_t[len(tokens_t) - size + 1 :]
+    return ngrams[(ngrams[:, :-1] == newest).all(axis=1), -1]
+
+
+def likely_tokens(logits_V: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
+    """Ids of the `top_k` best tokens, or of those in the nucleus of mass `top_p`, in rising order.
+
+    The nucleus (arXiv:1904.09751, 3.1) is measured over the whole vocabulary; 0 means all tokens, for either.
+    """
+    most, mass = min(top_k or logits_V.size, logits_V.size), top_p or 1.0
+    if most == logits_V.size and mass >= 1.0:
+        return np.arange(logits_V.size)
+    return np.flatnonzero(logits_V >= _least_likely(logits_V, most, mass))
+
+
+def _least_likely(logits_V: np.ndarray, most: int, mass: float) -> np.float32:
+    """The lowest logit that stays."""
+    if mass >= 1.0:
+        return np.partition(logits_V, -most)[-most]
+    highest = logits_V.max()
+    whole = np.exp(logits_V - highest).sum()
+    looked = min(_FIRST_LOOK, most)
+    while True:
+        best = np.sort(np.partition(logits_V, -looked)[-looked:])[::-1]
+        probs = np.exp(best - highest) / whole
+        inside = np.cumsum(probs) - probs < mass
+        if looked == most or not inside[-1]:
+            return best[inside].min()
+        looked = min(8 * looked, most)
+
+
+def best_indices(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the highest scores of a flat array, the best one first; of equal ones the earlier first."""
+    count = min(count, scores.size)
+    best = np.sort(np.argpartition(scores, -count)[-count:])
+    return best[np.argsort(-scores[best], kind="stable")]

@@ -1,0 +1,139 @@
+"""Greedy search, sampling and beam search of one text, over the logits that a runtime gives step by step. numpy only.
+
+The semantics are those of glm/generation.py, whose tokens these searches give from the same logits.
+
+Shapes: G beams, C candidates, V vocabulary, t tokens so far.
+"""
+
+import numpy as np
+
+from glm.engine.noise import gumbel_noise
+from glm.engine.rules import best_indices, likely_tokens, next_log_probs
+from glm.generation_config import NEVER, GenerationConfig, StopTokens
+
+
+class Search:
+    """One text that grows.
+
+    Args:
+        config: decoding options.
+        stop: what ends the text.
+        row: place of the text in its batch, which random numbers depend on.
+
+    Attributes:
+        rows: G, cache rows that the text needs.
+        tokens: [G, t] int64, what was generated so far; the last column is still to be read by the model.
+        sources: the beam [G] that each new beam goes on from; None where every beam goes on from itself.
+        finished: whether the text is complete.
+    """
+
+    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0):
+        self.config, self.stop, self.row, self.rows = config, stop, row, config.num_beams
+        self.tokens = np.zeros([self.rows, 0], dtype="int64")
+        self.sources: np.ndarray | None = None
+        self.finished = False
+
+    @property
+    def step(self) -> int:
+        return self.tokens.shape[1]
+
+    def advance(self, logits_GV: np.ndarray) -> None:
+        """Chooses the next token of every beam.
+
+        Args:
+            logits_GV: float32, of what follows each beam; it is left as it is.
+        """
+        self._choose(next_log_probs(logits_GV, self.tokens, self.config, self.stop.eos_token_ids))
+        self.finished = self.finished or self.step >= self.config.max_length
+
+    def result(self) -> tuple[list[int], float]:
+        """The text's tokens, the end token included, and its score: see `GenerationMixin.generate`."""
+        raise NotImplementedError
+
+    def _choose(self, log_probs_GV: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _drawn(self, log_probs_V: np.ndarray, beam: int, ids: np.ndarray) -> np.ndarray:
+        """Scores of some tokens with the noise that makes the best one a random draw."""
+        row = self.row * self.rows + beam
+        places = len(ids) if len(ids) == len(log_probs_V) else ids
+        return log_probs_V[ids] + gumbel_noise(self.config.seed, self.step, row, places)
+
+
+class Sampling(Search):
+    """Greedy search or sampling: one beam."""
+
+    score = np.float32(0.0)
+
+    def _choose(self, log_probs_GV: np.ndarray) -> None:
+        log_probs_V = log_probs_GV[0]
+        token = self._sample(log_probs_V) if self.config.do_sample else int(log_probs_V.argmax())
+        self.score = self.score + log_probs_V[token]
+        self.tokens = np.append(self.tokens, [[token]], axis=1)
+        self.finished = token in self.stop.eos_token_ids
+
+    def _sample(self, log_probs_V: np.ndarray) -> int:
+        warped_V = log_probs_V / np.float32(self.config.temperature)
+        ids = likely_tokens(warped_V, self.config.top_k, self.config.top_p)
+        return int(ids[self._drawn(warped_V, 0, ids).argmax()])
+
+    def result(self) -> tuple[list[int], float]:
+        return self.tokens[0].tolist(), float(self.score)
+
+
+class BeamSearch(Search):
+    """Beam search with a pool of the G best finished texts; see `glm.generation._BeamSearch`."""
+
+    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0):
+        super().__init__(config, stop, row)
+        # All beams start alike, so only the first may bring candidates into the first step.
+        self.scores_G = np.where(np.arange(self.rows) > 0, np.float32(NEVER), np.float32(0.0))
+        self.pool: list[tuple[np.float32, list[int]]] = [(np.float32(NEVER), [])] * self.rows
+
+    def _choose(self, log_probs_GV: np.ndarray) -> None:
+        beam_C, token_C, score_C = self._candidates(log_probs_GV)
+        grown_Ct = np.concatenate([self.tokens[beam_C], token_C[:, None]], axis=1)
+        end_C = np.isin(token_C, self.stop.eos_token_ids)
+        # Whether the stop token counts as part of the text.
+        penalty = self._penalty(self.step + (not self.config.gnmt_length))
+        ended = [(score_C[i] / penalty, grown_Ct[i].tolist()) for i in np.flatnonzero(end_C[: self.rows])]
+        self.pool = sorted([*self.pool, *ended], key=lambda text: -text[0])[: self.rows]
+
+        running_C = score_C + np.float32(NEVER) * end_C
+        self.sources = kept_G = best_indices(running_C, self.rows)
+        self.scores_G, self.tokens, self.sources = running_C[kept_G], grown_Ct[kept_G], beam_C[kept_G]
+        best = score_C.max() if self.config.gnmt_length else self.scores_G[0]
+        self.finished = bool(self.pool[-1][0] >= best / penalty)
+        self._done = self.finished
+
+    def _candidates(self, log_probs_GV: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Beams, tokens and scores [C] of the best continuations: so many that G of them do not end the text."""
+        total_GV = self.scores_G[:, None] + log_probs_GV
+        chosen_GV = self._perturbed(log_probs_GV) if self.config.do_sample else total_GV
+        index_C = best_indices(chosen_GV.ravel(), (1 + len(self.stop.eos_token_ids)) * self.rows)
+        return *np.divmod(index_C, log_probs_GV.shape[1]), total_GV.ravel()[index_C]
+
+    def _perturbed(self, log_probs_GV: np.ndarray) -> np.ndarray:
+        chosen_GV = np.full_like(log_probs_GV, NEVER)
+        for beam, log_probs_V in enumerate(log_probs_GV / np.float32(self.config.temperature)):
+            ids = likely_tokens(log_probs_V, self.config.top_k, self.config.top_p)
+            chosen_GV[beam, ids] = self._drawn(log_probs_V, beam, ids)
+        return chosen_GV + self.scores_G[:, None]
+
+    def _penalty(self, length: int) -> np.float32:
+        """What a text's score is divided by (`GenerationConfig.length_penalty`)."""
+        offset = np.float32(5.0 if self.config.gnmt_length else 0.0)
+        return ((np.float32(length) + offset) / (1 + offset)) ** np.float32(self.config.length_penalty)
+
+    def result(self) -> tuple[list[int], float]:
+        """The best text of the pool, to which a search that ran out of length adds its running beams."""
+        score, text = self.pool[0]
+        running = self.scores_G[0] / self._penalty(self.step)
+        if not self._done and running > score:
+            score, text = running, self.tokens[0].tolist()
+        return text, float(score)
+
+
+def search_of(config: GenerationConfig, stop: StopTokens, row: int) -> Search:
+    """The search that the options ask for."""
+    return (BeamSearch if config.num_beams > 1 else Sampling)(config, stop, row)

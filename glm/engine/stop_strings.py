@@ -1,0 +1,61 @@
+"""Strings that end a text, found while its tokens arrive. Imports neither paddle nor paddlenlp."""
+
+from collections.abc import Sequence
+
+from glm.errors import UsageError
+from glm.tokenizers.stream import Decoder, StreamDecoder
+
+
+class StopStrings:
+    """Watches one text.
+
+    Args:
+        tokenizer: decodes its ids.
+        strings: what ends it; the one that is found is not part of the text.
+
+    Attributes:
+        text: what was decoded so far, up to a stop string.
+        found: the stop string that ended the text.
+
+    Raises:
+        UsageError: an empty stop string.
+    """
+
+    def __init__(self, tokenizer: Decoder, strings: Sequence[str]):
+        if "" in strings:
+            raise UsageError("an empty stop string would end every text at once: leave it out")
+        self.strings, self.text, self.found = tuple(strings), "", None
+        self._decoder = StreamDecoder(tokenizer)
+
+    def put(self, token: int) -> bool:
+        """Takes the next token of the text; says whether a stop string is complete."""
+        return self._look(self._decoder.put(token))
+
+    def end(self) -> bool:
+        """Takes what half a character at the end of the text is shown as; says as `put`."""
+        return self._look(self._decoder.end())
+
+    @property
+    def certain(self) -> int:
+        """How many characters of the text are shown however it goes on: a stop string may begin behind them."""
+        if self.found is not None:
+            return len(self.text)
+        return len(self.text) - max((_overlap(self.text, string) for string in self.strings), default=0)
+
+    def _look(self, new: str) -> bool:
+        """Adds to the text; ends it at the first stop string in it."""
+        if self.found is not None:
+            return True
+        longest = max(map(len, self.strings), default=0)
+        start = max(0, len(self.text) - longest + 1)
+        self.text += new
+        hits = [(place, string) for string in self.strings if (place := self.text.find(string, start)) >= 0]
+        if hits:
+            place, self.found = min(hits)
+            self.text = self.text[:place]
+        return bool(hits)
+
+
+def _overlap(text: str, string: str) -> int:
+    """The longest end of a text that a string begins with, the whole string left out."""
+    return next((size for size in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:size])), 0)

@@ -1,0 +1,72 @@
+"""The step interface: a graph that reads tokens into a key/value cache of fixed size, and says what follows. No paddle.
+
+Shapes: B rows that decode together, T tokens of a chunk, P position rows a token, V vocabulary, L layers, K key/value
+heads, C columns of a cache, D head_dim.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class Cache(Protocol):
+    """Room for `columns` tokens in each of `rows` rows; what it holds is the runtime's affair."""
+
+    rows: int
+    columns: int
+
+
+class StepRuntime(Protocol):
+    """A loaded graph that goes on from a cache.
+
+    Attributes:
+        capacity: most columns of a cache.
+        vocab_size: V.
+    """
+
+    capacity: int
+    vocab_size: int
+
+    def cache_bytes(self, rows: int, columns: int) -> int:
+        """Memory of a cache of this size."""
+
+    def new_cache(self, rows: int, columns: int) -> Cache:
+        """An empty cache."""
+
+    def prefill(
+        self, cache: Cache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
+    ) -> np.ndarray:
+        """Reads a chunk of a prompt into columns start … start + T of one row.
+
+        Args:
+            ids: T tokens. They see the columns before `start`, and each other as `prefix_length` says.
+            positions: [P, T] int64.
+            start: columns of the row that are read already; 0 where `prefix_length` is not.
+            prefix_length: leading tokens that see each other in both directions; 0 = every token sees those before it.
+
+        Returns:
+            Logits [V] float32 of what follows the chunk, valid until the next call.
+        """
+
+    def decode(self, cache: Cache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Reads one token more in each of the first B rows.
+
+        Args:
+            ids: [B] int64.
+            positions: [B, P] int64.
+            lengths: [B], columns that each row has so far, where the token goes.
+
+        Returns:
+            Logits [B, V] float32, valid until the next call.
+        """
+
+    def copy(self, to: Cache, rows: Sequence[int], of: Cache, sources: Sequence[int], columns: tuple[int, int]) -> None:
+        """Copies columns first … end of rows of one cache over rows of another, or of the same, as if all at once."""
+
+
+def reorder(runtime: StepRuntime, cache: Cache, rows: np.ndarray, beams: np.ndarray, columns: tuple[int, int]) -> None:
+    """Lets each beam go on from another one: `beams` [G] are places in `rows` [G]. Rows that stay cost nothing."""
+    moved = np.flatnonzero(beams != np.arange(len(beams)))
+    if len(moved) and columns[0] < columns[1]:
+        runtime.copy(cache, rows[moved], cache, rows[beams[moved]], columns)

@@ -1,0 +1,54 @@
+"""A tiny model of every generation with unequal prompts, and what the model itself writes after them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from dynamic_runtime import DynamicStepRuntime
+from tiny_chat import KINDS, chat_model, encoder_of_tiny
+from tiny_glm import random_pairs, tiny_model
+
+from glm import GenerationConfig, GLMForCausalLM
+from glm.datasets.encoding import Encoder, GLMEncoder
+from glm.engine import Engine, EngineOptions, StopTokens
+from glm.generation import Prompt
+
+NAMES = ("glm", *KINDS)
+CAUSAL = ("glm4", "glm4-0414")
+TEXTS = ("你好", "云溪桥建于1920年,长30米,是石桥。", "祥信塔", "a b c d e f")
+
+
+@dataclass
+class Case:
+    """A model, its text side, prompts of different lengths, and stop tokens that come up now and then."""
+
+    model: GLMForCausalLM
+    encoder: Encoder
+    prompts: list[list[int]]
+    stop: StopTokens
+
+    def engine(self, **options) -> Engine:
+        return Engine(DynamicStepRuntime(self.model), self.encoder.positions, self.stop, EngineOptions(**options))
+
+    def wanted(self, config: GenerationConfig, prompts=None) -> tuple[list[list[int]], list[float]]:
+        """Texts of `GLMForCausalLM.generate`, cut behind their ends, and their scores."""
+        prompt = Prompt.of(self.encoder.prompt_batch(prompts or self.prompts))
+        tokens, scores = self.model.generate(prompt, config, self.stop)
+        return [self.cut(row) for row in tokens.tolist()], scores.tolist()
+
+    def cut(self, row: list[int]) -> list[int]:
+        ends = (i + 1 for i, token in enumerate(row) if token in self.stop.eos_token_ids)
+        return row[: next(ends, len(row))]
+
+
+def case_of(name: str, tokenizer) -> Case:
+    if name == "glm":
+        encoder, model = GLMEncoder(tokenizer, src_length=24, tgt_length=12), tiny_model(seed=5)
+        pairs = random_pairs(tokenizer, [(3, 1), (14, 1), (7, 1), (1, 1)])
+        prompts = [[*source, tokenizer.sop_token_id] for source, _ in pairs]
+    else:
+        encoder, model = encoder_of_tiny(name), chat_model(name)
+        prompts = [encoder.text_prompt(text) for text in TEXTS]
+    assert len(set(map(len, prompts))) > 2
+    # Random models hardly ever choose the real ends, so a share of the vocabulary ends texts.
+    ends = tuple(np.random.default_rng(1).choice(model.config.vocab_size, model.config.vocab_size // 9, replace=False))
+    return Case(model, encoder, prompts, StopTokens(tuple(map(int, ends)), encoder.tokenizer.pad_token_id))

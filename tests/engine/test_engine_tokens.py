@@ -1,0 +1,56 @@
+"""The engine writes what `GLMForCausalLM.generate` writes: every generation, way of decoding and rule."""
+
+import dataclasses
+
+import pytest
+from engine_cases import NAMES
+
+from glm import GenerationConfig
+from glm.engine import StopTokens
+
+WAYS = {
+    "greedy": {},
+    "greedy, no repeats": {"no_repeat_ngram_size": 2},
+    "greedy, no token twice": {"no_repeat_ngram_size": 1, "min_length": 4},
+    "sampling": {"do_sample": True, "seed": 3},
+    "sampling, other seed": {"do_sample": True, "seed": 2**40 + 1},
+    "top 5": {"do_sample": True, "top_k": 5, "temperature": 1.7},
+    "nucleus": {"do_sample": True, "top_p": 0.7, "seed": 8},
+    "all of it": {"do_sample": True, "top_k": 30, "top_p": 0.9, "temperature": 0.8, "min_length": 3, "seed": 1},
+    "beams": {"num_beams": 3},
+    "beams, no repeats": {"num_beams": 3, "no_repeat_ngram_size": 2, "length_penalty": 0.7},
+    "beams, min length": {"num_beams": 3, "min_length": 4, "gnmt_length": False},
+    "beams, sampled": {"num_beams": 3, "do_sample": True, "temperature": 1.3, "seed": 6},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_and_scores_are_the_models(cases, name, way):
+    case, config = cases[name], GenerationConfig(9, **WAYS[way])
+    texts, scores = case.wanted(config)
+    found = case.engine().generate(case.prompts, config)
+    assert [result.tokens for result in found] == texts
+    assert [result.score for result in found] == pytest.approx(scores, rel=1e-4)
+
+
+@pytest.mark.parametrize("way", ["greedy", "beams"])
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_of_full_length(cases, name, way):
+    """Nothing ends them, so beams run to the last step."""
+    case = dataclasses.replace(cases[name], stop=StopTokens((), 0))
+    config = GenerationConfig(7, **WAYS[way])
+    found = case.engine().generate(case.prompts, config)
+    assert [result.tokens for result in found] == case.wanted(config)[0]
+    assert {len(result.tokens) for result in found} == {7}
+
+
+def test_the_ways_differ(cases):
+    """Each way writes something else somewhere, and texts end at different lengths: the tests above tell them apart."""
+    found = set()
+    for options in WAYS.values():
+        config = GenerationConfig(9, **options)
+        texts = [text for name in NAMES for text in cases[name].wanted(config)[0]]
+        assert len(set(map(len, texts))) > 2
+        found.add(str(texts))
+    assert len(found) == len(WAYS)
