@@ -1,0 +1,184 @@
+"""Step graphs (glm/onnx_export) in ONNX Runtime on the CPU. Imports neither paddle nor paddlenlp.
+
+One array holds the whole cache. A call is bound to it by address, to one row or to the first B rows, and writes its new
+columns in place: nothing is copied between steps. Shapes: as in glm/runtime/step.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from glm.errors import GLMError
+
+MASKED = np.float32(-30000.0)  # far below any score, as in glm/inputs.py
+
+
+@dataclass
+class _Call:
+    """A call's inputs and outputs, bound; the arrays are live: what is written there is what the next run reads."""
+
+    binding: object
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass
+class ArrayCache:
+    """Keys and values of all layers.
+
+    Attributes:
+        array: [L, 2, rows, K, C, D] float32, keys then values.
+        steps: by B, how a step of the first B rows is bound.
+    """
+
+    array: np.ndarray
+    steps: dict[int, _Call] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return self.array.shape[2]
+
+    @property
+    def columns(self) -> int:
+        return self.array.shape[4]
+
+
+class OnnxStepRuntime:
+    """A step graph that is loaded; see `glm.runtime.step.StepRuntime`.
+
+    Args:
+        model_file: `<prefix>.onnx`, with its weights beside it.
+        capacity: most columns of a cache: the model's positions.
+        threads: of the matmuls; 0 = one a core.
+
+    Raises:
+        GLMError: ONNX Runtime is not installed, or the file is missing, damaged or no step graph.
+    """
+
+    def __init__(self, model_file: Path, capacity: int, threads: int = 0):
+        self._ort = _import_onnxruntime()
+        self._session = self._open(model_file, threads)
+        self.capacity = capacity
+        inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        outputs = {node.name: node.shape for node in self._session.get_outputs()}
+        self._layers = sum(name.startswith("past_key_") for name in inputs)
+        if not self._layers or "pos" not in inputs or "logits" not in outputs:
+            raise GLMError(f"{model_file} is no step graph: export the model with --format onnx")
+        _, self._heads, _, self._head_dim = inputs["past_key_0"]
+        self.position_rows, self.vocab_size = inputs["pos"][1], outputs["logits"][1]
+        self.bidirectional = "bias" in inputs
+
+    def cache_bytes(self, rows: int, columns: int) -> int:
+        return 4 * int(np.prod(self._shape(rows, columns), dtype="int64"))
+
+    def new_cache(self, rows: int, columns: int) -> ArrayCache:
+        return ArrayCache(np.zeros(self._shape(rows, columns), dtype="float32"))
+
+    def prefill(
+        self, cache: ArrayCache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
+    ) -> np.ndarray:
+        end = start + len(ids)
+        if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
+            raise GLMError(
+                f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
+                "columns: reserve a larger one"
+            )
+        if prefix_length and (start or not self.bidirectional):
+            raise GLMError(f"prefix_length is {prefix_length} at column {start}: this graph reads such prompts whole")
+        arrays = {
+            "ids": np.array([ids], dtype="int64"),
+            "pos": np.array(positions[None], dtype="int64", order="C"),
+            "seqlens_k": np.array([end - 1], dtype="int32"),
+            "total": np.array(end, dtype="int32"),
+            "last": np.array([len(ids) - 1], dtype="int64"),
+        }
+        if self.bidirectional:
+            arrays["bias"] = _prompt_bias(start, end, prefix_length)
+        return self._run(self._bind(cache, row, 1, arrays))[0]
+
+    def decode(self, cache: ArrayCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        count = len(ids)
+        if count > cache.rows or lengths.max() >= cache.columns:
+            raise GLMError(
+                f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
+                f"{cache.columns} columns: reserve a larger one"
+            )
+        if count not in cache.steps:
+            cache.steps[count] = self._bind(cache, 0, count, self._step_arrays(cache, count))
+        call = cache.steps[count]
+        call.arrays["ids"][:, 0], call.arrays["pos"][:, :, 0] = ids, positions
+        call.arrays["seqlens_k"][:] = lengths
+        return self._run(call)
+
+    def copy(self, to: ArrayCache, rows, of: ArrayCache, sources, columns: tuple[int, int]) -> None:
+        part = slice(*columns)
+        # All layers in one statement; what is read is a copy, so rows may change places.
+        to.array[:, :, list(rows), :, part] = of.array[:, :, list(sources), :, part]
+
+    def _shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        return self._layers, 2, rows, self._heads, columns, self._head_dim
+
+    def _step_arrays(self, cache: ArrayCache, count: int) -> dict[str, np.ndarray]:
+        arrays = {
+            "ids": np.zeros([count, 1], dtype="int64"),
+            "pos": np.zeros([count, self.position_rows, 1], dtype="int64"),
+            "seqlens_k": np.zeros([count], dtype="int32"),
+            # The capacity, at every step: each row sees its own length.
+            "total": np.array(cache.columns, dtype="int32"),
+            "last": np.zeros([count], dtype="int64"),
+        }
+        return arrays | ({"bias": np.zeros([1, 1, 1, cache.columns], "float32")} if self.bidirectional else {})
+
+    def _bind(self, cache: ArrayCache, row: int, count: int, arrays: dict[str, np.ndarray]) -> _Call:
+        """Binds arrays, and `count` rows of the cache from `row` on."""
+        binding = self._session.io_binding()
+        arrays["logits"] = np.empty([count, self.vocab_size], dtype="float32")
+        for name, array in arrays.items():
+            bind = binding.bind_output if name == "logits" else binding.bind_input
+            bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+        shape = [count, self._heads, cache.columns, self._head_dim]
+        for layer in range(self._layers):
+            for part, kind in enumerate(("key", "value")):
+                place = cache.array[layer, part, row:].ctypes.data
+                binding.bind_input(f"past_{kind}_{layer}", "cpu", 0, np.float32, shape, place)
+                binding.bind_output(f"present_{kind}_{layer}", "cpu", 0, np.float32, shape, place)
+        return _Call(binding, arrays)
+
+    def _run(self, call: _Call) -> np.ndarray:
+        try:
+            self._session.run_with_iobinding(call.binding)
+        except Exception as error:  # ONNX Runtime's errors have no class in common but this one
+            raise GLMError(f"the graph failed in ONNX Runtime: {_reason(error)}") from error
+        return call.arrays["logits"]
+
+    def _open(self, model_file: Path, threads: int):
+        if not model_file.is_file():
+            raise GLMError(f"{model_file} is missing: export the model with --format onnx")
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3  # warnings are for those who build graphs
+        try:
+            return self._ort.InferenceSession(str(model_file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # as above
+            raise GLMError(f"ONNX Runtime cannot load {model_file}: {_reason(error)}") from error
+
+
+def _prompt_bias(start: int, end: int, prefix_length: int) -> np.ndarray:
+    """[1, 1, T, end] float32: a token sees the prefix, and what stands before it."""
+    column = np.arange(end)
+    visible = (column < prefix_length) | (column <= np.arange(start, end)[:, None])
+    return np.where(visible, np.float32(0.0), MASKED)[None, None]
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message on one line."""
+    return " ".join(str(error).split())[:300]
+
+
+def _import_onnxruntime():
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise GLMError(f"backend onnx_runtime is not installed ({error}): pip install onnxruntime") from None
+    return onnxruntime
