@@ -239,7 +239,7 @@ class Engine:
         """What there is to say of a text that has just advanced."""
         search, watch = run.search, run.request.stop_strings
         token = int(search.tokens[0, -1]) if len(run.rows) == 1 else None
-        if watch and token not in self.stop.eos_token_ids and watch.put(token):
+        if watch and watch.put(token):
             search.finished = True
         result = Result(*search.result(), run.reused) if search.finished else None
         return Event(run.index, token, result)

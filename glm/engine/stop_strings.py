@@ -25,20 +25,21 @@ class StopStrings:
         if "" in strings:
             raise UsageError("an empty stop string would end every text at once: leave it out")
         self.strings, self.text, self.found = tuple(strings), "", None
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder, self._over = StreamDecoder(tokenizer), False
 
     def put(self, token: int) -> bool:
         """Takes the next token of the text; says whether a stop string is complete."""
         return self._look(self._decoder.put(token))
 
     def end(self) -> bool:
-        """Takes what half a character at the end of the text is shown as; says as `put`."""
+        """Says that no token follows; what was held back of the text is certain then. Returns as `put`."""
+        self._over = True
         return self._look(self._decoder.end())
 
     @property
     def certain(self) -> int:
         """How many characters of the text are shown however it goes on: a stop string may begin behind them."""
-        if self.found is not None:
+        if self._over or self.found is not None:
             return len(self.text)
         return len(self.text) - max((_overlap(self.text, string) for string in self.strings), default=0)
 

@@ -1,6 +1,6 @@
 """A tiny model of every generation with unequal prompts, and what the model itself writes after them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from dynamic_runtime import DynamicStepRuntime
@@ -49,6 +49,12 @@ def case_of(name: str, tokenizer) -> Case:
         encoder, model = encoder_of_tiny(name), chat_model(name)
         prompts = [encoder.text_prompt(text) for text in TEXTS]
     assert len(set(map(len, prompts))) > 2
-    # Random models hardly ever choose the real ends, so a share of the vocabulary ends texts.
-    ends = tuple(np.random.default_rng(1).choice(model.config.vocab_size, model.config.vocab_size // 9, replace=False))
-    return Case(model, encoder, prompts, StopTokens(tuple(map(int, ends)), encoder.tokenizer.pad_token_id))
+    case = Case(model, encoder, prompts, StopTokens((), encoder.tokenizer.pad_token_id))
+    return replace(case, stop=replace(case.stop, eos_token_ids=tuple(sorted(often_ending(case)))))
+
+
+def often_ending(case: Case) -> set[int]:
+    """A share of the vocabulary, for random models hardly ever choose the real ends, and what greedy texts have."""
+    texts, size = case.wanted(GenerationConfig(9))[0], case.model.config.vocab_size
+    chosen = np.random.default_rng(1).choice(size, size // 9, replace=False)
+    return {*map(int, chosen), texts[0][2], texts[1][5], texts[3][3]}
