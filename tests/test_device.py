@@ -209,6 +209,7 @@ def test_importing_glm_sets_the_environment_before_paddle():
 
 
 LIGHT = ["glm", "glm.tokenizers", "glm.generation_config", "glm.device", "glm.errors", "glm.datasets", "glm.checkpoint"]
+LIGHT += ["glm.engine", "glm.runtime.step", "glm.runtime.onnx_step"]
 
 
 def test_serving_imports_no_framework():

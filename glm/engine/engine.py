@@ -206,7 +206,7 @@ class Engine:
         """Reads a prompt, and chooses what follows first."""
         ids, slots = run.request.ids, self._slots
         prefix_length = self.positions.prompt_prefix(ids)
-        run.rows, run.reused = slots.open(ids, len(run.rows), keep=not prefix_length)
+        run.rows, run.reused = slots.open(ids, len(run.rows))
         positions_PT = self.positions.of(ids, prefix_length)
         run.positions_P = positions_PT[:, -1]
         chunk = len(ids) if prefix_length else self.options.chunk
@@ -251,7 +251,8 @@ class Engine:
             return running
         for run in ended:
             for row in run.rows:
-                self._slots.texts[row] = run.text if self._slots.texts[row] else []
+                if self._slots.texts[row]:
+                    self._slots.texts[row] = run.text
         moved = self._slots.close(np.concatenate([run.rows for run in ended]))
         going_on = [run for run in running if not run.search.finished]
         for run in going_on:

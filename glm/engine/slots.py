@@ -56,17 +56,14 @@ class Slots:
         if self.cache is None or rows > self.cache.rows or columns > self.cache.columns:
             self._grow(rows, columns)
 
-    def open(self, ids: Sequence[int], rows: int, keep: bool) -> tuple[np.ndarray, int]:
+    def open(self, ids: Sequence[int], rows: int) -> tuple[np.ndarray, int]:
         """Takes rows for a text, with the longest part of its prompt that some row holds already.
-
-        Args:
-            keep: whether a prefix of the prompt means the same in every text that begins with it.
 
         Returns:
             The rows [G], and how many leading ids the first of them has read; never all.
         """
         first = self.active
-        start, source = self._longest_prefix(ids) if keep and self.reuse else (0, first)
+        start, source = self._longest_prefix(ids)
         if start and source != first:
             if source > first and self.texts[first]:
                 self._exchange(first, source)
@@ -78,11 +75,15 @@ class Slots:
         return taken, start
 
     def share(self, rows: np.ndarray, ids: Sequence[int], keep: bool) -> None:
-        """Gives what the first row has read of a prompt to the others."""
+        """Gives what the first row has read of a prompt to the others.
+
+        Args:
+            keep: whether a part of the prompt means the same in every text that begins with it.
+        """
         if len(rows) > 1:
             self.runtime.copy(self.cache, rows[1:], self.cache, [rows[0]] * (len(rows) - 1), (0, len(ids)))
         for row in rows:
-            self.texts[row], self.lengths[row] = list(ids) if keep else [], len(ids)
+            self.texts[row], self.lengths[row] = list(ids) if keep and self.reuse else [], len(ids)
 
     def close(self, rows: np.ndarray) -> dict[int, int]:
         """Gives rows back, and closes the gaps so that active rows stand together.

@@ -1,13 +1,15 @@
 """A tiny model of every generation with unequal prompts, and what the model itself writes after them."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 from dynamic_runtime import DynamicStepRuntime
 from tiny_chat import KINDS, chat_model, encoder_of_tiny
-from tiny_glm import random_pairs, tiny_model
+from tiny_glm import make_likely, random_pairs, tiny_model
 
 from glm import GenerationConfig, GLMForCausalLM
+from glm.datasets.batches import BlockPositions, prompt_batch
 from glm.datasets.encoding import Encoder, GLMEncoder
 from glm.engine import Engine, EngineOptions, StopTokens
 from glm.generation import Prompt
@@ -58,3 +60,14 @@ def often_ending(case: Case) -> set[int]:
     texts, size = case.wanted(GenerationConfig(9))[0], case.model.config.vocab_size
     chosen = np.random.default_rng(1).choice(size, size // 9, replace=False)
     return {*map(int, chosen), texts[0][2], texts[1][5], texts[3][3]}
+
+
+def few_tokens(seed: int) -> Case:
+    """A model of twelve tokens that writes ends 1 and 2 often."""
+    model, positions = tiny_model(seed=seed, spread=0.4, vocab_size=12), BlockPositions((5,))
+    for token in (1, 2):
+        make_likely(model.model.embed_tokens, model.model.norm, token, 2.0)
+    draw = np.random.default_rng(seed)
+    prompts = [[*draw.integers(6, 12, size).tolist(), 5, 0] for size in (2, 7, 4, 3, 9)]
+    encoder = SimpleNamespace(positions=positions, prompt_batch=lambda rows: prompt_batch(rows, positions, 3))
+    return Case(model, encoder, prompts, StopTokens((1, 2), 3))

@@ -1,9 +1,10 @@
 """The engine writes what `GLMForCausalLM.generate` writes: every generation, way of decoding and rule."""
 
 import dataclasses
+from functools import cache
 
 import pytest
-from engine_cases import NAMES
+from engine_cases import NAMES, few_tokens
 
 from glm import GenerationConfig
 from glm.engine import StopTokens
@@ -43,6 +44,27 @@ def test_texts_of_full_length(cases, name, way):
     found = case.engine().generate(case.prompts, config)
     assert [result.tokens for result in found] == case.wanted(config)[0]
     assert {len(result.tokens) for result in found} == {7}
+
+
+RULES = [{}, {"length_penalty": 0.7}, {"gnmt_length": False}, {"length_penalty": 2.0, "min_length": 3}]
+
+
+@pytest.mark.parametrize("options", RULES, ids=str)
+@pytest.mark.parametrize("num_beams", [2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_beams_of_texts_that_often_end(small_case, seed, num_beams, options):
+    """Twelve tokens, two of which end a text: pools fill up, and searches stop early."""
+    case = small_case(seed)
+    config = GenerationConfig(12, num_beams=num_beams, **options)
+    texts, scores = case.wanted(config)
+    found = case.engine().generate(case.prompts, config)
+    assert [result.tokens for result in found] == texts
+    assert [result.score for result in found] == pytest.approx(scores, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def small_case():
+    return cache(few_tokens)
 
 
 def test_the_ways_differ(cases):
