@@ -12,6 +12,7 @@ from glm.onnx_export.weights import weights_of
 from glm.onnx_export.write import write_step_graph
 from glm.runtime.onnx_step import OnnxStepRuntime
 
+pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
 CAPACITY = 128
 
 
@@ -86,3 +87,16 @@ def test_files_that_are_no_step_graph(tmp_path):
     file.write_bytes(b"no graph")
     with pytest.raises(GLMError, match=r"ONNX Runtime cannot load .*glm.onnx: "):
         OnnxStepRuntime(file, CAPACITY)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_cache_holds_already_changes_nothing(cases, runtimes, name):
+    """Next turns, common beginnings, rows that change places, memory for three rows: with a graph's own cache."""
+    case, runtime, config = cases[name], runtimes[name], GenerationConfig(9, min_length=2)
+    engine = engine_of(case, runtime, chunk=5, memory_limit=runtime.cache_bytes(3, 64))
+    prompts = case.prompts
+    for _ in range(3):
+        texts = [result.tokens for result in engine.generate(prompts, config)]
+        assert texts == case.wanted(config, prompts)[0]
+        prompts = [[*prompt, *text[:4], 9, 8] for prompt, text in zip(prompts[::-1], texts[::-1], strict=True)]
+    assert 0 < engine.cache_bytes <= engine.options.memory_limit
