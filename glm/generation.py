@@ -126,14 +126,18 @@ class _Search:
         size = self.control.no_repeat_ngram_size
         return cond(size > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, size), lambda: allowed_BGV), tails
 
-    def perturbed(self, scores_BGV: Tensor, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
-        """The scores that choose: as they are, or with noise that makes the best one a random draw."""
+    def perturbed(self, before_BG1: Tensor, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
+        """The scores that choose: as they are, or with noise that makes the best one a random draw.
+
+        Args:
+            before_BG1: score of each text so far.
+        """
+        scores_BGV = before_BG1 + log_probs_BGV
 
         def drawn():
             warped = _keep_likely(log_probs_BGV / self.control.temperature, self.control.top_k, self.control.top_p)
             rows = dim(scores_BGV, 0) * dim(scores_BGV, 1)
             noise = gumbel_noise(self.control.seed, step, rows, self.vocab_size)
-            before_BG1 = scores_BGV[:, :, :1] - log_probs_BGV[:, :, :1]
             return before_BG1 + warped + noise.reshape(paddle.shape(scores_BGV))
 
         return cond(self.control.do_sample, drawn, lambda: scores_BGV)
@@ -155,7 +159,7 @@ class _Sampling(_Search):
 
     def step(self, step, tokens_B1t, scores_B1, finished_B1, *tails) -> list[Tensor]:
         log_probs_B1V, tails = self.next_log_probs(step, tokens_B1t, list(tails))
-        next_B1 = self.perturbed(log_probs_B1V, log_probs_B1V, step).argmax(axis=-1)
+        next_B1 = self.perturbed(paddle.zeros_like(log_probs_B1V[:, :, :1]), log_probs_B1V, step).argmax(axis=-1)
         gain_B1 = _take(log_probs_B1V, next_B1.unsqueeze(-1)).squeeze(-1)
         scores_B1 = scores_B1 + paddle.where(finished_B1, paddle.zeros_like(gain_B1), gain_B1)
         next_B1 = paddle.where(finished_B1, paddle.full_like(next_B1, self.stop.pad_token_id), next_B1)
@@ -217,7 +221,7 @@ class _BeamSearch(_Search):
     def candidates(self, scores_BG: Tensor, log_probs_BGV: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The C best continuations of a row: their beams, tokens and scores, [B, C] each."""
         total_BGV = scores_BG.unsqueeze(-1) + log_probs_BGV
-        chosen_BGV = self.perturbed(total_BGV, log_probs_BGV, step)
+        chosen_BGV = self.perturbed(scores_BG.unsqueeze(-1), log_probs_BGV, step)
         _, index_BC = paddle.topk(chosen_BGV.flatten(1), self.candidate_count, axis=1)
         score_BC = _take(total_BGV.flatten(1), index_BC)
         return index_BC // self.vocab_size, index_BC % self.vocab_size, score_BC

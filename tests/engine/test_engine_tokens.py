@@ -67,6 +67,15 @@ def small_case():
     return cache(few_tokens)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_beams_while_token_0_is_forbidden(small_case, seed):
+    """What forbids a token is so large that a beam's score, taken off it again, would be lost."""
+    case = dataclasses.replace(small_case(seed), stop=StopTokens((0, 2), 3))
+    config = GenerationConfig(8, num_beams=3, do_sample=True, min_length=4, seed=seed)
+    found = case.engine().generate(case.prompts, config)
+    assert [result.tokens for result in found] == case.wanted(config)[0]
+
+
 def test_the_ways_differ(cases):
     """Each way writes something else somewhere, and texts end at different lengths: the tests above tell them apart."""
     found = set()
