@@ -92,6 +92,7 @@ class ExternalData:
             missing.remove(name)
             self._fill(path, name, array)
             numbers += array.size
+            del array  # before the next one is read
         if missing:
             raise GLMError(f"the checkpoint lacks {len(missing)} weights, such as {min(missing)}: check the directory")
         return numbers
@@ -119,7 +120,7 @@ def _put(path: Path, write: Write) -> None:
         mapped._mmap.close()
 
 
-def chunks(rows_NK: np.ndarray, size: int = 16 << 20) -> Iterator[tuple[slice, np.ndarray]]:
+def chunks(rows_NK: np.ndarray, size: int = 4 << 20) -> Iterator[tuple[slice, np.ndarray]]:
     """Rows as float32, some megabytes at a time."""
     count = max(1, size // (4 * max(1, rows_NK.shape[1])))
     for start in range(0, len(rows_NK), count):

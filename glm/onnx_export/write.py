@@ -34,12 +34,11 @@ def write_step_graph(config: Any, weights: Iterable[tuple[str, np.ndarray]], sto
         GLMError: the weights do not fit the configuration, or the disk is full; earlier files are then untouched.
     """
     graph, data = step_graph(config, stored), weights_path(prefix)
-    with atomic_file(data, graph.data.size) as path:
+    with atomic_write(graph_path(prefix)) as file, atomic_file(data, graph.data.size) as path:
         parameters = graph.data.write(path, weights)
-        # What an earlier export's manifest says is no longer true from here on.
-        manifest_path(prefix).unlink(missing_ok=True)
-    with atomic_write(graph_path(prefix)) as file:
         file.write(graph.model(data.name).SerializeToString())
+        # From here on an earlier export's manifest would be wrong.
+        manifest_path(prefix).unlink(missing_ok=True)
     return parameters
 
 

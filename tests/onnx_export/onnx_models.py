@@ -8,6 +8,7 @@ from family_models import FAMILY
 from tiny_glm import NO_DROPOUT, scatter, tiny_model
 
 from glm import GLMConfig, GLMForCausalLM
+from glm.parameters import as_numpy
 
 # Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32.
 MODELS = {
@@ -33,5 +34,5 @@ def model_of(name: str) -> GLMForCausalLM:
 
 
 def weights(model) -> Iterator[tuple[str, np.ndarray]]:
-    for name, parameter in model.state_dict().items():
-        yield name, parameter.numpy()
+    for name, parameter in model.named_parameters():
+        yield name, as_numpy(parameter)
