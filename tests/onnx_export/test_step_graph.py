@@ -2,10 +2,9 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx_models import MODELS, PRESETS, model_of, weights
-from onnx_step import Stepper, decode, dynamic, positions_of, random_rows
+from onnx_step import Stepper, decode, dynamic, onnxruntime, positions_of, random_rows
 from tiny_glm import relative_error
 
 from glm.onnx_export.step_graph import graph_head_dim
