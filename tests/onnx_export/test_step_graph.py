@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import paddle
 import pytest
 from onnx_models import MODELS, PRESETS, model_of, weights
 from onnx_step import Stepper, decode, dynamic, onnxruntime, positions_of, random_rows
@@ -65,15 +66,17 @@ def test_prompt_in_chunks(exported, name):
     assert relative_error(logits, dynamic(model, [row], tokens)[0]) < 1e-5
 
 
-def test_far_positions(exported):
-    """Angles are those of the position itself: no table ends."""
-    model = model_of("glm4, tied")
-    ids, far = [[9, 10, 11]], np.array([[[100_000, 100_001, 100_777]]])
-    found = Stepper(exported("glm4, tied"), 1)(ids, far, [3], [2], 3)
-    import paddle
-
-    arrays = (ids, [[1, 1, 1]], far, [0])
-    wanted = model(*(paddle.to_tensor(np.array(each, dtype="int64")) for each in arrays))[:, -1].numpy()
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("glm4, tied", [[100_000, 100_001, 100_777]]), ("chatglm", [[2000, 2001, 2040], [0, 1500, 1600]])],
+)
+def test_far_positions(exported, name, positions):
+    """Angles are those of the position itself: no table ends. ChatGLM's frequencies are rounded as published."""
+    model, step = model_of(name), Stepper(exported(name), 1)
+    arrays = [np.array(each, dtype="int64") for each in ([[9, 10, 11]], [[1, 1, 1]], [positions], [0])]
+    causal = np.where(np.tri(3, dtype=bool), 0, -30000).astype("float32")[None, None]
+    found = step(arrays[0], arrays[2], [3], [2], 3, causal)
+    wanted = model(*map(paddle.to_tensor, arrays))[:, -1].numpy()
     assert relative_error(found, wanted) < 1e-5
 
 
