@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glm.errors import UsageError
 from glm.onnx_export.external_data import Slot, Write, chunks
 from glm.onnx_export.graph import Graph
 from glm.onnx_export.quantize import Blocks
@@ -186,12 +187,16 @@ KINDS = {"fp32": None, "int8": (8, 128), "int4": (4, 32)}
 
 
 def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> Weights:
-    """The weights of an export by the name of their kind.
+    """The weights of an export by the name of their kind, one of `KINDS`.
 
     Raises:
-        UsageError: a block size that is not a power of 2 from 16 on.
+        UsageError: an unknown kind, a block size that is not a power of 2 from 16 on, or blocks of float32 weights.
     """
+    if kind not in KINDS:
+        raise UsageError(f"weights '{kind}' are unknown; known: {', '.join(KINDS)}")
     if KINDS[kind] is None:
+        if block or not symmetric:
+            raise UsageError(f"weights '{kind}' have no blocks: leave block size and zero points to int8 and int4")
         return FloatWeights()
     bits, usual = KINDS[kind]
-    return QuantizedWeights(Blocks(bits, block or usual, symmetric))
+    return QuantizedWeights(Blocks(bits, usual if block is None else block, symmetric))

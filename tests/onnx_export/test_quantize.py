@@ -75,6 +75,14 @@ def test_impossible_blocks_are_refused():
         Blocks(2, 32)
 
 
+def test_kinds_of_weights():
+    assert weights_of("int4") == QuantizedWeights(Blocks(4, 32))
+    assert weights_of("int8", symmetric=False) == QuantizedWeights(Blocks(8, 128, symmetric=False))
+    for arguments in (("int5",), ("fp32", 32), ("fp32", None, False), ("int4", 0)):
+        with pytest.raises(UsageError):
+            weights_of(*arguments)
+
+
 def dequantized(model, blocks):
     """The model's weights with every matrix replaced by what its numbers stand for."""
     for name, array in weights(model):

@@ -75,6 +75,8 @@ def test_layout_of_the_weights_file(written):
     places = [
         {entry.key: entry.value for entry in each.external_data} for each in graph.initializer if each.external_data
     ]
+    used = {name for node in graph.node for name in node.input}
+    assert {each.name for each in graph.initializer} <= used
     assert {place["location"] for place in places} == {"m.onnx.data"}
     spans = sorted({(int(place["offset"]), int(place["length"])) for place in places})
     assert all(offset % ALIGNMENT == 0 for offset, _ in spans)
