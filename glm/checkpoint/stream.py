@@ -130,7 +130,7 @@ def write_layout(path: Path, layout: Layout, progress: Callable[[int], Any] = la
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        _reserve(descriptor, layout.size)
+        reserve(descriptor, layout.size)
         for offset, piece in layout.pieces:
             _write_at(descriptor, piece, offset)
         for offset, tensor in layout.places:
@@ -143,7 +143,7 @@ def write_layout(path: Path, layout: Layout, progress: Callable[[int], Any] = la
         os.close(descriptor)
 
 
-def _reserve(descriptor: int, size: int) -> None:
+def reserve(descriptor: int, size: int) -> None:
     with suppress(AttributeError):  # macOS has no such call
         os.posix_fallocate(descriptor, 0, size)
     os.ftruncate(descriptor, size)
