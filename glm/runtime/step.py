@@ -1,4 +1,5 @@
-"""The step interface: a graph that reads tokens into a key/value cache of fixed size, and says what follows. No paddle.
+"""The interfaces of loaded graphs: one that generates whole texts, and one that reads tokens into a key/value cache of
+fixed size and says what follows. No paddle.
 
 Shapes: B rows that decode together, T tokens of a chunk, P position rows a token, V vocabulary, L layers, K key/value
 heads, C columns of a cache, D head_dim.
@@ -8,6 +9,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+
+
+class LoopRuntime(Protocol):
+    """A loaded graph that holds the whole generation."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Tokens [B, t] and scores [B] for the inputs of `glm.export.export_graph` by name."""
 
 
 class Cache(Protocol):
