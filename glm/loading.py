@@ -41,7 +41,8 @@ def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: s
 
     An adapter is merged in float32, whatever the dtype: the sum is then rounded once.
     """
-    from glm.lora import adapter_dtype, load_lora, merge_lora
+    from glm.adapter_file import adapter_dtype
+    from glm.lora import load_lora, merge_lora
     from glm.model import GLMForCausalLM
 
     if lora_path is None:
