@@ -47,9 +47,7 @@ def read_adapter(directory: Path, config: Any) -> tuple[dict, Adapter]:
     return settings, _split_fused(state, config)
 
 
-def merged(
-    tensors: Iterable[tuple[str, np.ndarray]], directory: Path, config: Any
-) -> Iterator[tuple[str, np.ndarray]]:
+def merged(tensors: Iterable[tuple[str, np.ndarray]], directory: Path, config: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Weights with an adapter's product added where it has one, in float32; the others as they come.
 
     Args:
@@ -74,6 +72,7 @@ def _merged(
             a, b = (adapter[f"{layer}.lora_{side}"].astype("float32") for side in "AB")
             array = array.astype("float32") + (a @ b) * scaling
         yield name, array
+        del array  # before the next one is read
 
 
 def _adapter_shapes(config: Any, modules: set[str], r: int) -> dict[str, tuple[int, int]]:

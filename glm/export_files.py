@@ -14,7 +14,7 @@ from glm.checkpoint.stream import file_digest
 from glm.errors import GLMError
 
 FORMAT_VERSION = 3
-# Format → how the names of its graphs and weights go on behind NAME: those that each export has, those that it may have.
+# Format → how names of graphs and weights go on behind NAME: those that every export has, and those that it may have.
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
 FORMATS = tuple(REQUIRED)

@@ -8,7 +8,7 @@ from glm.datasets.batches import Batch
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.device import check_dtype, choose_device
 from glm.errors import UsageError
-from glm.export_files import read_export
+from glm.export_files import read_manifest
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
 from glm.probe import require_dtype
 from glm.runtime import Runtime, RuntimeOptions, open_runtime
@@ -32,7 +32,7 @@ class GraphGenerator:
         Raises:
             GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
         """
-        info = read_export(arguments.model_path, arguments.model_prefix)
+        info = read_manifest(arguments.model_path, arguments.model_prefix, "paddle")
         device, number = _device(arguments.device, arguments.device_id)
         check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
         check_dtype(info.dtype, device, "a graph exported in")
