@@ -6,7 +6,8 @@ exports of a directory: one that would change them for another is refused before
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,16 @@ def write_export(
     directory, name = prefix.parent, prefix.name
     if prefix.is_dir():
         raise GLMError(f"{prefix} is a directory; output_path needs a name in it as well, such as {prefix / 'glm'}")
-    _make_directory(directory)
-    others = _other_manifests(directory, f"{name}{manifest_suffix(draft.format)}")
-    with staged(prefix.with_name(f"{name}.{draft.format}"), needed) as staging:
-        text(staging)
-        _refuse_changes(directory, staging, name, draft.format, others)
-        graphs(staging / name)
-        manifest = replace(draft, files=_described(sorted(staging.iterdir())))
-        for path in staging.iterdir():
-            sync(path)
-        _move(staging, prefix, manifest, {file for other in others.values() for file in other.files})
+    with _made(directory):
+        others = _other_manifests(directory, f"{name}{manifest_suffix(draft.format)}")
+        with staged(prefix.with_name(f"{name}.{draft.format}"), needed) as staging:
+            text(staging)
+            _refuse_changes(directory, staging, name, draft.format, others)
+            graphs(staging / name)
+            manifest = replace(draft, files=_described(sorted(staging.iterdir())))
+            for path in staging.iterdir():
+                sync(path)
+            _move(staging, prefix, manifest, {file for other in others.values() for file in other.files})
     return manifest
 
 
@@ -68,15 +69,25 @@ def write_text_side(config: Any, encoder: Encoder, directory: Path) -> None:
     encoder.save_pretrained(directory)
 
 
-def _make_directory(directory: Path) -> None:
+@contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """The directory of an export; if that fails, no new one is left."""
     if directory.exists() and not directory.is_dir():
         raise GLMError(f"{directory} is a file; output_path needs a directory and a name in it, such as infer/glm")
-    directory.mkdir(parents=True, exist_ok=True)
     if weights := weight_names(directory):
         raise GLMError(
             f"{directory} holds the checkpoint {weights[0]}, whose config.json an export would replace: give "
             f"--output_path a directory of its own, such as {directory}/export/glm"
         )
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # something else may lie there by now
+                folder.rmdir()
+        raise
 
 
 def _other_manifests(directory: Path, own: str) -> dict[str, Manifest]:
