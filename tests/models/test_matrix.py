@@ -171,7 +171,7 @@ def exported(model, predictor) -> Path:
 
 def test_export(exported, ability):
     """Graph, weights, description and the text side."""
-    wanted = {"glm.json", "glm.pdiparams", "glm.info.json", "tokenizer_config.json"}
+    wanted = {"glm.json", "glm.pdiparams", "glm.paddle.manifest.json", "config.json", "tokenizer_config.json"}
     assert wanted <= {path.name for path in exported.iterdir()}
     ability("export")
 

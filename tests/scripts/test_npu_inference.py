@@ -43,7 +43,7 @@ def test_the_graph_does_not_depend_on_where_it_was_exported(run_npu, exported, m
     where = ["--model_name_or_path", model, "--output_path", tmp_path / "glm", "--device", "npu"]
     result = run_npu("export_generation_model.py", *where)
     assert result.code == 0 and result.err == "", result.err
-    for name in ("glm.json", "glm.pdiparams", "glm.info.json"):
+    for name in ("glm.json", "glm.pdiparams", "glm.paddle.manifest.json"):
         assert (tmp_path / name).read_bytes() == (exported[0] / name).read_bytes()
 
 
