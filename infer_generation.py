@@ -8,6 +8,7 @@ import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.answers import answer
 from glm.cli import ScriptParser, run_script
 from glm.runtime import BACKENDS
+from glm.sizes import size_in_bytes
 from glm.texts import (
     add_decode_arguments,
     add_dialogue_arguments,
@@ -46,9 +47,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cpu_threads", type=int, default=usable_cores(), help="threads on the CPU")
     parser.add_argument("--max_length", type=int, help="most tokens of a source and its generated text together")
     parser.add_argument(
-        "--kv_cache_gib",
-        type=float,
-        help="most GiB of key/value cache; texts wait for room; default: 80%% of what is free",
+        "--kv_cache_size",
+        type=size_in_bytes,
+        help="most key/value cache, such as 2GiB, texts wait for it; default: 80%% of free memory",
     )
     add_dialogue_arguments(parser)
     add_text_arguments(parser)

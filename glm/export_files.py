@@ -6,6 +6,7 @@ so a directory that a crash left between two exports has none.
 
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from glm.checkpoint.stream import file_digest
 from glm.errors import GLMError
 
 FORMAT_VERSION = 3
+SMALL_FILE = 16 << 20  # bytes; read in milliseconds
 # Format → how names of graphs and weights go on behind NAME: those that every export has, and those that it may have.
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
@@ -105,18 +107,24 @@ def parse_manifest(path: Path) -> Manifest:
 
 
 class Check:
-    """A comparison of files with a manifest's checksums, on a thread of its own.
+    """A comparison of files with a manifest's checksums: small ones at once, the weights on a thread of their own.
 
     Args:
         directory: of the export.
         manifest: of the export.
+
+    Raises:
+        GLMError: a small file differs from what was exported, or is gone. What it holds is never parsed.
     """
 
     def __init__(self, directory: Path, manifest: Manifest):
         self._directory, self._manifest = directory, manifest
         self._error: Exception | None = None
+        small = [name for name, expected in manifest.files.items() if expected["size"] <= SMALL_FILE]
+        self._compare(small)
         # A program that ends meanwhile does not wait for it.
-        self._thread = threading.Thread(target=self._run, name="checksums", daemon=True)
+        rest = [name for name in manifest.files if name not in small]
+        self._thread = threading.Thread(target=self._run, args=(rest,), name="checksums", daemon=True)
         self._thread.start()
 
     def result(self) -> None:
@@ -129,10 +137,13 @@ class Check:
         if self._error is not None:
             raise self._error
 
-    def _run(self) -> None:
+    def _compare(self, names: Iterable[str]) -> None:
+        for name in names:
+            _require_checksum(self._directory / name, self._manifest.files[name]["crc32"])
+
+    def _run(self, names: Iterable[str]) -> None:
         try:
-            for name, expected in self._manifest.files.items():
-                _require_checksum(self._directory / name, expected["crc32"])
+            self._compare(names)
         except Exception as error:  # raised again by `result`
             self._error = error
 

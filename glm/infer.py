@@ -15,9 +15,9 @@ from glm.errors import UsageError
 from glm.export_files import FORMATS, Manifest, exported_formats, read_manifest, start_check
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
 from glm.runtime import Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
+from glm.sizes import in_words
 from glm.text_generator import Ids, TextGenerator, in_batches
 
-GIB = 1 << 30
 STEP_GRAPHS = {"paddle": "{name}.step.json", "onnx": "{name}.onnx"}
 CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at most so much
 
@@ -92,7 +92,7 @@ class EngineGenerator(TextGenerator):
 
     def notes(self) -> str:
         engine = self.engine
-        cache = f"key/value cache {engine.cache_bytes / 1e6:,.1f} MB"
+        cache = f"key/value cache {in_words(engine.cache_bytes)}"
         if not engine.reused_tokens:
             return cache
         return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
@@ -114,15 +114,15 @@ def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice
     # What is wrong with the directory is said by read_manifest.
     choice = choose(arguments.backend, _device(arguments), exported_formats(directory, name) or FORMATS[:1])
     manifest = read_manifest(directory, name, choice.backend.format)
+    require_whole = start_check(directory, manifest).result
     options = _runtime_options(arguments, manifest, choice.device)
     encoder = _encoder(arguments)
     encoder.check_fits(manifest.vocab_size, manifest.max_position)
     options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
-    require_whole = start_check(directory, manifest).result
     if choice.backend.loop and not _needs_steps(arguments, choice):
         return LoopGenerator(choice.backend.open_loop(options), encoder, arguments.stop, require_whole), choice
     runtime = choice.backend.open_step(_step_files(options, manifest, name))
-    limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_gib))
+    limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_size))
     return EngineGenerator(runtime, encoder, arguments.stop, limits, require_whole), choice
 
 
@@ -187,12 +187,10 @@ def _encoder(arguments: argparse.Namespace) -> Encoder:
     return encoder
 
 
-def _cache_limit(gib: float | None) -> int | None:
+def _cache_limit(wanted: int | None) -> int | None:
     """Bytes of key/value cache: what the user allows, else a share of the memory that is free."""
-    if gib is not None:
-        if not gib > 0:
-            raise UsageError(f"kv_cache_gib is {gib}, and must be above 0")
-        return int(gib * GIB)
+    if wanted is not None:
+        return wanted
     meminfo = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
     return int(CACHE_SHARE * 1024 * int(found[1])) if found else None

@@ -1,4 +1,4 @@
-"""infer_generation.py on every backend: the model's texts, whichever way; which one is the default; streams and chats."""
+"""infer_generation.py on every backend: the model's texts, whichever way; the default; streams and stop strings."""
 
 import re
 import shutil
@@ -86,7 +86,7 @@ def test_the_default_is_the_fastest_and_says_why(infer, exported, run):
         "backend: onnx_runtime on cpu (the fastest on a CPU)",
     ]
     assert lines[0].texts == lines[1].texts
-    assert re.search(r"key/value cache [\d.]+ MB$", lines[1].err, flags=re.MULTILINE)
+    assert re.search(r"key/value cache [\d.]+ [kM]B$", lines[1].err, flags=re.MULTILINE)
     only = run("infer_generation.py", "--model_path", exported[0], *SHORT, TEXT)
     assert only.err.startswith("backend: paddle on cpu (--format onnx would be faster on a CPU)\n")
 
@@ -104,10 +104,10 @@ def test_onnx_runtime_imports_no_paddle(both, infer):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_cache_that_is_too_small(infer, backend):
-    result = infer("--backend", backend, "--stream", "--kv_cache_gib", "0.0001", TEXT)
+    result = infer("--backend", backend, "--stream", "--kv_cache_size", "100KiB", TEXT)
     assert result.code == 2
     assert result.err.splitlines()[-1].startswith("error: 1 row(s) of ")
-    assert "and the limit is 107,374" in result.err
+    assert "and the limit is 102,400" in result.err
 
 
 def test_what_cannot_be(infer, exported, run):
