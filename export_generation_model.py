@@ -102,12 +102,15 @@ def export_paddle(arguments: argparse.Namespace):
     import paddle
 
     paddle.set_device(device)
+    from rich.console import Console
+
     from glm.export import export_directory
     from glm.loading import load_encoder, load_merged_model, model_source
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
-    model = load_merged_model(name, adapter, arguments.dtype)
-    return export_directory(model, load_encoder(name), arguments.output_path, model_source(name, adapter))
+    with Console(stderr=True).status("building the model and tracing its graph …"):  # on a terminal only
+        model = load_merged_model(name, adapter, arguments.dtype)
+        return export_directory(model, load_encoder(name), arguments.output_path, model_source(name, adapter))
 
 
 def export_onnx(arguments: argparse.Namespace):
