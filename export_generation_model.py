@@ -61,9 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--device", help="npu, gpu or cpu, where a paddle export builds the model; default: the best one present"
     )
-    arguments = parser.parse_args()
-    _refuse_foreign(arguments)
-    return arguments
+    return parser.parse_args()
 
 
 def _refuse_foreign(arguments: argparse.Namespace) -> None:
@@ -88,8 +86,8 @@ def _refuse_foreign(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    arguments = parse()
-    start = time.perf_counter()
+    arguments, start = parse(), time.perf_counter()
+    _refuse_foreign(arguments)
     manifest = {"paddle": export_paddle, "onnx": export_onnx}[arguments.format](arguments)
     report(arguments.output_path, manifest, time.perf_counter() - start)
 
