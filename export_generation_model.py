@@ -61,9 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--device", help="npu, gpu or cpu, where a paddle export builds the model; default: the best one present"
     )
-    arguments = parser.parse_args()
-    _refuse_foreign(arguments)
-    return arguments
+    return parser.parse_args()
 
 
 def _refuse_foreign(arguments: argparse.Namespace) -> None:
@@ -88,8 +86,8 @@ def _refuse_foreign(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    arguments = parse()
-    start = time.perf_counter()
+    arguments, start = parse(), time.perf_counter()
+    _refuse_foreign(arguments)
     manifest = {"paddle": export_paddle, "onnx": export_onnx}[arguments.format](arguments)
     report(arguments.output_path, manifest, time.perf_counter() - start)
 
@@ -102,12 +100,15 @@ def export_paddle(arguments: argparse.Namespace):
     import paddle
 
     paddle.set_device(device)
+    from rich.console import Console
+
     from glm.export import export_directory
     from glm.loading import load_encoder, load_merged_model, model_source
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
-    model = load_merged_model(name, adapter, arguments.dtype)
-    return export_directory(model, load_encoder(name), arguments.output_path, model_source(name, adapter))
+    with Console(stderr=True).status("building the model and tracing its graph …"):  # on a terminal only
+        model = load_merged_model(name, adapter, arguments.dtype)
+        return export_directory(model, load_encoder(name), arguments.output_path, model_source(name, adapter))
 
 
 def export_onnx(arguments: argparse.Namespace):

@@ -119,12 +119,12 @@ def _refuse_changes(directory: Path, staging: Path, name: str, format: str, othe
         if taken := [file for file in _graph_names(name, format) if file in foreign]:
             raise GLMError(f"{directory / taken[0]} belongs to {other}: give --output_path another name or directory")
         shared = foreign.keys() - set(_graph_names(owner, manifest.format))
-        for file in sorted(shared | (texts.keys() & foreign.keys())):
-            if texts.get(file) != foreign[file]:
+        for file in sorted(shared | texts.keys()):
+            if texts.get(file) != foreign.get(file):
                 raise GLMError(
-                    f"{directory / file} has the checksum {foreign[file]} in {other} and would have "
-                    f"{texts.get(file, 'no such file')} with this export, which reads it too: give --output_path "
-                    "another directory"
+                    f"{directory / file} has the checksum {foreign.get(file)} in {other} and {texts.get(file)} in this "
+                    "export (None: it has no such file), and both would read one file: give --output_path another "
+                    "directory"
                 )
     own = _parsed(directory / f"{name}{manifest_suffix(format)}")
     stray = directory / GENERATION_NAME
