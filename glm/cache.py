@@ -117,6 +117,37 @@ class CachedAttention:
         return (from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])).reshape([0, q_BGND.shape[1], heads, width])
 
 
+class StepAttention:
+    """New tokens of every row against what its cache holds and each other; keeps their keys and values.
+
+    The cache is read where it lies: scores of both parts stand side by side under one softmax, keys and values never.
+
+    Args:
+        past_keys, past_values: [B, K, C, D].
+        past_bias: [B, 1, 1, C] float32, hides columns that are not read.
+        new_bias: [B, 1, T·R, T] float32, what the new tokens see of each other (`shared_bias`).
+    """
+
+    def __init__(self, past_keys: Tensor, past_values: Tensor, past_bias: Tensor, new_bias: Tensor):
+        self.past_keys, self.past_values = past_keys, past_values
+        self.past_bias, self.new_bias = past_bias, new_bias
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """Keeps `keys` and `values` [B, K, T, D] of the new tokens."""
+        self.keys, self.values = (x.transpose([0, 2, 1, 3]) for x in (k_BTKD, v_BTKD))
+        groups, (heads, width) = k_BTKD.shape[2], q_BTND.shape[2:]
+        q_BTKRD = q_BTND.reshape([0, 0, groups, heads // groups, width])
+        q_BKQD = q_BTKRD.transpose([0, 2, 1, 3, 4]).reshape([0, groups, -1, width])
+        past_BKQC = scores_fp32(q_BKQD, self.past_keys) + self.past_bias
+        new_BKQT = scores_fp32(q_BKQD, self.keys) + self.new_bias
+        weights_BKQc = softmax(paddle.concat([past_BKQC, new_BKQT], axis=-1), self.values)
+        columns = dim(self.past_keys, 2)
+        context_BKQD = paddle.matmul(weights_BKQc[..., :columns], self.past_values)
+        context_BKQD = context_BKQD + paddle.matmul(weights_BKQc[..., columns:], self.values)
+        context_BTKRD = context_BKQD.reshape([0, groups, -1, heads // groups, width]).transpose([0, 2, 1, 3, 4])
+        return context_BTKRD.reshape([0, 0, heads, width])
+
+
 def scores_fp32(queries: Tensor, keys: Tensor) -> Tensor:
     """q·k / √D [..., Q, T] in float32: in half precision GLM-4's overflow, under mixed precision as well."""
     with paddle.amp.auto_cast(enable=False):
