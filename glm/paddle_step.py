@@ -2,8 +2,8 @@
 
 Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (columns of the cache that each row has read),
 prefix_length [B] (leading new tokens that see each other in both directions), all int64; then past_key_i and
-past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, V] float32 of each row's last token, and the new keys and
-values [2L, B, K, T, D]. The graph never writes into the cache: who runs it files the new columns
+past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, V] of each row's last token, and the new keys and values
+[2L, B, K, T, D], float32. The graph never writes into the cache: who runs it files the new columns
 (glm/runtime/paddle_step.py).
 """
 
@@ -30,19 +30,19 @@ class StepGraph(nn.Layer):
 
 
 def read(
-    model, input_ids_BT: Tensor, position_ids_BPT: Tensor, lengths_B: Tensor, prefix_length_B: Tensor, past: list[Tensor]
+    model, ids_BT: Tensor, position_ids_BPT: Tensor, lengths_B: Tensor, prefix_length_B: Tensor, past: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Reads tokens behind a cache; arguments and results are the graph's, `past` keys and values by turns."""
     column_C = paddle.arange(dim(past[0], 2), dtype="int64")
     past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1)).unsqueeze(1)
-    new_bias = attention_bias(paddle.ones_like(input_ids_BT), prefix_length_B)
+    new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
     new_bias = shared_bias(new_bias, model.config.heads_a_group).unsqueeze(1)
     attends = [
         StepAttention(keys, values, past_bias, new_bias) for keys, values in zip(past[::2], past[1::2], strict=True)
     ]
-    hidden_BTH = model.model(input_ids_BT, position_ids_BPT, attends)
+    hidden_BTH = model.model(ids_BT, position_ids_BPT, attends)
     new = paddle.stack([part for attend in attends for part in (attend.keys, attend.values)])
-    return model.logits(hidden_BTH[:, -1]).astype("float32"), new
+    return model.logits(hidden_BTH[:, -1]).astype("float32"), new.astype("float32")
 
 
 def export_step_graph(model: nn.Layer, prefix: Path) -> None:

@@ -26,11 +26,11 @@ class PaddleCache:
 
     Attributes:
         store: [2L, rows, K, C, D], keys and values by turns.
-        views: by B, what the graph reads: the first B rows of every part of the store.
+        views: by address and B, what the graph reads: the first B rows of every part of the store.
     """
 
     store: Store
-    views: dict[int, list[Tensor]] = field(default_factory=dict)
+    views: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -41,9 +41,12 @@ class PaddleCache:
         return self.store.shape[3]
 
     def first_rows(self, count: int) -> list[Tensor]:
-        if count not in self.views:
-            self.views[count] = _parts(self.store[:, :count])
-        return self.views[count]
+        # A device that cannot write a part in place gives the store another memory instead.
+        address = self.store.ctypes.data if isinstance(self.store, np.ndarray) else self.store.data_ptr()
+        if (address, count) not in self.views:
+            self.views = {key: views for key, views in self.views.items() if key[0] == address}
+            self.views[address, count] = _parts(self.store[:, :count])
+        return self.views[address, count]
 
 
 class PaddleStepRuntime:
@@ -130,6 +133,12 @@ class PaddleStepRuntime:
 
     def _write(self, cache: PaddleCache, rows: Sequence[int], starts: Sequence[int], new: np.ndarray) -> None:
         width = new.shape[3]
+        if not np.isfinite(new.sum()):
+            # Hidden columns count 0 times, and 0 · nan would be nan in every later text of the row.
+            raise GLMError(
+                f"the model's keys or values became nan or infinite ({self._dtype}): its weights are damaged, or its "
+                "numbers overflow: export it with --dtype bfloat16 or float32"
+            )
         columns = new if self._device == "cpu" else paddle.to_tensor(new, self._dtype, place=self._device)
         for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
             cache.store[:, row, :, start : start + width] = columns[:, place]
