@@ -124,13 +124,12 @@ class StepAttention:
 
     Args:
         past_keys, past_values: [B, K, C, D].
-        past_bias: [B, 1, 1, C] float32, hides columns that are not read.
-        new_bias: [B, 1, T·R, T] float32, what the new tokens see of each other (`shared_bias`).
+        bias: [B, K, T·R, C + T] float32, hides columns of the cache that are not read, and later new tokens
+            (`step_bias`).
     """
 
-    def __init__(self, past_keys: Tensor, past_values: Tensor, past_bias: Tensor, new_bias: Tensor):
-        self.past_keys, self.past_values = past_keys, past_values
-        self.past_bias, self.new_bias = past_bias, new_bias
+    def __init__(self, past_keys: Tensor, past_values: Tensor, bias: Tensor):
+        self.past_keys, self.past_values, self.bias = past_keys, past_values, bias
 
     def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
         """Keeps `keys` and `values` [B, K, T, D] of the new tokens."""
@@ -138,14 +137,23 @@ class StepAttention:
         groups, (heads, width) = k_BTKD.shape[2], q_BTND.shape[2:]
         q_BTKRD = q_BTND.reshape([0, 0, groups, heads // groups, width])
         q_BKQD = q_BTKRD.transpose([0, 2, 1, 3, 4]).reshape([0, groups, -1, width])
-        past_BKQC = scores_fp32(q_BKQD, self.past_keys) + self.past_bias
-        new_BKQT = scores_fp32(q_BKQD, self.keys) + self.new_bias
-        weights_BKQc = softmax(paddle.concat([past_BKQC, new_BKQT], axis=-1), self.values)
+        scores = paddle.concat([scores_fp32(q_BKQD, keys) for keys in (self.past_keys, self.keys)], axis=-1)
+        weights = softmax(scores + self.bias, self.values)
         columns = dim(self.past_keys, 2)
-        context_BKQD = paddle.matmul(weights_BKQc[..., :columns], self.past_values)
-        context_BKQD = context_BKQD + paddle.matmul(weights_BKQc[..., columns:], self.values)
+        from_past = paddle.matmul(weights[..., :columns], self.past_values)
+        context_BKQD = from_past + paddle.matmul(weights[..., columns:], self.values)
         context_BTKRD = context_BKQD.reshape([0, groups, -1, heads // groups, width]).transpose([0, 2, 1, 3, 4])
         return context_BTKRD.reshape([0, 0, heads, width])
+
+
+def step_bias(past_B1C: Tensor, new_BTT: Tensor, groups: int, shared: int) -> Tensor:
+    """Biases of the cache's columns and of the new ones as `StepAttention` adds them: [B, K, T·R, C + T].
+
+    All heads of it, once for all layers: an addition that repeats it takes a CPU ten times as long.
+    """
+    past_BTC = past_B1C + paddle.zeros_like(new_BTT[:, :, :1])
+    bias_BQS = shared_bias(paddle.concat([past_BTC, new_BTT], axis=-1), shared)
+    return paddle.stack([bias_BQS] * groups, axis=1)
 
 
 def scores_fp32(queries: Tensor, keys: Tensor) -> Tensor:

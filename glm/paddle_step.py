@@ -13,7 +13,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.cache import StepAttention, shared_bias
+from glm.cache import StepAttention, step_bias
 from glm.inputs import attention_bias, key_bias
 from glm.tracing import dim, save_graph
 
@@ -33,13 +33,12 @@ def read(
     model, ids_BT: Tensor, position_ids_BPT: Tensor, lengths_B: Tensor, prefix_length_B: Tensor, past: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Reads tokens behind a cache; arguments and results are the graph's, `past` keys and values by turns."""
+    config = model.config
     column_C = paddle.arange(dim(past[0], 2), dtype="int64")
-    past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1)).unsqueeze(1)
+    past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))
     new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
-    new_bias = shared_bias(new_bias, model.config.heads_a_group).unsqueeze(1)
-    attends = [
-        StepAttention(keys, values, past_bias, new_bias) for keys, values in zip(past[::2], past[1::2], strict=True)
-    ]
+    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.heads_a_group)
+    attends = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
     hidden_BTH = model.model(ids_BT, position_ids_BPT, attends)
     new = paddle.stack([part for attend in attends for part in (attend.keys, attend.values)])
     return model.logits(hidden_BTH[:, -1]).astype("float32"), new.astype("float32")
