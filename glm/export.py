@@ -3,14 +3,12 @@
 import errno
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
@@ -19,6 +17,7 @@ from glm.errors import GLMError
 from glm.export_files import FORMAT_VERSION, GRAPH_SUFFIXES, ExportInfo, info_path
 from glm.generation import Prompt, StopTokens, generate
 from glm.generation_config import CONTROL_DTYPES
+from glm.tracing import save_graph
 
 PROMPT_SPEC = {
     "input_ids": InputSpec([None, None], "int64", "input_ids"),
@@ -49,10 +48,7 @@ def export_graph(model: nn.Layer, stop: StopTokens, prefix: Path) -> None:
     """
     graph = GenerationGraph(model, stop)
     graph.eval()
-    # Our code is built of traceable operators; Paddle need not, and must not, rewrite its source.
-    paddle.jit.ignore_module([module for name, module in sys.modules.items() if name.split(".")[0] == "glm"])
-    static = paddle.jit.to_static(graph, input_spec=[PROMPT_SPEC, CONTROL_SPEC], full_graph=True)
-    paddle.jit.save(static, str(prefix))
+    save_graph(graph, [PROMPT_SPEC, CONTROL_SPEC], prefix)
 
 
 def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path) -> ExportInfo:
