@@ -16,6 +16,7 @@ from paddle import Tensor
 from glm.errors import GLMError
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import open_predictor, run_predictor
+from glm.runtime.step import check_chunk, check_step
 
 Store = np.ndarray | Tensor
 
@@ -87,11 +88,7 @@ class PaddleStepRuntime:
         self, cache: PaddleCache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
         end = start + len(ids)
-        if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
-            raise GLMError(
-                f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
-                "columns: reserve a larger one"
-            )
+        check_chunk(cache, row, start, end)
         if prefix_length and start:
             raise GLMError(f"prefix_length is {prefix_length} at column {start}: such prompts are read whole")
         # Only what was read is worth the scores of a whole chunk; one hidden column stands for none.
@@ -102,11 +99,7 @@ class PaddleStepRuntime:
 
     def decode(self, cache: PaddleCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         count = len(ids)
-        if count > cache.rows or lengths.max() >= cache.columns:
-            raise GLMError(
-                f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
-                f"{cache.columns} columns: reserve a larger one"
-            )
+        check_step(cache, count, lengths)
         past = cache.first_rows(count)
         logits, new = self._run(past, ids[:, None], positions[:, :, None], lengths, np.zeros_like(lengths))
         self._write(cache, range(count), lengths.tolist(), new)
