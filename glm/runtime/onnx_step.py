@@ -12,6 +12,7 @@ import numpy as np
 
 from glm.errors import GLMError
 from glm.runtime.options import RuntimeOptions
+from glm.runtime.step import check_chunk, check_step
 
 CPU = "CPUExecutionProvider"
 MASKED = np.float32(-30000.0)  # far below any score, as in glm/inputs.py
@@ -87,11 +88,7 @@ class OnnxStepRuntime:
         self, cache: ArrayCache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
         end = start + len(ids)
-        if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
-            raise GLMError(
-                f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
-                "columns: reserve a larger one"
-            )
+        check_chunk(cache, row, start, end)
         if prefix_length and (start or not self.bidirectional):
             raise GLMError(f"prefix_length is {prefix_length} at column {start}: this graph reads such prompts whole")
         arrays = {
@@ -107,11 +104,7 @@ class OnnxStepRuntime:
 
     def decode(self, cache: ArrayCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         count = len(ids)
-        if count > cache.rows or lengths.max() >= cache.columns:
-            raise GLMError(
-                f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
-                f"{cache.columns} columns: reserve a larger one"
-            )
+        check_step(cache, count, lengths)
         if count not in cache.steps:
             cache.steps[count] = self._bind(cache, 0, count, self._step_arrays(cache, count))
         call = cache.steps[count]

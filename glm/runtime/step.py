@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from glm.errors import GLMError
+
 
 class LoopRuntime(Protocol):
     """A loaded graph that holds the whole generation."""
@@ -78,3 +80,21 @@ def reorder(runtime: StepRuntime, cache: Cache, rows: np.ndarray, beams: np.ndar
     moved = np.flatnonzero(beams != np.arange(len(beams)))
     if len(moved) and columns[0] < columns[1]:
         runtime.copy(cache, rows[moved], cache, rows[beams[moved]], columns)
+
+
+def check_chunk(cache: Cache, row: int, start: int, end: int) -> None:
+    """Raises GLMError where columns start … end of a row are not all in a cache."""
+    if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
+        raise GLMError(
+            f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
+            "columns: reserve a larger one"
+        )
+
+
+def check_step(cache: Cache, count: int, lengths: np.ndarray) -> None:
+    """Raises GLMError where a cache has no place for one column more in each of its first `count` rows."""
+    if count > cache.rows or lengths.max() >= cache.columns:
+        raise GLMError(
+            f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
+            f"{cache.columns} columns: reserve a larger one"
+        )
