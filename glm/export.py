@@ -2,11 +2,9 @@
 
 import errno
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
@@ -15,6 +13,7 @@ from glm.export_files import FORMAT_VERSION, Manifest
 from glm.export_writing import write_export, write_text_side
 from glm.generation import Prompt, StopTokens, generate
 from glm.generation_config import CONTROL_DTYPES
+from glm.tracing import save_graph
 
 PROMPT_SPEC = {
     "input_ids": InputSpec([None, None], "int64", "input_ids"),
@@ -46,10 +45,7 @@ def export_graph(model: nn.Layer, stop: StopTokens, prefix: Path) -> None:
     """
     graph = GenerationGraph(model, stop)
     graph.eval()
-    # Our code is built of traceable operators; Paddle need not, and must not, rewrite its source.
-    paddle.jit.ignore_module([module for name, module in sys.modules.items() if name.split(".")[0] == "glm"])
-    static = paddle.jit.to_static(graph, input_spec=[PROMPT_SPEC, CONTROL_SPEC], full_graph=True)
-    paddle.jit.save(static, str(prefix))
+    save_graph(graph, [PROMPT_SPEC, CONTROL_SPEC], prefix)
 
 
 def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: str | None = None) -> Manifest:
