@@ -1,6 +1,7 @@
 """A trained model as one static graph: prompt and decoding options in, tokens and scores out."""
 
 import errno
+import filecmp
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from glm.export_files import FORMAT_VERSION, Manifest
 from glm.export_writing import write_export, write_text_side
 from glm.generation import Prompt, StopTokens, generate
 from glm.generation_config import CONTROL_DTYPES
+from glm.paddle_step import export_step_graph
 from glm.tracing import save_graph
 
 PROMPT_SPEC = {
@@ -77,10 +79,27 @@ def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: st
     needed = sum(p.size * p.element_size() for p in model.parameters())
 
     def graphs(staged: Path) -> None:
+        step = staged.with_name(f"{staged.name}.step")
         export_graph(model, StopTokens.of(encoder), staged)
-        _require_whole(staged.with_name(f"{staged.name}.pdiparams"), needed)
+        _require_whole(_parameters(staged), needed)
+        export_step_graph(model, step)
+        _require_whole(_parameters(step), needed)
+        _share_parameters(staged, step)
 
-    return write_export(prefix, draft, needed, lambda directory: write_text_side(config, encoder, directory), graphs)
+    # Each graph writes a file of parameters, and only then are they compared.
+    return write_export(
+        prefix, draft, 2 * needed, lambda directory: write_text_side(config, encoder, directory), graphs
+    )
+
+
+def _parameters(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.pdiparams")
+
+
+def _share_parameters(loop: Path, step: Path) -> None:
+    """Removes the step graph's file of parameters where it is the loop's once more."""
+    if filecmp.cmp(_parameters(loop), _parameters(step), shallow=False):
+        _parameters(step).unlink()
 
 
 def _require_whole(weights: Path, needed: int) -> None:
