@@ -27,7 +27,7 @@ def test_the_step_graph_runs_over_the_parameters_of_the_loop(kind, tmp_path):
     positions = encoder.positions.of(ids, prefix)
     arguments = [[ids], [[1] * len(ids)], positions[None], [prefix]]
     wanted = model(*(paddle.to_tensor(np.array(each, dtype="int64")) for each in arguments)).numpy()[0, -1]
-    runtime = PaddleStepRuntime(RuntimeOptions(tmp_path / "glm.step.json", tmp_path / "glm.pdiparams"), 64)
+    runtime = PaddleStepRuntime(RuntimeOptions(tmp_path / "glm.step.json", tmp_path / "glm.pdiparams", capacity=64))
     found = runtime.prefill(runtime.new_cache(1, 64), 0, ids, positions, 0, prefix)
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
 

@@ -45,7 +45,7 @@ BACKENDS = {
         "paddle",
         ("cpu", "gpu", "npu"),
         "glm.runtime.paddle_inference:PaddleInferenceRuntime",
-        "glm.runtime.paddle_step:open_step",
+        "glm.runtime.paddle_step:PaddleStepRuntime",
     ),
     "fastdeploy": Backend(
         "paddle", "fastdeploy", ("cpu", "gpu", "npu"), "glm.runtime.fastdeploy:FastDeployRuntime", None

@@ -54,14 +54,13 @@ class PaddleStepRuntime:
     """A step graph that is loaded; see `glm.runtime.step.StepRuntime`.
 
     Args:
-        options: files and device.
-        capacity: most columns of a cache: the model's positions.
+        options: files, device, capacity.
 
     Raises:
         GLMError: a file is missing, damaged or no step graph, or the device lacks something.
     """
 
-    def __init__(self, options: RuntimeOptions, capacity: int):
+    def __init__(self, options: RuntimeOptions):
         inputs, outputs = graph_shapes(options.model_file)
         past = [name for name in inputs if name.startswith("past_")]
         if not past or len(outputs) != 2:
@@ -73,7 +72,7 @@ class PaddleStepRuntime:
         self._inputs = {name: self._predictor.get_input_handle(name) for name in inputs if name not in past}
         self._past = [self._predictor.get_input_handle(name) for name in past]
         (_, self._heads, _, self._head_dim), self._dtype = inputs[past[0]]
-        self.capacity, self.vocab_size = capacity, outputs[0][-1]
+        self.capacity, self.vocab_size = options.capacity, outputs[0][-1]
 
     def cache_bytes(self, rows: int, columns: int) -> int:
         return int(np.prod(self._shape(rows, columns), dtype="int64")) * (4 if self._dtype == "float32" else 2)

@@ -35,7 +35,7 @@ def open_onnx(prefix) -> OnnxStepRuntime:
 
 def open_paddle(prefix, **options) -> PaddleStepRuntime:
     files = (prefix.with_name(f"{prefix.name}{suffix}") for suffix in (".json", ".pdiparams"))
-    return PaddleStepRuntime(RuntimeOptions(*files, **options), CAPACITY)
+    return PaddleStepRuntime(RuntimeOptions(*files, capacity=CAPACITY, **options))
 
 
 BACKENDS = {"onnx": (export_onnx, open_onnx), "paddle": (export_step_graph, open_paddle)}

@@ -18,7 +18,7 @@ CONFIGS = [GenerationConfig(8), GenerationConfig(6, num_beams=3)]
 
 def texts(device: str, prefix: Path) -> list:
     files = (prefix.with_name(prefix.name + suffix) for suffix in (".json", ".pdiparams"))
-    runtime = PaddleStepRuntime(RuntimeOptions(*files, device=device, device_id=1), 32)
+    runtime = PaddleStepRuntime(RuntimeOptions(*files, device=device, device_id=1, capacity=32))
     engine = Engine(runtime, TextPositions(), StopTokens((2,), 0), EngineOptions(chunk=4))
     found = [[result.tokens for result in engine.generate(PROMPTS, config)] for config in CONFIGS]
     return [found, str(getattr(engine._slots.cache.store, "place", "host"))]
