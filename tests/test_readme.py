@@ -19,6 +19,7 @@ READMES = ["README.md", "README_zh.md"]
 SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
     f"tests/scripts/test_{name}.py" for name in ("seed_commands", "finetune_scripts", "predict_script", "infer_script")
 )
+BACKENDS_TEST, CHAT_TEST = (f"tests/scripts/test_{name}.py" for name in ("infer_backends", "chat_script"))
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 RUN_BY = {
@@ -34,8 +35,11 @@ RUN_BY = {
     r"finetune_generation\.py .*--do_eval": f"{SEED_TEST}::test_full_fine_tuning",
     r"finetune_generation\.py \S+\.(json|yaml)": f"{FINETUNE_TEST}::test_one_file_as_the_only_argument",
     r"finetune_instruction_generation\.py": f"{SEED_TEST}::test_belle_fine_tuning",
+    r"export_generation_model\.py .*--format onnx": "tests/scripts/test_export_script.py::EXPORT",
     r"export_generation_model\.py .*--lora_path": f"{SEED_TEST}::test_export_and_predict_with_lora",
     r"export_generation_model\.py": f"{SEED_TEST}::test_export_infer_and_predict",
+    r"infer_generation\.py .*--stream": f"{BACKENDS_TEST}::test_a_stop_string_ends_a_text",
+    r"infer_generation\.py .*--chat": f"{CHAT_TEST}::test_a_graph_converses",
     r"infer_generation\.py .*--output_file": f"{INFER_TEST}::test_the_graph_generates_what_the_model_generates",
     r"infer_generation\.py": f"{SEED_TEST}::test_export_infer_and_predict",
     r"predict_generation\.py .*--lora_path": f"{SEED_TEST}::test_export_and_predict_with_lora",
