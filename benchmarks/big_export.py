@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def generate(model_file: Path, embedding_bytes: int) -> dict[str, Any]:
     for token in engine.stream(ids, GenerationConfig(max_length=NEW_TOKENS + 1)):
         tokens.append(token)
         times.append(time.perf_counter())
-    first, *steps = (end - start for start, end in zip(times, times[1:], strict=False))
+    first, *steps = (end - start for start, end in pairwise(times))
     peak, cache_bytes = memory.growth(), engine.cache_bytes
     bandwidth = read_rate(READ_RUNS)
     # Of the embedding a step reads one row; of the cache all.

@@ -131,7 +131,8 @@ def export(model: Path, config: GLMConfig, directory: Path) -> tuple[dict[str, O
         prefix = directory / str(number)
         write_step_graph(config, open_checkpoint(model).tensors(config), weights, prefix)
         megabytes[kind] = sum(file.stat().st_size for file in directory.glob(f"{number}.*")) / 1e6
-        runtimes[kind] = OnnxStepRuntime(prefix.with_suffix(".onnx"), config.max_position_embeddings)
+        # One thread each: the pools of so many sessions would wait for each other.
+        runtimes[kind] = OnnxStepRuntime(prefix.with_suffix(".onnx"), config.max_position_embeddings, threads=1)
     return runtimes, megabytes
 
 

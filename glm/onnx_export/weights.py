@@ -108,9 +108,9 @@ class QuantizedWeights:
     """Every matrix in blocks of few bits; biases, norms and learned positions in float32.
 
     Attributes:
-        blocks: how.
+        blocks: how those of the layers are stored.
         accuracy_level: of MatMulNBits: 4 multiplies 8-bit integers, 0 float32.
-        tables: how embedding and head are stored; None = as the rest.
+        tables: how embedding and head are stored; None = as the layers.
     """
 
     blocks: Blocks
@@ -198,8 +198,10 @@ class QuantizedWeights:
 
 
 Weights = FloatWeights | QuantizedWeights
-# --weights → how many bits, and the block size unless given.
-KINDS = {"fp32": None, "int8": (8, 128), "int4": (4, 32)}
+# --weights → how many bits, and those of embedding and head, whose errors reach the logits directly: measured in
+# docs/quantization.md.
+KINDS = {"fp32": None, "int8": (8, 8), "int4": (4, 8)}
+USUAL_BLOCK = 128
 
 
 def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> Weights:
@@ -214,5 +216,5 @@ def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> W
         if block or not symmetric:
             raise UsageError(f"weights '{kind}' have no blocks: leave block size and zero points to int8 and int4")
         return FloatWeights()
-    bits, usual = KINDS[kind]
-    return QuantizedWeights(Blocks(bits, usual if block is None else block, symmetric))
+    layers, tables = (Blocks(bits, USUAL_BLOCK if block is None else block, symmetric) for bits in KINDS[kind])
+    return QuantizedWeights(layers, tables=tables)
