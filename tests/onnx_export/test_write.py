@@ -166,7 +166,12 @@ def test_an_export_that_takes_the_place_of_another_runs(copied):
 def test_manifest(written):
     manifest = read_manifest(written, "m")
     config = model_of(NAME).config
-    assert (manifest.source, manifest.weights, manifest.block_size, manifest.symmetric) == ("a/model", "int4", 128, True)
+    assert (manifest.source, manifest.weights, manifest.block_size, manifest.symmetric) == (
+        "a/model",
+        "int4",
+        128,
+        True,
+    )
     assert (manifest.vocab_size, manifest.max_position) == (config.vocab_size, config.max_position_embeddings)
     assert manifest.parameters == sum(parameter.size for parameter in model_of(NAME).parameters())
     assert set(manifest.files) == {"m.onnx", "m.onnx.data", "config.json"}
