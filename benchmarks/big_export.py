@@ -35,7 +35,7 @@ LAYERS, VOCABULARY, CAPACITY = 40, 151552, 131072
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    options.directory.mkdir(parents=True, exist_ok=options.checkpoint is not None)
+    options.directory.mkdir(parents=True)  # a new one, because it is removed
     try:
         report = run(options)
     finally:
