@@ -126,7 +126,7 @@ class _StepGraph:
     def _head(self, hidden: str) -> str:
         if self.config.tie_word_embeddings:
             return self.weights.tied_head(self.graph, hidden, "model.embed_tokens.weight", self.table)
-        return self.weights.linear(self.graph, hidden, "lm_head", [Layer("lm_head", self.table[::-1], bias=False)])
+        return self.weights.head(self.graph, hidden, Layer("lm_head", self.table[::-1], bias=False))
 
 
 class _Heads:

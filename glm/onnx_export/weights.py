@@ -4,7 +4,7 @@ Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,6 +94,10 @@ class FloatWeights:
         """Rows of a table [V, H]."""
         return graph.node("Gather", graph.data.copy(weight, shape), ids)
 
+    def head(self, graph: Graph, x: str, layer: Layer) -> str:
+        """Logits [B, V] of x [B, H]."""
+        return self.linear(graph, x, layer.name, [layer])
+
     def tied_head(self, graph: Graph, x: str, weight: str, shape: tuple[int, int]) -> str:
         """Logits [B, V] of x [B, H], with the table of `embedding` as the head."""
         return graph.node("Gemm", x, weight, transB=1)
@@ -104,12 +108,14 @@ class QuantizedWeights:
     """Every matrix in blocks of few bits; biases, norms and learned positions in float32.
 
     Attributes:
-        blocks: how.
+        blocks: how those of the layers are stored.
         accuracy_level: of MatMulNBits: 4 multiplies 8-bit integers, 0 float32.
+        tables: how embedding and head are stored; None = as the layers.
     """
 
     blocks: Blocks
     accuracy_level: int = 4
+    tables: Blocks | None = None
 
     @property
     def kind(self) -> str:
@@ -137,15 +143,25 @@ class QuantizedWeights:
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
-        slots = self._slots(graph, weight, *shape)
-        graph.data.fill(weight, shape, lambda array: self._writes(slots, array, 0))
-        return self._gather(graph, ids, weight, slots, shape)
+        table = self._table
+        slots = table._slots(graph, weight, *shape)
+        graph.data.fill(weight, shape, lambda array: table._writes(slots, array, 0))
+        return table._gather(graph, ids, weight, slots, shape)
+
+    def head(self, graph: Graph, x: str, layer: Layer) -> str:
+        """Logits [B, V] of x [B, H]."""
+        return self._table.linear(graph, x, layer.name, [layer])
 
     def tied_head(self, graph: Graph, x: str, weight: str, shape: tuple[int, int]) -> str:
         """Logits [B, V] of x [B, H], with the table of `embedding` as the head."""
         named = {slot.name: slot for slot in graph.data.slots}
         slots = [named.get(f"{weight}.{part}") for part in ("data", "scales", "zeros")]
-        return self._matmul(graph, x, slots, shape[1], shape[0], "")
+        return self._table._matmul(graph, x, slots, shape[1], shape[0], "")
+
+    @property
+    def _table(self) -> "QuantizedWeights":
+        """How embedding and head are stored."""
+        return replace(self, blocks=self.tables or self.blocks, tables=None)
 
     def _slots(self, graph: Graph, name: str, outputs: int, inputs: int) -> list[Slot | None]:
         """For the fields of `Quantized`."""
@@ -182,8 +198,10 @@ class QuantizedWeights:
 
 
 Weights = FloatWeights | QuantizedWeights
-# --weights → how many bits, and the block size unless given.
-KINDS = {"fp32": None, "int8": (8, 128), "int4": (4, 32)}
+# --weights → how many bits, and those of embedding and head, whose errors reach the logits directly: measured in
+# docs/quantization.md.
+KINDS = {"fp32": None, "int8": (8, 8), "int4": (4, 8)}
+USUAL_BLOCK = 128
 
 
 def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> Weights:
@@ -198,5 +216,5 @@ def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> W
         if block or not symmetric:
             raise UsageError(f"weights '{kind}' have no blocks: leave block size and zero points to int8 and int4")
         return FloatWeights()
-    bits, usual = KINDS[kind]
-    return QuantizedWeights(Blocks(bits, usual if block is None else block, symmetric))
+    layers, tables = (Blocks(bits, USUAL_BLOCK if block is None else block, symmetric) for bits in KINDS[kind])
+    return QuantizedWeights(layers, tables=tables)

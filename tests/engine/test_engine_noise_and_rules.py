@@ -6,7 +6,7 @@ import pytest
 
 from glm import GenerationConfig, random_bits
 from glm.engine.noise import _mix, gumbel_noise
-from glm.engine.rules import best_indices, likely_tokens, next_log_probs, repeating_tokens
+from glm.engine.rules import best_indices, highest, likely_tokens, next_log_probs, repeating_tokens
 from glm.generation import NEVER, _forbid_repeats, _keep_likely
 
 SEEDS = (0, 1, 42, 2**31, 2**40 + 17)
@@ -72,6 +72,22 @@ def test_log_probs_leave_the_logits_as_they_are():
     assert np.array_equal(logits, kept) and found.dtype == np.float32
     assert [np.flatnonzero(row < NEVER / 2).tolist() for row in found] == [[3, 7, 8], [4, 7, 8]]
     assert found.min() > 2.5 * NEVER  # an end token that is named twice is forbidden once
+
+
+@pytest.mark.parametrize("kind", ["different", "few values", "all equal"])
+@pytest.mark.parametrize(("size", "count"), [(160_001, 10), (5000, 513), (513, 2), (512, 600)])
+def test_best_of_a_large_vocabulary(size, count, kind):
+    """Looking at groups first changes nothing, ties included."""
+    draw = np.random.default_rng(size)
+    makers = {
+        "different": draw.standard_normal(size),
+        "few values": draw.integers(0, 5, size),
+        "all equal": np.ones(size),
+    }
+    scores = makers[kind].astype("float32")
+    wanted = np.argsort(-scores, kind="stable")[:count]
+    assert best_indices(scores, count).tolist() == wanted.tolist()
+    assert highest(scores, count).tolist() == scores[wanted].tolist()
 
 
 def test_best_indices():

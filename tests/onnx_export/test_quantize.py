@@ -1,6 +1,7 @@
 """Quantized weights: the packing, and graphs that compute with what the packed numbers stand for."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -76,32 +77,43 @@ def test_impossible_blocks_are_refused():
 
 
 def test_kinds_of_weights():
-    assert weights_of("int4") == QuantizedWeights(Blocks(4, 32))
-    assert weights_of("int8", symmetric=False) == QuantizedWeights(Blocks(8, 128, symmetric=False))
+    """Of 4-bit weights embedding and head have 8."""
+    assert weights_of("int4") == QuantizedWeights(Blocks(4, 128), tables=Blocks(8, 128))
+    assert weights_of("int4", 32, False) == QuantizedWeights(Blocks(4, 32, False), tables=Blocks(8, 32, False))
+    eight = Blocks(8, 128, symmetric=False)
+    assert weights_of("int8", symmetric=False) == QuantizedWeights(eight, tables=eight)
     for arguments in (("int5",), ("fp32", 32), ("fp32", None, False), ("int4", 0)):
         with pytest.raises(UsageError):
             weights_of(*arguments)
 
 
-def dequantized(model, blocks):
+TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def dequantized(model, blocks, tables):
     """The model's weights with every matrix replaced by what its numbers stand for."""
     for name, array in weights(model):
         if MATRICES.fullmatch(name):
+            way = tables if name in TABLES else blocks
             rows = array if "embed_tokens" in name else array.T
-            rows = blocks.dequantize(blocks.quantize(rows), rows.shape[1])
+            rows = way.dequantize(way.quantize(rows), rows.shape[1])
             array = rows if "embed_tokens" in name else rows.T
         yield name, array
 
 
-@pytest.mark.parametrize("blocks", WAYS, ids=str)
+@pytest.mark.parametrize(
+    ("blocks", "tables"), [*((way, None) for way in WAYS), (Blocks(4, 32), Blocks(8, 64))], ids=str
+)
 @pytest.mark.parametrize("name", ["glm", "chatglm", "glm4, tied", "glm4-0414"])
-def test_graph_computes_with_what_the_numbers_stand_for(tmp_path, name, blocks):
+def test_graph_computes_with_what_the_numbers_stand_for(tmp_path, name, blocks, tables):
     """Hidden size 32 fills a part of a block of 128, and intermediate size 48 one and a half of 32."""
     model = model_of(name)
     rows = random_rows(model.config, [7, 4])
     tokens = np.random.default_rng(5).integers(8, model.config.vocab_size, (2, 2))
-    write_step_graph(model.config, weights(model), QuantizedWeights(blocks, accuracy_level=0), tmp_path / "quantized")
-    write_step_graph(model.config, dequantized(model, blocks), weights_of("fp32"), tmp_path / "plain")
+    stored = QuantizedWeights(blocks, accuracy_level=0, tables=tables)
+    write_step_graph(model.config, weights(model), stored, tmp_path / "quantized")
+    plain = dequantized(model, blocks, tables or blocks)
+    write_step_graph(model.config, plain, weights_of("fp32"), tmp_path / "plain")
     found, wanted = (decode(tmp_path / f"{n}.onnx", model.config, rows, tokens) for n in ("quantized", "plain"))
     assert len(found) == 3
     for ours, theirs in zip(found, wanted, strict=True):
@@ -131,9 +143,7 @@ def test_eight_bit_activations_are_close(tmp_path, name, kind):
     tokens = np.random.default_rng(5).integers(8, model.config.vocab_size, (2, 2))
     exported = weights_of(kind)
     write_step_graph(model.config, weights(model), exported, tmp_path / "exported")
-    write_step_graph(
-        model.config, weights(model), QuantizedWeights(exported.blocks, accuracy_level=0), tmp_path / "exact"
-    )
+    write_step_graph(model.config, weights(model), replace(exported, accuracy_level=0), tmp_path / "exact")
     found, exact = (decode(tmp_path / f"{n}.onnx", model.config, rows, tokens) for n in ("exported", "exact"))
     errors = [rms_error(ours, theirs) for ours, theirs in zip(found, exact, strict=True)]
     assert max(errors) < 0.04

@@ -169,7 +169,7 @@ def test_manifest(written):
     manifest = read_manifest(written, "m", "onnx")
     config = model_of(NAME).config
     assert (manifest.format, manifest.source, manifest.dtype) == ("onnx", "a/model", "float32")
-    assert (manifest.weights, manifest.block_size, manifest.symmetric) == ("int4", 32, True)
+    assert (manifest.weights, manifest.block_size, manifest.symmetric) == ("int4", 128, True)
     assert (manifest.vocab_size, manifest.max_position) == (config.vocab_size, config.max_position_embeddings)
     assert manifest.parameters == sum(parameter.size for parameter in model_of(NAME).parameters())
     assert set(manifest.files) == {*FILES, "config.json"}

@@ -1,0 +1,58 @@
+"""Scoring quantized weights: the numbers are those of the model's own loss."""
+
+import numpy as np
+import paddle
+import pytest
+from tiny_glm import tiny_model
+
+from glm.datasets.batches import BlockPositions, TextPositions, training_batch
+from glm.onnx_export.weights import weights_of
+from glm.onnx_export.write import write_step_graph
+from glm.parameters import as_numpy
+from glm.rows import TrainingRow
+
+pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
+from benchmarks.quality_score import BATCH, score
+from glm.runtime.onnx_step import OnnxStepRuntime
+
+MASK = 7
+GENERATIONS = {"glm": BlockPositions([MASK]), "glm4": TextPositions()}
+
+
+def rows_of(generation: str) -> list[TrainingRow]:
+    """More than a batch, of unequal lengths; of a conversation's answer a part in the middle is not trained."""
+    draw, rows = np.random.default_rng(3), []
+    for number in range(BATCH + 3):
+        source, target = 3 + number % 4, 1 + number % 5
+        ids = draw.integers(8, 60, source + target).tolist()
+        trained = [False] * source + [True] * target
+        if generation == "glm":
+            ids[1] = MASK
+            rows.append(TrainingRow(ids, trained, prefix_length=source - 1))
+        else:
+            if target > 2:
+                trained[source + 1] = False
+            rows.append(TrainingRow(ids, trained))
+    return rows
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_perplexity_is_that_of_the_loss(tmp_path, generation):
+    model = tiny_model(seed=1, spread=0.2, generation=generation)
+    rows, positions = rows_of(generation), GENERATIONS[generation]
+    runtimes = {}
+    for kind in ("fp32", "int4"):
+        weights = ((name, as_numpy(parameter)) for name, parameter in model.named_parameters())
+        write_step_graph(model.config, weights, weights_of(kind), tmp_path / kind)
+        runtimes[kind] = OnnxStepRuntime(tmp_path / f"{kind}.onnx", model.config.max_position_embeddings, threads=1)
+    found = score({**runtimes, "again": runtimes["fp32"]}, rows, positions, "test")
+    batch = training_batch(rows, positions, 0)
+    with paddle.no_grad():
+        loss = float(model(**{name: paddle.to_tensor(array) for name, array in batch.items()}))
+    exact = found["fp32"]
+    assert exact.perplexity == pytest.approx(np.exp(loss), rel=1e-4)
+    assert (exact.rows, exact.tokens) == (len(rows), sum(row.trained_tokens for row in rows))
+    assert (exact.agreement, exact.divergence) == (1.0, 0.0)
+    assert (found["again"].agreement, found["again"].divergence) == (1.0, 0.0)
+    assert found["int4"].agreement < 1.0
+    assert found["int4"].divergence > 1e-3
