@@ -49,15 +49,15 @@ class TrainedRMSNorm(PyLayer):
         return (x * inverse_BT1).astype(x_BTH.dtype) * weight_H
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_BTH, weight_H, inverse_BT1 = ctx.saved_tensor()
+        # Paddle takes nothing but None for what needs no gradient.
         normed = x_BTH.astype("float32") * inverse_BT1
         slope = (grad * weight_H).astype("float32")
         along_BT1 = (slope * normed).mean(axis=-1, keepdim=True)
         grad_x = ((slope - normed * along_BT1) * inverse_BT1).astype(x_BTH.dtype)
-        if weight_H.stop_gradient:
-            return grad_x, None
-        return grad_x, sum_of_rows(grad * normed.astype(grad.dtype))
+        grad_weight = None if weight_H.stop_gradient else sum_of_rows(grad * normed.astype(grad.dtype))
+        return None if x_BTH.stop_gradient else grad_x, grad_weight
 
 
 NORMS = {
