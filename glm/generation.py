@@ -118,8 +118,7 @@ class _Search:
         position_BPG = position_BP.unsqueeze(-1) + paddle.zeros_like(tokens_BGt[:, :, -1]).unsqueeze(1)
         logits_BGV, tails = self.model.decode(tokens_BGt[:, :, -1], position_BPG, self.prefix, tails)
         logits_BGV = logits_BGV.astype("float32")
-        # Not F.log_softmax: on the CPU it takes 300 times as long for a vocabulary of 50,000.
-        log_probs_BGV = logits_BGV - paddle.logsumexp(logits_BGV, axis=-1, keepdim=True)
+        log_probs_BGV = _log_softmax(logits_BGV)
         # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
         too_early = (step < self.control.min_length).astype("float32")
         allowed_BGV = log_probs_BGV + NEVER * too_early * self.eos_V
@@ -253,6 +252,12 @@ class _BeamSearch(_Search):
         )
         tokens = select_beams(paddle.concat([pool_tokens, tokens_BGt], axis=1), index_BG)
         return tokens[:, 0, 1:], best_BG[:, 0]
+
+
+def _log_softmax(x: Tensor) -> Tensor:
+    """By the softmax of the best: on a CPU a third of the time of logsumexp; F.log_softmax takes 300 times as long."""
+    best = F.softmax(x, axis=-1).max(axis=-1, keepdim=True)
+    return x - (x.max(axis=-1, keepdim=True) - best.log())
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

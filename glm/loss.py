@@ -45,8 +45,10 @@ class _SmoothedCrossEntropy(PyLayer):
         here_M, column_M = _own_labels(labels_M - first, width)
         target_M = _take(z_MW, column_M) * here_M
         p_MW = F.softmax(z_MW, axis=1)
-        lse_M = z_MW.max(axis=1) - p_MW.max(axis=1).log()
-        sum_M = z_MW[:, :real].sum(axis=1) if real else paddle.zeros_like(lse_M)
+        # log Σ exp z = z - log p of any column; of the best one, p is never too small for its logarithm.
+        best_M = z_MW.argmax(axis=1)
+        lse_M = _take(z_MW, best_M) - _take(p_MW, best_M).log()
+        sum_M = z_MW[:, :real].sum(axis=1) if smoothing and real else paddle.zeros_like(lse_M)
         p_MW, lse_M, target_M, sum_M = _joined(p_MW, lse_M, target_M, sum_M, ranks)
         ctx.save_for_backward(p_MW, here_M, column_M)
         ctx.smoothing, ctx.share, ctx.real, ctx.dtype = smoothing, smoothing / vocab_size, real, logits_MW.dtype
@@ -57,11 +59,13 @@ class _SmoothedCrossEntropy(PyLayer):
         p_MW, here_M, column_M = ctx.saved_tensor()
         rows, width = p_MW.shape
         scale = grad / rows
-        off = paddle.full([width], ctx.share, "float32") * (paddle.arange(width) < ctx.real).astype("float32")
-        grad_MW = (p_MW - off) * scale
+        if ctx.share:
+            off = paddle.full([width], ctx.share, "float32") * (paddle.arange(width) < ctx.real).astype("float32")
+            p_MW = p_MW - off
+        grad_MW = p_MW * scale
         at = column_M.unsqueeze(1)
         on_target_M1 = _take(grad_MW, column_M).unsqueeze(1) - (scale * (1.0 - ctx.smoothing) * here_M).unsqueeze(1)
-        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1).astype(ctx.dtype)
+        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1, broadcast=False).astype(ctx.dtype)
 
 
 def _own_labels(labels_M: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -71,7 +75,8 @@ def _own_labels(labels_M: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _take(x_MW: Tensor, column_M: Tensor) -> Tensor:
-    return paddle.take_along_axis(x_MW, column_M.unsqueeze(1), axis=1).squeeze(1)
+    # With broadcasting, Paddle first copies the whole of x.
+    return paddle.take_along_axis(x_MW, column_M.unsqueeze(1), axis=1, broadcast=False).squeeze(1)
 
 
 def _joined(p_MW, lse_M, target_M, sum_M, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor, Tensor]:

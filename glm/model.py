@@ -20,7 +20,7 @@ from glm.config import GLMConfig
 from glm.generation import GenerationMixin
 from glm.initialise import draw_seed, randomise, undrawn
 from glm.inputs import attention_bias, key_bias
-from glm.layers import NORMS, Attend, Block
+from glm.layers import NORMS, Attend, Block, tied_logits
 from glm.loss import smoothed_cross_entropy
 from glm.parallel import Ranks, embedding, linear
 from glm.positions import POSITIONS
@@ -118,7 +118,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
         """Logits of the part of the vocabulary that this rank holds."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
-        return paddle.matmul(self.ranks.copy(hidden), self.model.embed_tokens.weight, transpose_y=True)
+        return tied_logits(self.ranks.copy(hidden), self.model.embed_tokens.weight)
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""

@@ -45,8 +45,13 @@ class AddBias(PyLayer):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        rows = grad.flatten(0, -2)
-        return grad, paddle.matmul(paddle.ones([1, rows.shape[0]], grad.dtype), rows).flatten()
+        return grad, sum_of_rows(grad)
+
+
+def sum_of_rows(x: Tensor) -> Tensor:
+    """[..., n] → [n], as a matmul: Paddle's own sum over rows takes 20 times as long on a CPU."""
+    rows = x.flatten(0, -2)
+    return paddle.matmul(paddle.ones([1, rows.shape[0]], x.dtype), rows).flatten()
 
 
 def linear(config, name: str, in_features: int, out_features: int, bias: bool = True) -> nn.Layer:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 
 from glm.rotary import inverse_frequencies
 
@@ -54,14 +55,34 @@ class PartialRotary(nn.Layer):
     def rotation(self, position_ids_BPT: Tensor) -> Rotate:
         cos, sin = _cos_sin(position_ids_BPT[:, 0], self.frequencies)
 
-        def turn(x_BTND: Tensor) -> Tensor:
-            rotary, passed = x_BTND[..., : self.rotary_dim], x_BTND[..., self.rotary_dim :]
-            pairs = rotary.astype("float32").reshape([0, 0, x_BTND.shape[2], self.rotary_dim // 2, 2])
-            a, b = pairs[..., 0], pairs[..., 1]
-            turned = paddle.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).flatten(-2)
-            return paddle.concat([turned.astype(x_BTND.dtype), passed], axis=-1)
+        turn = TrainedTurn.apply if self.training else _turned
+        return lambda q_BTND, k_BTND: (turn(q_BTND, cos, sin), turn(k_BTND, cos, sin))
 
-        return lambda q_BTND, k_BTND: (turn(q_BTND), turn(k_BTND))
+
+def _turned(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
+    """The first 2·P dimensions of every head turned by P angles, in neighbouring pairs."""
+    turning = 2 * cos_BT1P.shape[-1]
+    rotary, passed = x_BTND[..., :turning], x_BTND[..., turning:]
+    pairs = rotary.astype("float32").reshape([0, 0, x_BTND.shape[2], turning // 2, 2])
+    a, b = pairs[..., 0], pairs[..., 1]
+    # Multiplying by what has one head takes a CPU ten times as long as making all heads of it first.
+    cos, sin = cos_BT1P.expand_as(a), sin_BT1P.expand_as(a)
+    turned = paddle.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).flatten(-2)
+    return paddle.concat([turned.astype(x_BTND.dtype), passed], axis=-1)
+
+
+class TrainedTurn(PyLayer):
+    """`_turned` with its own gradient: that of a rotation is the rotation back."""
+
+    @staticmethod
+    def forward(ctx, x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_BT1P, sin_BT1P)
+        return _turned(x_BTND, cos_BT1P, sin_BT1P)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos_BT1P, sin_BT1P = ctx.saved_tensor()
+        return _turned(grad, cos_BT1P, -sin_BT1P), None, None
 
 
 class Rotary2D(nn.Layer):
