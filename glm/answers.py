@@ -25,8 +25,7 @@ def answer(generator: TextGenerator, texts: Sequence[str], arguments: argparse.N
     config, speaks = generation_config(arguments, generator.encoder), process_rank() == 0
     if arguments.chat:
         converse(lambda: generator.conversation(config, arguments.system))
-        return
-    if arguments.stream:
+    elif arguments.stream:
         require_streaming(config)
         results = stream_texts(texts, generator, config, sys.stdout if speaks else io.StringIO())
         if speaks:

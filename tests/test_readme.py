@@ -35,7 +35,7 @@ RUN_BY = {
     r"finetune_generation\.py .*--do_eval": f"{SEED_TEST}::test_full_fine_tuning",
     r"finetune_generation\.py \S+\.(json|yaml)": f"{FINETUNE_TEST}::test_one_file_as_the_only_argument",
     r"finetune_instruction_generation\.py": f"{SEED_TEST}::test_belle_fine_tuning",
-    r"export_generation_model\.py .*--format onnx": "tests/scripts/test_export_script.py::EXPORT",
+    r"export_generation_model\.py .*--format onnx": "tests/scripts/test_export_script.py::test_a_preset",
     r"export_generation_model\.py .*--lora_path": f"{SEED_TEST}::test_export_and_predict_with_lora",
     r"export_generation_model\.py": f"{SEED_TEST}::test_export_infer_and_predict",
     r"infer_generation\.py .*--stream": f"{BACKENDS_TEST}::test_a_stop_string_ends_a_text",

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from glm.model import GLMForCausalLM
 from glm.predict import Predictor
 from glm.texts import check_dialogue
 
+needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
 ASKED = ["你好", "云溪桥建于哪一年？", "a"]
 LIMIT = ["--src_length", "200", "--tgt_length", "10"]
 
@@ -183,6 +185,20 @@ def test_the_scripts_agree(run, predict, graph, questions):
     assert result.code == 0, result.err
     assert result.texts == predict(kind, *arguments).texts
     assert len(set(result.texts)) == 3
+
+
+@pytest.mark.parametrize("backend", ["paddle", pytest.param("onnx_runtime", marks=needs_onnx_runtime)])
+def test_a_graph_converses(run, graph, chat_models, one_line_answers, tmp_path, backend):
+    """The second prompt begins with the first one and its answer: where a prompt is read in parts, that is kept."""
+    kind, folder = graph
+    if backend == "onnx_runtime":
+        folder = tmp_path
+        where = ["--model_name_or_path", chat_models[kind], "--output_path", folder / "glm", "--format", "onnx"]
+        assert run("export_generation_model.py", *where).code == 0
+    where = ["--model_path", folder, "--backend", backend, "--device", "cpu"]
+    result = run("infer_generation.py", *where, "--chat", *LIMIT, stdin="\n".join(ASKED[:2]))
+    assert result.out == "".join(f"{answer}\n" for answer in one_line_answers[kind]), result.err
+    assert ("prompt tokens already" in result.err) == (kind != "chatglm")
 
 
 def test_the_graph_generates_what_the_model_generates(graph, chat_models, monkeypatch):
