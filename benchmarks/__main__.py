@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, prints tables, writes output/bench.json and the docs; code 1 where something failed."""
+"""`python -m benchmarks`: measures, prints tables, writes output/bench.json and docs; code 1 where something failed."""
 
 import argparse
 import json

@@ -119,7 +119,7 @@ def shapes(report: dict) -> str:
                 f"{shape['train_source'] + shape['train_target']} tokens."
             )
     lines.append(
-        "- Decoding: the tokens behind the first. Beams and greedy search of glm-large-chinese's shape: all new tokens, "
+        "- Decoding: the tokens behind the first. Beams, and greedy search of glm-large-chinese's shape: all tokens, "
         "the prompt's reading included. A peer that is too slow for that is cut short, and counted on at its pace.\n"
         "- Start-up: from the start of a fresh process to its first token after a prompt, files in the page cache. "
         "Peak memory: VmHWM of such a process after all its tokens.\n"

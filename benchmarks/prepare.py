@@ -1,8 +1,7 @@
 """What all sides open: the same random weights in every side's format, the same prompts and batches.
 
-    python -m benchmarks.prepare SHAPE DIRECTORY SIDE …     (run by `benchmarks.plan`)
-
-Written once a run, by this project; the GGUF files are made of it by benchmarks/gguf_file.py, in the peers' environment.
+Written once a run, by this project; the GGUF files are made of it by benchmarks/gguf_file.py, in the peers'
+environment.
 """
 
 from pathlib import Path

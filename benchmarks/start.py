@@ -34,9 +34,9 @@ def main(arguments: list[str]) -> None:
 def start_onnx(directory: Path, side, shape, stages: list[dict]):
     """As infer_generation.py opens an export."""
     import glm  # noqa: F401
+    from benchmarks.settings import TASKS
     from benchmarks.sides.onnx import positions_of
     from benchmarks.sides.prompts import end_token, prompts_of
-    from benchmarks.settings import TASKS
     from glm.engine import Engine, EngineOptions
     from glm.generation_config import GenerationConfig, StopTokens
     from glm.runtime.onnx_step import OnnxStepRuntime

@@ -4,9 +4,9 @@ import io
 import math
 
 import pytest
+from benchmarks.limits import decoding_limit, generation_limit, training_limit
 from rich.console import Console
 
-from benchmarks.limits import decoding_limit, generation_limit, training_limit
 from benchmarks.plan import Measurement, Plan
 from benchmarks.report import build_report, print_report
 from benchmarks.settings import SHAPES, TASKS, Shape
