@@ -29,11 +29,14 @@ class Side:
         """A loop in a graph tells no step times: one run for the first token, one for all."""
         config = options(task, self.shape)
         first = GenerationConfig(**vars(config) | {"max_length": 1, "min_length": 1})
-        _, reading = self._timed(task, first)
-        if config.max_length == 1:
-            return Generation(_.tolist(), [(1, reading)])
-        tokens, whole = self._timed(task, config)
-        return Generation(tokens.tolist(), [(1, reading), (config.max_length, whole)])
+        tokens, reading = self._timed(task, first)
+        marks = [(1, reading)]
+        if config.max_length > 1:
+            tokens, whole = self._timed(task, config)
+            if whole <= reading:
+                raise RuntimeError("all tokens took less time than the first one: the machine is too busy to measure")
+            marks.append((config.max_length, whole))
+        return Generation(tokens.tolist(), marks)
 
     def _timed(self, task: Task, config: GenerationConfig) -> tuple[np.ndarray, float]:
         ids = prompts_of(self.directory, task).tolist()

@@ -11,7 +11,6 @@ from paddle.profiler import Profiler, ProfilerTarget
 
 from benchmarks.settings import LEARNING_RATE, LORA_RANK, Task
 
-OUTER = ("ProfileStep", "Operator", "Forward", "Backward", "Optimization", "UserDefined", "PythonUserDefined")
 
 
 class TrainedSide:
@@ -54,9 +53,9 @@ def paddle_operators(work) -> list[dict]:
     """Seconds and calls of Paddle's operators while `work` runs, from its own profiler."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "trace.json")
-        with Profiler(targets=[ProfilerTarget.CPU], timer_only=False) as profiler:
+        # Without a callback of ours Paddle writes a trace into the current directory, too.
+        with Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=lambda found: found.export(str(file), "json")):
             work()
-        profiler.export(str(file), format="json")
         events = json.loads(file.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
     return own_times(events)
 
