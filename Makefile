@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 BENCH_VENV ?= .venv-bench
 BENCH_PY := $(BENCH_VENV)/bin/python
 BENCH_READY := $(BENCH_VENV)/.ready
-# llama.cpp for this processor, without the tools around it.
-BENCH_CMAKE := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF
+# llama.cpp for this processor, without its image models.
+BENCH_CMAKE := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
 
 .PHONY: help setup quickstart test test-all lint bench npu-simulator lock clean
 

@@ -82,4 +82,6 @@ def aimed(side: str, aim: float | None, ours: float | None, theirs: float | None
 
 
 def missed(rows: list[dict]) -> list[str]:
-    return [row["row"] for row in rows if any(aim["met"] is False for aim in row["aims"])]
+    """Rows whose time is worth a profile: our side ran, and an aim is missed."""
+    ran = (row for row in rows if "median" in row["cells"][row["ours"]])
+    return [row["row"] for row in ran if any(aim["met"] is False for aim in row["aims"])]

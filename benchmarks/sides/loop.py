@@ -15,6 +15,8 @@ from glm.generation_config import CONTROL_DTYPES, GenerationConfig
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import PaddleInferenceRuntime
 
+ATTEMPTS = 3
+
 
 class Side:
     """See `benchmarks.side`."""
@@ -29,14 +31,15 @@ class Side:
         """A loop in a graph tells no step times: one run for the first token, one for all."""
         config = options(task, self.shape)
         first = GenerationConfig(**vars(config) | {"max_length": 1, "min_length": 1})
-        tokens, reading = self._timed(task, first)
-        marks = [(1, reading)]
-        if config.max_length > 1:
+        if config.max_length == 1:
+            tokens, reading = self._timed(task, first)
+            return Generation(tokens.tolist(), [(1, reading)])
+        for _ in range(ATTEMPTS):
             tokens, whole = self._timed(task, config)
-            if whole <= reading:
-                raise RuntimeError("all tokens took less time than the first one: the machine is too busy to measure")
-            marks.append((config.max_length, whole))
-        return Generation(tokens.tolist(), marks)
+            reading = self._timed(task, first)[1]
+            if reading < whole:
+                return Generation(tokens.tolist(), [(1, reading), (config.max_length, whole)])
+        raise RuntimeError("all tokens took less time than the first one alone: the machine is too busy to measure")
 
     def _timed(self, task: Task, config: GenerationConfig) -> tuple[np.ndarray, float]:
         ids = prompts_of(self.directory, task).tolist()

@@ -12,7 +12,6 @@ from paddle.profiler import Profiler, ProfilerTarget
 from benchmarks.settings import LEARNING_RATE, LORA_RANK, Task
 
 
-
 class TrainedSide:
     """What `benchmarks.side.SideProtocol` says of training, for a side with a model and the loss of its batch."""
 
