@@ -42,6 +42,9 @@ def main(arguments: list[str]) -> int:
     except (GLMError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("benchmarks: stopped; nothing was written", file=sys.stderr)
+        return 130
     print_report(report, Console(width=None if sys.stdout.isatty() else 140))
     if not options.from_json:
         print(f"written: {output}")

@@ -146,10 +146,13 @@ def first_token(environment: Environment, side: str, shape: str) -> Result:
         process = start(command, environment, side)
     except OSError as error:
         return {"error": f"{command[0]} cannot be started ({error.strerror}): run make bench"}
+    alarm = threading.Timer(ANSWER_LIMIT, process.kill)
+    alarm.start()
     with process:
         line = process.stdout.readline().decode().strip()
         seconds = time.perf_counter() - begin
         rest = process.stdout.read().splitlines()
+    alarm.cancel()
     if line != FIRST or not rest:
         return {"error": f"the process ended with code {process.returncode} and no first token; see {environment.log}"}
     return parsed(rest[-1], process, environment.log) | {"seconds": seconds}

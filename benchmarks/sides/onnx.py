@@ -19,6 +19,8 @@ from glm.engine import Engine, EngineOptions, Request
 from glm.generation_config import GenerationConfig, StopTokens
 from glm.runtime.onnx_step import OnnxStepRuntime
 
+OUTSIDE = "outside the graph's kernels (search, numpy, calls)"
+
 
 class Side:
     """An engine that keeps nothing between runs, so that every run reads its prompt."""
@@ -106,7 +108,8 @@ class _ProfiledRuntime(OnnxStepRuntime):
                 calls[what] += 1
         rows = [{"what": w, "seconds": s, "calls": calls[w]} for w, s in seconds.most_common()]
         rest = end - begin - sum(seconds.values())
-        return [*rows, {"what": "outside the graph's kernels (search, numpy, calls)", "seconds": rest, "calls": 0}]
+        rows.append({"what": OUTSIDE, "seconds": rest, "calls": 0})
+        return sorted(rows, key=lambda row: -row["seconds"])
 
 
 def kernel_name(event: dict) -> str:
