@@ -1,4 +1,4 @@
-"""Exports a GLM, with its LoRA adapter merged in, to a static graph that holds the whole generation loop."""
+"""Exports a GLM, with its LoRA adapter merged in, for runtimes that need neither its Python code nor PaddleNLP."""
 
 import argparse
 import time
@@ -7,36 +7,92 @@ from pathlib import Path
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.cli import ScriptParser, run_script
 from glm.device import check_dtype, choose_device
+from glm.errors import UsageError
+from glm.sizes import in_words
 
 DESCRIPTION = """\
-Export a GLM to a static graph: greedy search, sampling and beam search, with their options as run-time inputs.
+Export a GLM to a directory with all that infer_generation.py needs: graph, weights, configuration, tokenizer, and a
+manifest with their checksums, DIR/NAME.FORMAT.manifest.json. Both formats of a model may lie in one directory.
 
   python export_generation_model.py --model_name_or_path output/qg --output_path checkpoints/infer/glm
   python export_generation_model.py … --lora_path output/belle-lora     merges the adapter first
-  python export_generation_model.py … --dtype float16                   half the size, for GPU and NPU"""
+  python export_generation_model.py … --dtype float16                   half the size, for GPU and NPU
+  python export_generation_model.py … --format onnx --weights int4      the fastest on a CPU, an eighth of the size
+
+formats:
+  paddle   the whole generation as one graph for Paddle Inference, on CPU, GPU and NPU: greedy search, sampling and beam
+           search, with their options as run-time inputs. The model is built in memory
+  onnx     one step as a graph for ONNX Runtime, on CPUs. Weights are read one by one, so memory holds little more than
+           the largest of them, whatever the size of the model; untouched Hugging Face directories are read as well
+
+weights of an onnx export, about:
+  fp32     4 bytes a number: the same tokens as the model in float32
+  int8     1 byte: block size 128 unless given
+  int4     0.6 bytes: block size 32 unless given. Smaller blocks are closer to the model, larger ones faster"""
 
 
 def parse() -> argparse.Namespace:
     parser = ScriptParser(DESCRIPTION)
     parser.add_argument("--model_name_or_path", required=True, help="directory of a model, or a preset")
     parser.add_argument(
-        "--output_path", type=Path, required=True, help="directory and name of the graph, such as checkpoints/infer/glm"
+        "--output_path",
+        type=Path,
+        required=True,
+        help="directory and name of the export, such as checkpoints/infer/glm",
     )
     parser.add_argument("--lora_path", type=Path, help="directory of a LoRA adapter to merge")
+    parser.add_argument("--format", choices=("paddle", "onnx"), default="paddle", help="see above")
+    parser.add_argument(
+        "--weights",
+        choices=("fp32", "int8", "int4"),
+        help="how onnx stores matrices, see above; default: fp32",
+    )
+    parser.add_argument(
+        "--block_size", type=int, help="numbers of an int8 or int4 matrix that share a scale, a power of 2 from 16 on"
+    )
+    parser.add_argument(
+        "--asymmetric", action="store_true", help="int8 and int4 blocks with a zero point each: closer, and larger"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights; default: the model's own",
+        help="of the weights of a paddle export; default: the model's own",
     )
     parser.add_argument(
-        "--device", help="npu, gpu or cpu, where the weights lie meanwhile; default: the best one present"
+        "--device", help="npu, gpu or cpu, where a paddle export builds the model; default: the best one present"
     )
     return parser.parse_args()
 
 
-def main() -> None:
-    arguments = parse()
+def _refuse_foreign(arguments: argparse.Namespace) -> None:
+    """Flags of the other format."""
+    if arguments.format == "paddle":
+        given = [name for name in ("weights", "block_size", "asymmetric") if getattr(arguments, name)]
+        if given:
+            value = "" if given[0] == "asymmetric" else f" {getattr(arguments, given[0])}"
+            raise UsageError(
+                f"--{given[0]}{value} is of --format onnx, and this is --format paddle: add --format onnx, or choose "
+                "the precision with --dtype"
+            )
+    elif arguments.dtype not in (None, "float32"):
+        raise UsageError(
+            f"--dtype {arguments.dtype} is of --format paddle, an onnx export computes in float32 whatever dtype the "
+            "checkpoint has: leave it out, or choose smaller weights with --weights int8 or int4"
+        )
+    elif arguments.device not in (None, "cpu"):
+        raise UsageError(
+            f"--device {arguments.device} is of --format paddle, an onnx export needs no device: leave it out"
+        )
 
+
+def main() -> None:
+    arguments, start = parse(), time.perf_counter()
+    _refuse_foreign(arguments)
+    manifest = {"paddle": export_paddle, "onnx": export_onnx}[arguments.format](arguments)
+    report(arguments.output_path, manifest, time.perf_counter() - start)
+
+
+def export_paddle(arguments: argparse.Namespace):
     # Paddle lets a graph have only what its build can run, so half precision is exported where there is a GPU or NPU.
     # Else the graph does not depend on the device.
     device = choose_device(arguments.device)
@@ -44,14 +100,48 @@ def main() -> None:
     import paddle
 
     paddle.set_device(device)
-    from glm.export import export_directory
-    from glm.loading import load_encoder, load_merged_model
+    from rich.console import Console
 
-    start = time.perf_counter()
-    model = load_merged_model(arguments.model_name_or_path, arguments.lora_path, arguments.dtype)
-    info = export_directory(model, load_encoder(arguments.model_name_or_path), arguments.output_path)
-    seconds = time.perf_counter() - start
-    print(f"exported {info.parameters:,} parameters ({info.dtype}) to {arguments.output_path}.* in {seconds:.1f} s")
+    from glm.export import export_directory
+    from glm.loading import load_encoder, load_merged_model, model_source
+
+    name, adapter = arguments.model_name_or_path, arguments.lora_path
+    with Console(stderr=True).status("building the model and tracing its graph …"):  # on a terminal only
+        model = load_merged_model(name, adapter, arguments.dtype)
+        return export_directory(model, load_encoder(name), arguments.output_path, model_source(name, adapter))
+
+
+def export_onnx(arguments: argparse.Namespace):
+    from glm.export_writing import write_text_side
+    from glm.loading import load_encoder, model_source, stream_weights
+    from glm.onnx_export.weights import weights_of
+    from glm.onnx_export.write import export_step_graph
+
+    name, adapter = arguments.model_name_or_path, arguments.lora_path
+    stored = weights_of(arguments.weights or "fp32", arguments.block_size, not arguments.asymmetric)
+    config, tensors = stream_weights(name, adapter)
+    encoder = load_encoder(name)
+    return export_step_graph(
+        config,
+        tensors,
+        stored,
+        arguments.output_path,
+        source=model_source(name, adapter),
+        text=lambda directory: write_text_side(config, encoder, directory),
+    )
+
+
+def report(prefix: Path, manifest, seconds: float) -> None:
+    """What was written, and what to type next."""
+    from glm.export_files import REQUIRED
+
+    graphs = sorted(name for name in manifest.files if name.startswith(f"{prefix.name}."))
+    size = sum(manifest.files[name]["size"] for name in graphs)
+    bits = 8 * manifest.files[f"{prefix.name}{REQUIRED[manifest.format][-1]}"]["size"] / manifest.parameters
+    kind = f"{manifest.weights}, blocks of {manifest.block_size}" if manifest.block_size else manifest.dtype
+    print(f"exported {manifest.parameters:,} parameters ({kind}) to {prefix}.* in {seconds:.1f} s")
+    print(f"  {', '.join(graphs)}: {in_words(size)}, {bits:.2f} bits a weight")
+    print(f'next: python infer_generation.py --model_path {prefix.parent} --model_prefix {prefix.name} "…"')
 
 
 if __name__ == "__main__":

@@ -1,27 +1,32 @@
 """Runs an exported GLM: texts in, generated texts out, without PaddleNLP and without the model's Python code."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
+from glm.answers import answer
 from glm.cli import ScriptParser, run_script
 from glm.runtime import BACKENDS
+from glm.sizes import size_in_bytes
 from glm.texts import (
     add_decode_arguments,
+    add_dialogue_arguments,
     add_text_arguments,
-    generate_texts,
+    check_dialogue,
     generation_config,
     read_texts,
-    report_truncation,
-    show_texts,
 )
 from glm.tuning import usable_cores
 
 DESCRIPTION = """\
-Generate text with an exported GLM in a C++ runtime.
+Generate text with an exported GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 in a C++ runtime.
 
   python infer_generation.py --model_path checkpoints/infer --model_prefix glm "答案：9层，上下文：祥信塔共有9层。"
-  python infer_generation.py … --input_file sources.txt --num_beams 5 --no_repeat_ngram_size 3
+  python infer_generation.py … --input_file sources.txt --batch_size 8 --num_beams 5 --no_repeat_ngram_size 3
+  python infer_generation.py … --chat                        a conversation in the terminal
+  python infer_generation.py … --stream --stop 。            each token as it comes, up to the first full stop
+  python infer_generation.py … --backend paddle --device gpu
   python infer_generation.py … --backend fastdeploy          where a real FastDeploy is installed"""
 
 
@@ -30,13 +35,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model_path", "--model_dir", dest="model_path", type=Path, required=True, help="directory of the export"
     )
-    parser.add_argument("--model_prefix", default="glm", help="name of the graph in that directory")
-    parser.add_argument("--backend", choices=list(BACKENDS), default="paddle", help="what runs the graph")
+    parser.add_argument("--model_prefix", default="glm", help="name of the export in that directory")
+    parser.add_argument(
+        "--backend",
+        choices=list(BACKENDS),
+        help="what runs it; default: the fastest that the export and this machine allow",
+    )
     parser.add_argument("--device", help="npu, gpu or cpu; default: the best one present")
     parser.add_argument("--device_id", type=int, default=0, help="number of the GPU or NPU")
     parser.add_argument("--use_fp16", action="store_true", help="half precision, on GPU and NPU")
     parser.add_argument("--cpu_threads", type=int, default=usable_cores(), help="threads on the CPU")
     parser.add_argument("--max_length", type=int, help="most tokens of a source and its generated text together")
+    parser.add_argument(
+        "--kv_cache_size",
+        type=size_in_bytes,
+        help="most key/value cache, such as 2GiB, texts wait for it; default: 80%% of free memory",
+    )
+    add_dialogue_arguments(parser)
     add_text_arguments(parser)
     add_decode_arguments(parser)
     return parser.parse_args()
@@ -45,17 +60,14 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     generation_config(arguments)  # what is wrong with the flags is said before anything is loaded
-    texts = read_texts(arguments)
+    check_dialogue(arguments)
+    texts = [] if arguments.chat else read_texts(arguments)
 
-    from glm.infer import GraphGenerator
+    from glm.infer import open_generator
 
-    generator = GraphGenerator.open(arguments)
-    config = generation_config(arguments, generator.encoder)
-    results, speed = generate_texts(
-        texts, generator.encoder, arguments.batch_size, lambda batch: generator.generate(batch, config)
-    )
-    show_texts(texts, results, speed, arguments)
-    report_truncation(generator.encoder)
+    generator, choice = open_generator(arguments)
+    print(choice, file=sys.stderr)
+    answer(generator, texts, arguments)
 
 
 if __name__ == "__main__":

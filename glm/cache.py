@@ -117,6 +117,45 @@ class CachedAttention:
         return (from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])).reshape([0, q_BGND.shape[1], heads, width])
 
 
+class StepAttention:
+    """New tokens of every row against what its cache holds and each other; keeps their keys and values.
+
+    The cache is read where it lies: scores of both parts stand side by side under one softmax, keys and values never.
+
+    Args:
+        past_keys, past_values: [B, K, C, D].
+        bias: [B, K, T·R, C + T] float32, hides columns of the cache that are not read, and later new tokens
+            (`step_bias`).
+    """
+
+    def __init__(self, past_keys: Tensor, past_values: Tensor, bias: Tensor):
+        self.past_keys, self.past_values, self.bias = past_keys, past_values, bias
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """Keeps `keys` and `values` [B, K, T, D] of the new tokens."""
+        self.keys, self.values = (x.transpose([0, 2, 1, 3]) for x in (k_BTKD, v_BTKD))
+        groups, (heads, width) = k_BTKD.shape[2], q_BTND.shape[2:]
+        q_BTKRD = q_BTND.reshape([0, 0, groups, heads // groups, width])
+        q_BKQD = q_BTKRD.transpose([0, 2, 1, 3, 4]).reshape([0, groups, -1, width])
+        scores = paddle.concat([scores_fp32(q_BKQD, keys) for keys in (self.past_keys, self.keys)], axis=-1)
+        weights = softmax(scores + self.bias, self.values)
+        columns = dim(self.past_keys, 2)
+        from_past = paddle.matmul(weights[..., :columns], self.past_values)
+        context_BKQD = from_past + paddle.matmul(weights[..., columns:], self.values)
+        context_BTKRD = context_BKQD.reshape([0, groups, -1, heads // groups, width]).transpose([0, 2, 1, 3, 4])
+        return context_BTKRD.reshape([0, 0, heads, width])
+
+
+def step_bias(past_B1C: Tensor, new_BTT: Tensor, groups: int, shared: int) -> Tensor:
+    """Biases of the cache's columns and of the new ones as `StepAttention` adds them: [B, K, T·R, C + T].
+
+    All heads of it, once for all layers: an addition that repeats it takes a CPU ten times as long.
+    """
+    past_BTC = past_B1C + paddle.zeros_like(new_BTT[:, :, :1])
+    bias_BQS = shared_bias(paddle.concat([past_BTC, new_BTT], axis=-1), shared)
+    return paddle.stack([bias_BQS] * groups, axis=1)
+
+
 def scores_fp32(queries: Tensor, keys: Tensor) -> Tensor:
     """q·k / √D [..., Q, T] in float32: in half precision GLM-4's overflow, under mixed precision as well."""
     with paddle.amp.auto_cast(enable=False):

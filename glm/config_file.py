@@ -2,11 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from paddlenlp.transformers import PretrainedConfig
 
 from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
@@ -44,6 +41,93 @@ _IGNORED = frozenset(
         "unsloth_version",
         "use_bfloat16",
     }
+)
+# PaddleNLP's fields of every model: how it trains and shares out, names of labels, settings of generation.
+# transformers has most of them too. (PaddleNLP itself takes seconds to import.)
+PADDLENLP_FIELDS = frozenset(
+    [
+        "_name_or_path",
+        "add_cross_attention",
+        "architectures",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "classifier_dropout",
+        "context_parallel_degree",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "eos_token_id",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "fuse_attention_ffn",
+        "fuse_attention_qkv",
+        "fuse_sequence_parallel_allreduce",
+        "id2label",
+        "is_decoder",
+        "is_encoder_decoder",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "model_type",
+        "no_recompute_layers",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_choices",
+        "num_return_sequences",
+        "offload_recompute_inputs",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "pad_token_id",
+        "paddlenlp_version",
+        "pipeline_parallel_degree",
+        "pp_recompute_interval",
+        "prefix",
+        "problem_type",
+        "pruned_heads",
+        "quantization_config",
+        "recompute",
+        "recompute_granularity",
+        "recompute_use_reentrant",
+        "refined_recompute",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict",
+        "return_dict_in_generate",
+        "sep_parallel_degree",
+        "sep_token_id",
+        "sequence_parallel",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+        "tensor_parallel_degree",
+        "tensor_parallel_output",
+        "tensor_parallel_rank",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "typical_p",
+        "use_cache",
+        "use_flash_attention",
+        "use_fused_dropout_add",
+        "use_fused_linear",
+        "use_fused_linear_cross_entropy",
+        "use_fused_rms_norm",
+        "use_fused_rope",
+        "virtual_pp_degree",
+    ]
 )
 
 
@@ -109,7 +193,7 @@ def _refuse(raw: dict[str, Any], generation: Generation) -> None:
         if name in fixed and value is not None and value != fixed[name]:
             raise GLMError(f"{name} is {_short(value)}, and only {fixed[name]} is supported")
     _refuse_quantized(raw.get("quantization_config"))
-    known = {*generation.names, *generation.derived, *generation.ignored, *fixed, *TOKENS, *_IGNORED, *_paddlenlp()}
+    known = {*generation.names, *generation.derived, *generation.ignored, *fixed, *TOKENS, *_IGNORED, *PADDLENLP_FIELDS}
     # null says that nothing is set.
     if unknown := sorted(name for name, value in raw.items() if name not in known and value is not None):
         raise GLMError(
@@ -123,15 +207,6 @@ def _refuse_quantized(value: Any) -> None:
     algorithms = ("quant_method", "weight_quantize_algo", "quant_type")
     if value and (not isinstance(value, dict) or not set(algorithms) & set(value) or any(map(value.get, algorithms))):
         raise GLMError(f"quantization_config is {_short(value)}: quantized weights are not read; get the original ones")
-
-
-@cache
-def _paddlenlp() -> frozenset[str]:
-    """PaddleNLP's fields of every model: how it trains and shares out, names of labels, settings of generation.
-
-    transformers has most of them too. One makes another model; the generations answer for it.
-    """
-    return frozenset(PretrainedConfig().to_dict()) - {"tie_word_embeddings"} | {"torch_dtype"}
 
 
 def _short(value: Any) -> str:

@@ -1,25 +1,24 @@
-"""Conversations with a model: turns that remember the earlier ones, and text that appears while it is generated."""
+"""Conversations: turns that remember the earlier ones, and text that appears while it is generated.
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+Imports no framework.
+"""
 
-from glm.call_options import call_config
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 from glm.chat import Message, Tools
-from glm.datasets.encoding import ChatEncoder, encoder_of
 from glm.errors import UsageError
-from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
-from glm.generation_file import NO_FILE, GenerationFile
 
-History = Sequence[Message] | Sequence[tuple[str, str]]  # messages, or ChatGLM-6B's (question, answer) pairs
+if TYPE_CHECKING:
+    from glm.text_generator import TextGenerator
 
 
 class Conversation:
     """A conversation with a chat model.
 
     Args:
-        model: a `GLMForCausalLM`.
-        encoder: its text side; `src_length` bounds what is remembered, the oldest turns go first.
+        generator: of a chat model; its encoder's `src_length` bounds what is remembered, the oldest turns go first.
         config: decoding options; one beam.
         messages: what was said so far, a system message first if there is one.
         tools: JSON schemas of functions that the model may call.
@@ -34,14 +33,13 @@ class Conversation:
 
     def __init__(
         self,
-        model,
-        encoder: ChatEncoder,
+        generator: "TextGenerator",
         config: GenerationConfig,
         messages: Sequence[Message] = (),
         tools: Tools | None = None,
     ):
         require_streaming(config)
-        self.model, self.encoder, self.config, self.tools = model, encoder, config, tools
+        self.generator, self.config, self.tools = generator, config, tools
         self.messages, self.tokens = list(messages), 0
 
     def ask(self, query: str, role: str = "user") -> Iterator[str]:
@@ -54,18 +52,25 @@ class Conversation:
             GLMError: a role that this model has no place for, or a turn that does not fit src_length.
         """
         asked = [*self.messages, {"role": role, "content": query}]
-        ids = self.encoder.messages_prompt(asked, self.tools)
+        ids = self.generator.encoder.messages_prompt(asked, self.tools)
         written: list[int] = []
-        yield from self.encoder.stream(self._tokens(ids, written))
+        pieces: list[str] = []
+        for piece in self.generator.encoder.stream(self._tokens(ids, written), self.generator.stop_strings):
+            pieces.append(piece)
+            yield piece
         self.tokens = len(written)
-        self.messages = [*asked, self.encoder.message(written, self.tools)]
+        self.messages = [*asked, self._message(written, "".join(pieces))]
 
     def _tokens(self, ids: list[int], written: list[int]) -> Iterator[int]:
         """What the model writes after `ids`; `written` grows by it."""
-        prompt = Prompt.of(self.encoder.prompt_batch([ids]))
-        for token in self.model.stream(prompt, self.config, StopTokens.of(self.encoder)):
-            written.append(int(token))
-            yield written[-1]
+        for token in self.generator.stream_tokens(ids, self.config):
+            written.append(token)
+            yield token
+
+    def _message(self, written: list[int], text: str) -> Message:
+        if self.generator.stop_strings:
+            return {"role": "assistant", "content": text}
+        return self.generator.encoder.message(written, self.tools)
 
 
 def require_streaming(config: GenerationConfig) -> None:
@@ -75,87 +80,3 @@ def require_streaming(config: GenerationConfig) -> None:
             f"a conversation or a stream shows tokens as they come, and num_beams {config.num_beams} chooses them at "
             "the end: use 1"
         )
-
-
-class ChatMixin:
-    """`chat` and `stream_chat`, as the published chat models have them.
-
-    Attributes:
-        source_directory: where the weights come from; its generation_config.json is obeyed.
-    """
-
-    source_directory: Path | None = None
-
-    def chat(self, tokenizer, query: str, history: History | None = None, **options) -> tuple[str, History]:
-        """The answer to a question, and the conversation with it.
-
-        Args:
-            tokenizer: of the model, or its `ChatEncoder`.
-            query: what the user says.
-            history: messages, or (question, answer) pairs; it comes back in the same form, a new list.
-            options: `role` (of the query), `tools`, `src_length`, and those of `glm.call_options.call_config`:
-                max_length counts the prompt, as in the published models.
-
-        Raises:
-            GLMError: a history or query that this model has no place for, or an unknown option.
-
-        Example:
-            >>> answer, history = model.chat(tokenizer, "你好")
-            >>> answer, history = model.chat(tokenizer, "再说一遍", history)
-        """
-        for answer in self.stream_chat(tokenizer, query, history, **options):
-            final = answer
-        return final
-
-    def stream_chat(
-        self,
-        tokenizer,
-        query: str,
-        history: History | None = None,
-        *,
-        role: str = "user",
-        tools: Tools | None = None,
-        src_length: int | None = None,
-        **options,
-    ) -> Iterator[tuple[str, History]]:
-        """The answer so far and the conversation with it, each time there is more of it; arguments as in `chat`."""
-        encoder = self._chat_encoder(tokenizer, src_length)
-        pairs = bool(history) and not isinstance(history[0], Mapping)
-        messages = _messages(history or [], pairs)
-        asked, text = [*messages, {"role": role, "content": query}], ""
-        prompt = encoder.chat.prompt_ids(encoder.tokenizer, asked, tools)
-        config = call_config(encoder, options, min(len(prompt), encoder.src_length))
-        conversation = Conversation(self, encoder, config, messages, tools)
-        for piece in conversation.ask(query, role):
-            text += piece
-            if piece:
-                yield text, _history([*asked, {"role": "assistant", "content": text}], pairs)
-        yield conversation.messages[-1]["content"], _history(conversation.messages, pairs)
-
-    def _chat_encoder(self, tokenizer, src_length: int | None) -> ChatEncoder:
-        if isinstance(tokenizer, ChatEncoder):
-            return tokenizer
-        file = GenerationFile.read(self.source_directory) if self.source_directory else NO_FILE
-        encoder = encoder_of(tokenizer, file, (src_length, None))
-        if not isinstance(encoder, ChatEncoder):
-            raise UsageError("a GLM (2021) model holds no conversations: use glm.pipeline")
-        encoder.check_fits(self.config.vocab_size, self.config.max_position_embeddings)
-        return encoder
-
-
-def _messages(history: History, pairs: bool) -> list[Message]:
-    if not pairs:
-        return list(history)
-    messages = []
-    for number, pair in enumerate(history, 1):
-        if isinstance(pair, str) or len(pair) != 2:
-            raise UsageError(f"turn {number} of the history is no (question, answer) pair: {str(pair)[:80]}")
-        question, answer = pair
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return messages
-
-
-def _history(messages: list[Message], pairs: bool) -> History:
-    if not pairs:
-        return messages
-    return [(q["content"], a["content"]) for q, a in zip(messages[::2], messages[1::2], strict=True)]

@@ -5,6 +5,8 @@
 
 import os
 from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
 
 from glm.errors import UsageError
 
@@ -22,6 +24,12 @@ def device_counts() -> dict[str, int]:
         found["gpu"] = paddle.device.cuda.device_count()
     found["cpu"] = 1
     return {kind: found[kind] for kind in DEVICES if found[kind]}
+
+
+def may_have_accelerator() -> bool:
+    """Whether looking for a device other than the CPU is worth importing Paddle; never wrongly False."""
+    plugin = os.environ.get("CUSTOM_DEVICE_ROOT") or find_spec("paddle_custom_device")
+    return bool(plugin) or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def choose_device(wanted: str | None = None) -> str:

@@ -1,24 +1,21 @@
 """A trained model as one static graph: prompt and decoding options in, tokens and scores out."""
 
 import errno
-import json
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import filecmp
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
 from glm.datasets.encoding import Encoder
-from glm.errors import GLMError
-from glm.export_files import FORMAT_VERSION, GRAPH_SUFFIXES, ExportInfo, info_path
+from glm.export_files import FORMAT_VERSION, Manifest
+from glm.export_writing import write_export, write_text_side
 from glm.generation import Prompt, StopTokens, generate
 from glm.generation_config import CONTROL_DTYPES
+from glm.paddle_step import export_step_graph
+from glm.tracing import save_graph
 
 PROMPT_SPEC = {
     "input_ids": InputSpec([None, None], "int64", "input_ids"),
@@ -27,6 +24,7 @@ PROMPT_SPEC = {
     "prefix_length": InputSpec([None], "int64", "prefix_length"),
     "position_step": InputSpec([None], "int64", "position_step"),
 }
+KINDS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # of `Manifest.weights`, by dtype
 CONTROL_SPEC = {name: InputSpec([], dtype, name) for name, dtype in CONTROL_DTYPES.items()}
 
 
@@ -49,59 +47,62 @@ def export_graph(model: nn.Layer, stop: StopTokens, prefix: Path) -> None:
     """
     graph = GenerationGraph(model, stop)
     graph.eval()
-    # Our code is built of traceable operators; Paddle need not, and must not, rewrite its source.
-    paddle.jit.ignore_module([module for name, module in sys.modules.items() if name.split(".")[0] == "glm"])
-    static = paddle.jit.to_static(graph, input_spec=[PROMPT_SPEC, CONTROL_SPEC], full_graph=True)
-    paddle.jit.save(static, str(prefix))
+    save_graph(graph, [PROMPT_SPEC, CONTROL_SPEC], prefix)
 
 
-def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path) -> ExportInfo:
-    """Writes all that inference needs beside each other: graph, tokenizer, and what connects them.
+def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: str | None = None) -> Manifest:
+    """Writes all that inference needs beside each other: graphs, configuration, tokenizer, and their manifest.
 
     Args:
         model: a `GLMForCausalLM` without LoRA adapters (merge them first).
         encoder: its text side.
         prefix: path and common beginning of the graph's files, such as checkpoints/infer/glm.
+        source: the model, as it was named; where it was read from if not given.
 
     Raises:
-        GLMError: a file stands where the directory should be, or the disk is full.
+        GLMError: as `glm.export_writing.write_export`.
     """
-    directory = prefix.parent
-    if directory.exists() and not directory.is_dir():
-        raise GLMError(f"{directory} is a file; output_path needs a directory and a name in it, such as infer/glm")
-    directory.mkdir(parents=True, exist_ok=True)
-    info = ExportInfo(
+    config = model.config
+    draft = Manifest(
         format_version=FORMAT_VERSION,
-        dtype=model.config.dtype,
-        vocab_size=model.config.vocab_size,
-        max_position=model.config.max_position_embeddings,
+        format="paddle",
+        source=source or str(getattr(model, "source_directory", "a model in memory")),
+        dtype=config.dtype,
+        weights=KINDS[config.dtype],
+        block_size=None,
+        symmetric=None,
+        vocab_size=config.vocab_size,
+        max_position=config.max_position_embeddings,
         parameters=int(sum(p.size for p in model.parameters())),
+        files={},
     )
     needed = sum(p.size * p.element_size() for p in model.parameters())
-    with _staging(directory, needed) as staging:
-        export_graph(model, StopTokens.of(encoder), staging / prefix.name)
-        # Paddle does not say so when it cannot write all of the weights.
-        if (staging / f"{prefix.name}{GRAPH_SUFFIXES[-1]}").stat().st_size < needed:
-            raise OSError(errno.ENOSPC, "weights cut short")
-        encoder.save_pretrained(staging)
-        info_path(staging / prefix.name).write_text(json.dumps(vars(info), indent=2) + "\n", encoding="utf-8")
-        for path in sorted(staging.iterdir()):
-            path.replace(directory / path.name)
-    return info
+
+    def graphs(staged: Path) -> None:
+        step = staged.with_name(f"{staged.name}.step")
+        export_graph(model, StopTokens.of(encoder), staged)
+        _require_whole(_parameters(staged), needed)
+        export_step_graph(model, step)
+        _require_whole(_parameters(step), needed)
+        _share_parameters(staged, step)
+
+    # Each graph writes a file of parameters, and only then are they compared.
+    return write_export(
+        prefix, draft, 2 * needed, lambda directory: write_text_side(config, encoder, directory), graphs
+    )
 
 
-@contextmanager
-def _staging(directory: Path, needed: int) -> Iterator[Path]:
-    """A directory beside the export to build it in, so that a full disk harms no earlier one."""
-    try:
-        if shutil.disk_usage(directory).free < needed:
-            raise OSError(errno.ENOSPC, "too little room")
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
-            yield Path(staging)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise GLMError(
-            f"nothing was exported to {directory} (no space left on device): {needed:,} bytes needed for the weights, "
-            f"{shutil.disk_usage(directory).free:,} free; make room or choose another output_path"
-        ) from error
+def _parameters(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.pdiparams")
+
+
+def _share_parameters(loop: Path, step: Path) -> None:
+    """Removes the step graph's file of parameters where it is the loop's once more."""
+    if filecmp.cmp(_parameters(loop), _parameters(step), shallow=False):
+        _parameters(step).unlink()
+
+
+def _require_whole(weights: Path, needed: int) -> None:
+    """Paddle does not say so when it cannot write all of the weights."""
+    if weights.stat().st_size < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,58 +1,196 @@
-"""The files of an exported model, for the one who writes them and the one who reads them. Imports no framework."""
+"""The files of exported models, for the one who writes them and the one who reads them. Imports no framework.
+
+An export of NAME is what its manifest NAME.FORMAT.manifest.json names. The manifest is written last and removed first,
+so a directory that a crash left between two exports has none.
+"""
 
 import json
-from dataclasses import dataclass, fields
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from glm.checkpoint.stream import file_digest
 from glm.errors import GLMError
 
-FORMAT_VERSION = 2
-GRAPH_SUFFIXES = (".json", ".pdiparams")
+FORMAT_VERSION = 3
+SMALL_FILE = 16 << 20  # bytes; read in milliseconds
+# Format → how names of graphs and weights go on behind NAME: those that every export has, and those that it may have.
+REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
+OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
+FORMATS = tuple(REQUIRED)
+OLD_SUFFIX = ".info.json"  # of the manifests of versions 1 and 2
 
 
 @dataclass(frozen=True)
-class ExportInfo:
-    """What a graph's user must know of its model.
+class Manifest:
+    """An exported model.
 
     Attributes:
-        format_version: of the graph's inputs and outputs.
-        dtype: of the weights.
+        format_version: of the graphs' inputs and outputs, and of this file.
+        format: paddle or onnx.
+        source: the model that was exported, as it was named, and the adapter that was merged into it.
+        dtype: of the arithmetic, and of the weights that are not in blocks.
+        weights: how matrices are stored: fp32, bf16, fp16, int8 or int4.
+        block_size: numbers that share a scale, None without blocks.
+        symmetric: whether blocks have no zero points, None without blocks.
         vocab_size: rows of the embedding; the tokenizer may have fewer tokens, not more.
         max_position: the largest position id.
         parameters: how many numbers the model has.
+        files: name of each file of the export → its size in bytes and its CRC-32 in hexadecimal digits.
     """
 
     format_version: int
+    format: str
+    source: str
     dtype: str
+    weights: str
+    block_size: int | None
+    symmetric: bool | None
     vocab_size: int
     max_position: int
     parameters: int
+    files: dict[str, dict[str, Any]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-def info_path(prefix: Path) -> Path:
-    return prefix.with_name(f"{prefix.name}.info.json")
+def manifest_suffix(format: str) -> str:
+    return f".{format}.manifest.json"
 
 
-def read_export(directory: Path, name: str) -> ExportInfo:
-    """The description of the graph `name` in a directory, after a look whether its files are there.
+def exported_formats(directory: Path, name: str) -> list[str]:
+    """The formats in which a directory has an export of this name."""
+    return [format for format in FORMATS if (directory / f"{name}{manifest_suffix(format)}").is_file()]
+
+
+def read_manifest(directory: Path, name: str, format: str) -> Manifest:
+    """The manifest of an export; its files are there and have the sizes that it says.
 
     Raises:
-        GLMError: a missing file, or one of another version of this format.
+        GLMError: no such export, one of another version, a damaged manifest, or files that are not those it names.
     """
     if not directory.is_dir():
         raise GLMError(f"{directory} is not a directory; give the one that export_generation_model.py wrote")
-    wanted = [directory / f"{name}{suffix}" for suffix in GRAPH_SUFFIXES] + [info_path(directory / name)]
-    missing = [path.name for path in wanted if not path.is_file()]
-    if missing:
-        there = ", ".join(sorted(p.name.removesuffix(".info.json") for p in directory.glob("*.info.json"))) or "none"
-        raise GLMError(f"{directory} lacks {', '.join(missing)}; exported models there (--model_prefix): {there}")
+    path = directory / f"{name}{manifest_suffix(format)}"
+    if not path.is_file():
+        raise _no_export(directory, name, path)
+    manifest = parse_manifest(path)
+    lacking = [suffix for suffix in REQUIRED[format] if f"{name}{suffix}" not in manifest.files]
+    if manifest.format != format or lacking:
+        what = f"does not name {name}{lacking[0]}" if lacking else f"is of format {manifest.format!r}, not {format!r}"
+        raise GLMError(f"{path} is damaged (it {what}): export the model again")
+    for file, expected in manifest.files.items():
+        _require_size(path, file, expected["size"])
+    return manifest
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """The content of a manifest, which is not compared with any file.
+
+    Raises:
+        GLMError: it is damaged, or of another version.
+    """
     try:
-        raw = json.loads(wanted[-1].read_text(encoding="utf-8"))
-        info = ExportInfo(**{field.name: raw[field.name] for field in fields(ExportInfo)})
-    except (ValueError, KeyError, TypeError) as error:
-        raise GLMError(f"{wanted[-1]} is damaged ({error}): export the model again") from None
-    if info.format_version != FORMAT_VERSION:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if (version := raw["format_version"]) != FORMAT_VERSION:
+            raise GLMError(f"{path} has format version {version}, this code reads {FORMAT_VERSION}: export again")
+        manifest = Manifest(**{field.name: raw[field.name] for field in fields(Manifest)})
+        for name, expected in manifest.files.items():
+            if Path(name).name != name or type(expected["size"]) is not int or len(expected["crc32"]) != 8:
+                raise ValueError(f"what it says of {name!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GLMError(f"{path} is damaged ({type(error).__name__}: {error}): export the model again") from None
+    return manifest
+
+
+class Check:
+    """A comparison of files with a manifest's checksums: small ones at once, the weights on a thread of their own.
+
+    Args:
+        directory: of the export.
+        manifest: of the export.
+
+    Raises:
+        GLMError: a small file differs from what was exported, or is gone. What it holds is never parsed.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest):
+        self._directory, self._manifest = directory, manifest
+        self._error: Exception | None = None
+        small = [name for name, expected in manifest.files.items() if expected["size"] <= SMALL_FILE]
+        self._compare(small)
+        # A program that ends meanwhile does not wait for it.
+        rest = [name for name in manifest.files if name not in small]
+        self._thread = threading.Thread(target=self._run, args=(rest,), name="checksums", daemon=True)
+        self._thread.start()
+
+    def result(self) -> None:
+        """Waits for the comparison.
+
+        Raises:
+            GLMError: a file differs from what was exported, or is gone. OSError: it cannot be read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _compare(self, names: Iterable[str]) -> None:
+        for name in names:
+            _require_checksum(self._directory / name, self._manifest.files[name]["crc32"])
+
+    def _run(self, names: Iterable[str]) -> None:
+        try:
+            self._compare(names)
+        except Exception as error:  # raised again by `result`
+            self._error = error
+
+
+def start_check(directory: Path, manifest: Manifest) -> Check:
+    """Begins to read every file of an export in the background; zlib does its sums without Python's lock."""
+    return Check(directory, manifest)
+
+
+def _no_export(directory: Path, name: str, path: Path) -> GLMError:
+    old = directory / f"{name}{OLD_SUFFIX}"
+    if old.is_file() and not exported_formats(directory, name):
+        return GLMError(f"{old} has format version {_version(old)}, this code reads {FORMAT_VERSION}: export again")
+    there = sorted(
+        f"{manifest.name.removesuffix(manifest_suffix(format))} ({format})"
+        for format in FORMATS
+        for manifest in directory.glob(f"*{manifest_suffix(format)}")
+    )
+    return GLMError(
+        f"{directory} holds no whole export {path.name.removesuffix('.manifest.json')}: {path.name} is missing; "
+        f"exported models there (--model_prefix): {', '.join(there) or 'none'}"
+    )
+
+
+def _version(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["format_version"]
+    except (ValueError, KeyError, TypeError):
+        return "1 or 2"
+
+
+def _require_size(manifest: Path, name: str, expected: int) -> None:
+    path = manifest.with_name(name)
+    if not path.is_file():
+        raise GLMError(f"{path} is missing, which {manifest.name} names: copy the whole export, or export again")
+    if (size := path.stat().st_size) != expected:
         raise GLMError(
-            f"{wanted[-1]} has format version {info.format_version}, this code reads {FORMAT_VERSION}: export again"
+            f"{path} has {size:,} bytes, {manifest.name} says {expected:,}: copy the whole export, or export again"
         )
-    return info
+
+
+def _require_checksum(path: Path, expected: str) -> None:
+    try:
+        found = file_digest(path)
+    except FileNotFoundError:
+        raise GLMError(f"{path} is gone since it was opened: copy the whole export, or export again") from None
+    if found != expected:
+        raise GLMError(
+            f"{path} has the checksum {found}, its manifest says {expected}: copy the whole export, or export again"
+        )

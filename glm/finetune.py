@@ -225,4 +225,5 @@ def _export(trainer: GLMTrainer, encoder: Encoder) -> None:
 
     lora = hasattr(trainer.model, "lora_config")
     model = merge_lora(trainer.model) if lora else trainer.model
-    export_directory(model, encoder, Path(trainer.args.output_dir) / "export" / "glm")
+    output = Path(trainer.args.output_dir)
+    export_directory(model, encoder, output / "export" / "glm", source=str(output))

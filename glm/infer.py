@@ -1,60 +1,174 @@
-"""Generation with an exported graph: what infer_generation.py runs. Imports neither PaddleNLP nor the model."""
+"""Generation with an exported model: what infer_generation.py runs. Imports neither PaddleNLP nor the model."""
 
 import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from glm.datasets.batches import Batch
 from glm.datasets.encoding import Encoder, open_encoder
-from glm.device import check_dtype, choose_device
+from glm.device import check_dtype
+from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
 from glm.errors import UsageError
-from glm.export_files import read_export
+from glm.export_files import FORMATS, Manifest, exported_formats, read_manifest, start_check
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
-from glm.probe import require_dtype
-from glm.runtime import Runtime, RuntimeOptions, open_runtime
+from glm.runtime import Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
+from glm.sizes import in_words
+from glm.text_generator import Ids, TextGenerator, in_batches
+
+STEP_GRAPHS = {"paddle": "{name}.step.json", "onnx": "{name}.onnx"}
+CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at most so much
 
 
-class GraphGenerator:
-    """A graph in a runtime, with its tokenizer.
+class LoopGenerator(TextGenerator):
+    """A graph that holds the whole generation.
 
     Args:
-        runtime: a loaded graph that `glm.export` wrote.
-        encoder: turns texts into prompts.
+        runtime: where it is loaded.
+        encoder, stop_strings: see `TextGenerator`.
+        require_whole: raises where the export is not what was written; called before anything is shown.
     """
 
-    def __init__(self, runtime: Runtime, encoder: Encoder):
-        self.runtime, self.encoder = runtime, encoder
+    def __init__(
+        self,
+        runtime: LoopRuntime,
+        encoder: Encoder,
+        stop_strings: Sequence[str] = (),
+        require_whole: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(encoder, stop_strings)
+        self.runtime, self._require_whole = runtime, require_whole
 
-    @classmethod
-    def open(cls, arguments: argparse.Namespace) -> "GraphGenerator":
-        """Loads what the arguments of infer_generation.py name.
-
-        Raises:
-            GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
-        """
-        info = read_export(arguments.model_path, arguments.model_prefix)
-        device, number = _device(arguments.device, arguments.device_id)
-        check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
-        check_dtype(info.dtype, device, "a graph exported in")
-        if device == "npu":
-            require_dtype(f"{device}:{number}", info.dtype, "a graph exported in")
-        encoder = _encoder(arguments)
-        encoder.check_fits(info.vocab_size, info.max_position)
-        prefix = arguments.model_path / arguments.model_prefix
-        options = RuntimeOptions(
-            prefix.with_name(f"{prefix.name}.json"),
-            prefix.with_name(f"{prefix.name}.pdiparams"),
-            device,
-            number,
-            arguments.cpu_threads,
-            arguments.use_fp16,
-        )
-        return cls(open_runtime(arguments.backend, options), encoder)
-
-    def generate(self, batch: Batch, config: GenerationConfig) -> np.ndarray:
-        """Token ids [B, t] for a batch of prompts."""
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
-        return self.runtime.run(batch | control)[0]
+
+        def write(some: Sequence[Ids]) -> list[list[int]]:
+            ids = self.runtime.run(self.encoder.prompt_batch(some) | control)[0].tolist()
+            self._require_whole()
+            return ids
+
+        return in_batches(prompts, batch_size, write, self.encoder.stop_token_ids)
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        """Raises UsageError: the graph shows nothing before its end."""
+        raise UsageError("a graph that holds the whole generation shows nothing before its end")
+
+
+class EngineGenerator(TextGenerator):
+    """A graph that goes on from a key/value cache, and the engine that generates with it.
+
+    Args:
+        runtime: where it is loaded.
+        encoder, stop_strings: see `TextGenerator`.
+        options: of the engine.
+        require_whole: see `LoopGenerator`.
+    """
+
+    def __init__(
+        self,
+        runtime: StepRuntime,
+        encoder: Encoder,
+        stop_strings: Sequence[str] = (),
+        options: EngineOptions | None = None,
+        require_whole: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(encoder, stop_strings)
+        self.engine = Engine(runtime, encoder.positions, StopTokens.of(encoder), options)
+        self._require_whole = require_whole
+
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
+        requests = [Request(ids, config, self._watch(config)) for ids in prompts]
+        for event in self.engine.run(requests, batch_size):
+            if event.result:
+                self._require_whole()
+                yield event.index, event.result.tokens
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        for token in self.engine.stream(ids, config):
+            self._require_whole()
+            yield token
+
+    def notes(self) -> str:
+        engine = self.engine
+        cache = f"key/value cache {in_words(engine.cache_bytes)}"
+        if not engine.reused_tokens:
+            return cache
+        return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
+
+    def _watch(self, config: GenerationConfig) -> StopStrings | None:
+        """What ends a text early; of beams the one that wins is cut at its end."""
+        if not self.stop_strings or config.num_beams > 1:
+            return None
+        return StopStrings(self.encoder.tokenizer, self.stop_strings)
+
+
+def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice]:
+    """Loads what the arguments of infer_generation.py name, and says what runs it.
+
+    Raises:
+        GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
+    """
+    directory, name = arguments.model_path, arguments.model_prefix
+    # What is wrong with the directory is said by read_manifest.
+    choice = choose(arguments.backend, _device(arguments), exported_formats(directory, name) or FORMATS[:1])
+    manifest = read_manifest(directory, name, choice.backend.format)
+    require_whole = start_check(directory, manifest).result
+    options = _runtime_options(arguments, manifest, choice.device)
+    encoder = _encoder(arguments)
+    encoder.check_fits(manifest.vocab_size, manifest.max_position)
+    options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
+    if choice.backend.loop and not _needs_steps(arguments, choice):
+        return LoopGenerator(choice.backend.open_loop(options), encoder, arguments.stop, require_whole), choice
+    runtime = choice.backend.open_step(_step_files(options, manifest, name))
+    limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_size))
+    return EngineGenerator(runtime, encoder, arguments.stop, limits, require_whole), choice
+
+
+def _needs_steps(arguments: argparse.Namespace, choice: Choice) -> bool:
+    """Whether text has to be seen before its end."""
+    wanted = [flag for flag in ("stream", "chat") if getattr(arguments, flag)]
+    if wanted and not choice.backend.step:
+        raise UsageError(f"backend {choice.name} shows nothing before the end of a text: leave out --{wanted[0]}")
+    return bool(wanted)
+
+
+def _device(arguments: argparse.Namespace) -> str | None:
+    """`--device npu:1`, or `--device npu --device_id 1`."""
+    device, number = arguments.device, arguments.device_id
+    return f"{device}:{number}" if device and number and device != "cpu" and ":" not in device else device
+
+
+def _runtime_options(arguments: argparse.Namespace, manifest: Manifest, device: str) -> RuntimeOptions:
+    """Options for the graph that holds the whole generation, when the device can run it."""
+    kind, _, number = device.partition(":")
+    check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
+    check_dtype(manifest.dtype, device, "a graph exported in")
+    if kind == "npu":
+        from glm.probe import require_dtype  # imports Paddle
+
+        require_dtype(device if number else f"{device}:{arguments.device_id}", manifest.dtype, "a graph exported in")
+    prefix = arguments.model_path / arguments.model_prefix
+    return RuntimeOptions(
+        model_file=prefix.with_name(f"{prefix.name}.json"),
+        params_file=prefix.with_name(f"{prefix.name}.pdiparams"),
+        device=kind,
+        device_id=int(number or arguments.device_id),
+        cpu_threads=arguments.cpu_threads,
+        use_fp16=arguments.use_fp16,
+    )
+
+
+def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> RuntimeOptions:
+    """The same for the graph that goes on from a cache; it may share the weights of the other one."""
+    directory = options.model_file.parent
+    graph, own = STEP_GRAPHS[manifest.format].format(name=name), f"{name}.step.pdiparams"
+    return replace(
+        options,
+        model_file=directory / graph,
+        params_file=directory / own if own in manifest.files else options.params_file,
+    )
 
 
 def _encoder(arguments: argparse.Namespace) -> Encoder:
@@ -73,9 +187,10 @@ def _encoder(arguments: argparse.Namespace) -> Encoder:
     return encoder
 
 
-def _device(wanted: str | None, device_id: int) -> tuple[str, int]:
-    """Kind and number: `--device npu:1`, or `--device npu --device_id 1`."""
-    device, _, number = choose_device(wanted).partition(":")
-    if device != "cpu" and not number:
-        number = choose_device(f"{device}:{device_id}").partition(":")[2]
-    return device, int(number or 0)
+def _cache_limit(wanted: int | None) -> int | None:
+    """Bytes of key/value cache: what the user allows, else a share of the memory that is free."""
+    if wanted is not None:
+        return wanted
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
+    return int(CACHE_SHARE * 1024 * int(found[1])) if found else None

@@ -1,11 +1,16 @@
 """A model and its text side by name: a directory, or a preset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from glm.adapter_file import adapter_dtype, merged
+from glm.checkpoint import open_checkpoint
 from glm.checkpoint.hub import download_model
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.errors import GLMError
+from glm.plain_config import PlainConfig
 from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, preset_name
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data"
@@ -21,14 +26,57 @@ def load_encoder(name_or_path: str | Path, lengths: Sequence[int | None] = (None
 
 
 def _text_directory(name_or_path: str) -> Path:
+    name = preset_name(name_or_path)
+    untrained = name in UNTRAINED_PRESETS and not Path(name_or_path).is_dir()
+    return BUNDLED / bundled_tokenizer(name) if untrained else _directory(name_or_path)
+
+
+def _directory(name_or_path: str) -> Path:
+    """Of a model that somebody trained."""
     directory, name = Path(name_or_path), preset_name(name_or_path)
     if directory.is_dir():
         return directory
-    if name in UNTRAINED_PRESETS:
-        return BUNDLED / bundled_tokenizer(name)
     if name in PRESETS:
         return download_model(name)
     raise GLMError(f"'{name_or_path}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
+
+
+def model_source(name_or_path: str | Path, lora_path: Path | None = None) -> str:
+    """A model, and the adapter that was merged into it, as they were named."""
+    return f"{name_or_path} + {lora_path}" if lora_path else str(name_or_path)
+
+
+def stream_weights(
+    name_or_path: str | Path, lora_path: Path | None = None
+) -> tuple[PlainConfig, Iterator[tuple[str, np.ndarray]]]:
+    """A model's configuration, and its weights one after the other, without a model in memory and without PaddleNLP.
+
+    An adapter is merged weight by weight, in float32. Only a preset that nobody trained is drawn in memory, by Paddle.
+
+    Returns:
+        The configuration; names and arrays in the in-memory layout and the checkpoint's dtype.
+    Raises:
+        GLMError: nothing there, a damaged or foreign file, an adapter of another model.
+    """
+    name = str(name_or_path)
+    if preset_name(name) in UNTRAINED_PRESETS and not Path(name).is_dir():
+        config, tensors = PlainConfig.preset(name), _drawn(name)
+    else:
+        directory = _directory(name)
+        config = PlainConfig.from_pretrained(str(directory))
+        tensors = open_checkpoint(directory).tensors(config)
+    return config, merged(tensors, lora_path, config) if lora_path else tensors
+
+
+def _drawn(preset: str) -> Iterator[tuple[str, np.ndarray]]:
+    import paddle
+
+    from glm.model import GLMForCausalLM
+    from glm.parameters import as_numpy
+
+    paddle.set_device("cpu")
+    model = GLMForCausalLM.from_pretrained(preset, dtype="float32")
+    return ((name, as_numpy(parameter)) for name, parameter in model.named_parameters())
 
 
 def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: str | None = None):
@@ -41,7 +89,7 @@ def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: s
 
     An adapter is merged in float32, whatever the dtype: the sum is then rounded once.
     """
-    from glm.lora import adapter_dtype, load_lora, merge_lora
+    from glm.lora import load_lora, merge_lora
     from glm.model import GLMForCausalLM
 
     if lora_path is None:

@@ -1,9 +1,7 @@
 """LoRA adapters (Hu et al., arXiv:2106.09685) on PaddleNLP's LoRAModel: add, load, save, merge.
 
 Two formats: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
-(`adapter_config.json`, `adapter_model.safetensors`). Adapters of fused query-key-value projections, which the
-published GLM checkpoints have, are cut into three adapters that share their first matrix: the same function. So are
-those of fused gates.
+(`adapter_config.json`, `adapter_model.safetensors`); glm/adapter_file.py reads both.
 """
 
 import json
@@ -13,14 +11,19 @@ import numpy as np
 from paddle import Tensor, nn
 from paddle.utils import unique_name
 from paddlenlp.peft import LoRAConfig, LoRAModel
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from glm.adapter_file import (
+    PADDLE_CONFIG,
+    PADDLE_WEIGHTS,
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    Adapter,
+    check_adapter,
+    read_adapter,
+)
 from glm.checkpoint.atomic import atomic_file, atomic_write
-from glm.checkpoint.names import table_of
-from glm.checkpoint.unpickle import load_pdparams
 from glm.checkpoint.write import write_pdparams
-from glm.config import GLMConfig
 from glm.errors import GLMError
 from glm.initialise import draw_seed, randomise_adapter, undrawn
 from glm.model import GLMForCausalLM
@@ -28,18 +31,10 @@ from glm.parallel import Ranks, linear
 from glm.parameters import set_parameter, whole_shape, whole_weight
 from glm.plan import PLAN, ROW, rank_part
 
-PADDLE_CONFIG, PADDLE_WEIGHTS = "lora_config.json", "lora_model_state.pdparams"
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = {
     "attention": ["q_proj", "k_proj", "v_proj"],
     "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
-Adapter = dict[str, np.ndarray]  # "model.layers.0.self_attn.q_proj.lora_A" → [in, r]; lora_B [r, out]
-# Settings of either format under which the same matrices stand for another function.
-_OTHER_FUNCTIONS = (
-    *("use_rslora", "use_dora", "alpha_pattern", "rank_pattern"),
-    *("rslora", "pissa", "use_mora", "lora_use_mixer"),
-)
 
 
 class GLMLoRAModel(LoRAModel):
@@ -64,7 +59,7 @@ class GLMLoRAModel(LoRAModel):
         """
         _, adapter = read_adapter(Path(directory), self.model.config)
         config, parameters = self.model.config, self._adapter_parameters()
-        _check_adapter(adapter, {name: whole_shape(name, p, config) for name, p in parameters.items()}, directory)
+        check_adapter(adapter, {name: whole_shape(name, p, config) for name, p in parameters.items()}, directory)
         for name, parameter in parameters.items():
             set_parameter(parameter, rank_part(name, adapter[name], *config.held(name)))
 
@@ -131,29 +126,6 @@ def merge_lora(lora: GLMLoRAModel) -> GLMForCausalLM:
     return model
 
 
-def read_adapter(directory: Path, config: GLMConfig) -> tuple[dict, Adapter]:
-    """An adapter directory as its settings (r, alpha, dropout) and matrices in memory names, for a model like this."""
-    if (directory / PADDLE_CONFIG).is_file():
-        raw = _read_json(directory / PADDLE_CONFIG)
-        state = load_pdparams(directory / PADDLE_WEIGHTS)
-    elif (directory / PEFT_CONFIG).is_file():
-        raw = _read_json(directory / PEFT_CONFIG)
-        state = _read_peft(directory / PEFT_WEIGHTS)
-    else:
-        raise GLMError(f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there")
-    odd = next((field for field in _OTHER_FUNCTIONS if raw.get(field)), None)
-    if odd:
-        raise GLMError(f"{directory}: the adapter sets {odd}; only plain LoRA with one scaling alpha / r is supported")
-    settings = {"r": raw["r"], "alpha": raw["lora_alpha"], "dropout": raw.get("lora_dropout", 0.0)}
-    return settings, _split_fused(state, config)
-
-
-def adapter_dtype(directory: Path) -> str | None:
-    """The dtype a PaddleNLP adapter was trained in, None where it does not say."""
-    path = directory / PADDLE_CONFIG
-    return _read_json(path).get("dtype") if path.is_file() else None
-
-
 def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
     config = LoRAConfig(
         r=r,
@@ -188,45 +160,6 @@ class _OwnDropout(nn.Dropout):
             return super().forward(x)
 
 
-def _check_adapter(adapter: Adapter, expected: dict[str, list[int]], directory: Path) -> None:
-    odd = sorted(set(adapter) ^ set(expected))
-    if odd:
-        side = "lacks" if odd[0] in expected else "has, and the model lacks,"
-        raise GLMError(f"{directory} {side} {odd[0]} ({len(odd)} such): the adapter belongs to another model")
-    for name, shape in expected.items():
-        if shape != list(adapter[name].shape):
-            raise GLMError(
-                f"{directory}: {name} is {list(adapter[name].shape)} and the model needs {shape}: "
-                "the adapter belongs to another model"
-            )
-
-
-def _split_fused(state: Adapter, config: GLMConfig) -> Adapter:
-    """Adapters of the layers of a checkpoint → of those in memory: what shares a stored matrix shares lora_A.
-
-    Raises:
-        GLMError: a fused lora_B that cannot be cut as the model's weights are.
-    """
-    rows = {row.stored: row for row in table_of(config).expand(config, prefix="") if row.linear}
-    split: Adapter = {}
-    for name, array in state.items():
-        layer, _, part = name.rpartition(".")
-        # PaddleNLP and Hugging Face put the name of their base model in front.
-        row = next(
-            (rows[stored] for stored in (f"{layer}.weight", f"{layer.partition('.')[2]}.weight") if stored in rows),
-            None,
-        )
-        if row is None:
-            split[name] = array
-            continue
-        try:
-            pieces = [array] * len(row.memory) if part == "lora_A" else row.packing.unpack(array, config)
-        except ValueError as error:
-            raise GLMError(f"{name} {list(array.shape)} is of another model: {error}") from None
-        split |= {f"{memory.removesuffix('.weight')}.{part}": x for memory, x in zip(row.memory, pieces, strict=True)}
-    return split
-
-
 def _save_paddle(state: Adapter, config: LoRAConfig, directory: Path) -> None:
     with atomic_file(directory / PADDLE_WEIGHTS) as temporary:
         write_pdparams(temporary, state)
@@ -250,28 +183,6 @@ def _save_peft(state: Adapter, config: LoRAConfig, directory: Path) -> None:
         "inference_mode": True,
     }
     _write_json(directory / PEFT_CONFIG, content)
-
-
-def _read_peft(path: Path) -> Adapter:
-    try:
-        arrays = load_file(path)
-    except FileNotFoundError:
-        raise GLMError(f"{path} is missing beside its {PEFT_CONFIG}") from None
-    except SafetensorError as error:
-        raise GLMError(f"{path} is not a whole safetensors file: {error}") from None
-    prefix, suffix = "base_model.model.", ".weight"
-    return {name.removeprefix(prefix).removesuffix(suffix): array.T for name, array in arrays.items()}
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise GLMError(f"{path} is not valid JSON: {error}") from None
-    missing = [name for name in ("r", "lora_alpha") if name not in raw]
-    if missing:
-        raise GLMError(f"{path} lacks '{missing[0]}'")
-    return raw
 
 
 def _write_json(path: Path, content: dict) -> None:

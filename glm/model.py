@@ -14,9 +14,9 @@ from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
 from glm.cache import CachedAttention, DenseAttention, PrefillAttention, Prefix, shared_bias
+from glm.chat_mixin import ChatMixin
 from glm.checkpoint.model_io import CheckpointMixin
 from glm.config import GLMConfig
-from glm.conversation import ChatMixin
 from glm.generation import GenerationMixin
 from glm.initialise import draw_seed, randomise, undrawn
 from glm.inputs import attention_bias, key_bias

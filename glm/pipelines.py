@@ -48,8 +48,7 @@ class TextGenerationPipeline:
         for start in range(0, len(ids), self.batch_size):
             batch = ids[start : start + self.batch_size]
             config = call_config(encoder, self.options | options, max(map(len, batch)))
-            tokens = self.predictor.generate(encoder.prompt_batch(batch), config)
-            results += [{"generated_text": encoder.answer(row)} for row in tokens.tolist()]
+            results += [{"generated_text": encoder.answer(row)} for row in self.predictor.generate(batch, config)]
         return results
 
     def _ids(self, prompt: str | Sequence[Message]) -> list[int]:

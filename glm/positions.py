@@ -13,6 +13,8 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from glm.rotary import inverse_frequencies
+
 # q [B, T, N, D], k [B, T, K, D] → the same, turned.
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -89,12 +91,6 @@ class Rotary2D(nn.Layer):
             return paddle.concat(turned, axis=-1).astype(x_BTND.dtype)
 
         return lambda q_BTND, k_BTND: (turn(q_BTND), turn(k_BTND))
-
-
-def inverse_frequencies(rotary_dim: int, base: float) -> np.ndarray:
-    """base^(-2i/R) [R/2] float32; exponents in float32 and the power in float64 round as torch does."""
-    exponents = np.arange(0, rotary_dim, 2, dtype="float32") / np.float32(rotary_dim)
-    return np.float32(1) / (np.float64(base) ** exponents.astype("float64")).astype("float32")
 
 
 def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray) -> tuple[Tensor, Tensor]:

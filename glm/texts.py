@@ -3,20 +3,15 @@
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from glm.checkpoint.atomic import atomic_write
-from glm.datasets.batches import Batch
+from glm.conversation import require_streaming
 from glm.datasets.encoding import Encoder
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
-from glm.processes import process_rank
 
 RESULT_NAME = "text_generation_result.txt"
 EXAMPLES = (
@@ -70,6 +65,37 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top_k", type=int, help="draw from the k most likely tokens; 0 = all")
     group.add_argument("--top_p", type=float, help="draw from the nucleus of this mass; 0 = all")
     group.add_argument("--seed", type=int, default=0, help="of the drawing")
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="STRING",
+        help="ends a text, and is not part of it; may be given again",
+    )
+
+
+def add_dialogue_arguments(parser: argparse.ArgumentParser) -> None:
+    """Ways to see text while it is generated."""
+    parser.add_argument("--stream", action="store_true", help="show each token as soon as it is generated")
+    parser.add_argument("--chat", action="store_true", help="hold a conversation: questions from standard input")
+    parser.add_argument("--system", help="instructions before the first question of --chat")
+
+
+def check_dialogue(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for flags that do nothing in a conversation, or outside of one, or that cannot be streamed."""
+    if arguments.system is not None and not arguments.chat:
+        raise UsageError("--system begins a conversation: add --chat")
+    useless = {
+        "TEXT": arguments.texts,
+        "--input_file": arguments.input_file,
+        "--predict_data": arguments.predict_data,
+        "--output_file": arguments.output_file,
+        "--plain": arguments.plain,
+    }
+    if given := [name for name, value in useless.items() if arguments.chat and value]:
+        raise UsageError(f"--chat reads questions from standard input and prints the answers: leave out {given[0]}")
+    if arguments.stream or arguments.chat:
+        require_streaming(generation_config(arguments))
 
 
 def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = None) -> GenerationConfig:
@@ -114,29 +140,6 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
     return list(EXAMPLES)
 
 
-def generate_texts(
-    texts: Sequence[str], encoder: Encoder, batch_size: int, generate: Callable[[Batch], np.ndarray]
-) -> tuple[list[str], Speed]:
-    """Generates for all texts, `batch_size` at a time.
-
-    Args:
-        generate: a batch of prompts (`Encoder.prompt_batch`) → token ids [B, t].
-
-    Returns:
-        A text for each, and how fast it went.
-    """
-    results, tokens, seconds = [], 0, 0.0
-    quiet = len(texts) <= batch_size or process_rank() > 0
-    for batch in tqdm(list(_batches(texts, batch_size)), desc="generate", leave=False, disable=quiet):
-        prompts = encoder.prompt_batch([encoder.text_prompt(text) for text in batch])
-        start = time.perf_counter()
-        ids = generate(prompts)
-        seconds += time.perf_counter() - start
-        results += map(encoder.answer, ids.tolist())
-        tokens += sum(_length(row, encoder.stop_token_ids) for row in ids.tolist())
-    return results, Speed(tokens, seconds)
-
-
 def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
     """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
     for text, result in zip(texts, results, strict=True):
@@ -162,15 +165,6 @@ def report_truncation(encoder: Encoder) -> None:
     count = encoder.truncated["source"]
     if count:
         print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.cuts['source']}", file=sys.stderr)
-
-
-def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (texts[start : start + size] for start in range(0, len(texts), size))
-
-
-def _length(row: list[int], ends: Sequence[int]) -> int:
-    """Tokens up to the first end, which counts."""
-    return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
 
 
 def _is_file(path: Path) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from shared_files import SHARED
 
 from glm import GLMConfig, GLMForCausalLM
-from glm.config_file import config_json
+from glm.config_file import PADDLENLP_FIELDS, config_json
 from glm.errors import GLMError
 from glm.generations import GENERATIONS
 from glm.presets import PRESETS
@@ -269,3 +269,10 @@ def test_generation_defaults_do_not_depend_on_the_way():
     assert GLMConfig("glm4-remote", **SIZES).hidden_dropout == 0.0
     assert GLMConfig("glm4-0414", **SIZES).norm_eps == 1e-5
     assert GLMConfig(**SIZES).hidden_dropout == 0.1
+
+
+def test_every_field_of_paddlenlp_is_known():
+    """The list stands in the code, because PaddleNLP takes seconds to import."""
+    from paddlenlp.transformers import PretrainedConfig
+
+    assert frozenset(PretrainedConfig().to_dict()) - {"tie_word_embeddings"} | {"torch_dtype"} == PADDLENLP_FIELDS

@@ -15,6 +15,7 @@ from glm.datasets.encoding import ChatEncoder, GLMEncoder
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
 from glm.generation import Prompt, StopTokens
+from glm.model_generator import ModelGenerator
 
 GLM4 = ("glm4", "glm4-0414")
 # What cleaning changes, what looks like it, and what an unfinished text must hold back.
@@ -104,7 +105,7 @@ def test_pieces_come_as_soon_as_they_are_certain():
 def test_a_conversation_remembers(kind, models):
     """Each answer is the one to all that was said before."""
     model, encoder = models[kind], encoder_of_tiny(kind, src_length=150)
-    conversation = Conversation(model, encoder, encoder.generation_config())
+    conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config())
     first = "".join(conversation.ask("你好"))
     assert first == alone(model, encoder, [user("你好")])
     second = "".join(conversation.ask("桥"))
@@ -116,14 +117,14 @@ def test_a_conversation_remembers(kind, models):
 
 def test_a_system_message_stays(models):
     model, encoder = models["glm4"], encoder_of_tiny("glm4", src_length=150)
-    conversation = Conversation(model, encoder, encoder.generation_config(), [SYSTEM])
+    conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config(), [SYSTEM])
     assert "".join(conversation.ask("你好")) == alone(model, encoder, [SYSTEM, user("你好")])
     assert conversation.messages[0] == SYSTEM
 
 
 def test_what_does_not_fit_changes_nothing(models):
     encoder = encoder_of_tiny("glm4", src_length=9)
-    conversation = Conversation(models["glm4"], encoder, encoder.generation_config())
+    conversation = Conversation(ModelGenerator(models["glm4"], encoder), encoder.generation_config())
     list(conversation.ask("桥"))
     before = list(conversation.messages)
     with pytest.raises(UsageError, match="the last turn has 19 tokens, and the prompt's limit is 9"):
@@ -137,7 +138,7 @@ def test_what_does_not_fit_changes_nothing(models):
 
 def test_an_answer_that_is_broken_off_is_not_remembered(kind, models):
     encoder = encoder_of_tiny(kind)
-    conversation = Conversation(models[kind], encoder, encoder.generation_config())
+    conversation = Conversation(ModelGenerator(models[kind], encoder), encoder.generation_config())
     pieces = conversation.ask("你好")
     next(pieces)
     pieces.close()
@@ -148,7 +149,7 @@ def test_beams_are_for_no_conversation(models):
     encoder = encoder_of_tiny("glm4")
     message = "a conversation or a stream shows tokens as they come, and num_beams 2 chooses them at the end: use 1"
     with pytest.raises(UsageError, match=message):
-        Conversation(models["glm4"], encoder, encoder.generation_config(num_beams=2))
+        Conversation(ModelGenerator(models["glm4"], encoder), encoder.generation_config(num_beams=2))
     with pytest.raises(UsageError, match=message):
         models["glm4"].chat(encoder, "你好", num_beams=2)
 
@@ -242,7 +243,7 @@ def caller(request):
 def test_a_call_and_its_result(caller):
     """The call ends with <|observation|>, carries the tool's name, and its result makes the answer."""
     model, encoder = caller
-    conversation = Conversation(model, encoder, encoder.generation_config(), tools=[TOOL])
+    conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config(), tools=[TOOL])
     assert "".join(conversation.ask("鸡蛋？")) == f"stock\n{CALL['content']}"
     assert conversation.messages[-1] == CALL
     assert "".join(conversation.ask(RESULT, role="observation")) == "有88个。"

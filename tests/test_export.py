@@ -12,6 +12,7 @@ from glm.datasets.encoding import GLMEncoder
 from glm.export import export_graph
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import CONTROL_DTYPES
+from glm.paddle_step import export_step_graph
 
 SIZES = [(9, 1), (3, 1), (13, 1), (1, 1), (7, 1)]
 
@@ -142,3 +143,8 @@ def test_export_leaves_the_model_as_it_was(model, tokenizer, tmp_path):
     export_graph(model, stop_of(tokenizer), tmp_path / "glm")
     assert np.array_equal(model.generate(prompt, config, stop_of(tokenizer))[0].numpy(), before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["glm.json", "glm.pdiparams"]
+
+
+def test_a_step_graph_has_the_same_parameter_file(model, prefix, tmp_path):
+    export_step_graph(model, tmp_path / "glm.step")
+    assert (tmp_path / "glm.step.pdiparams").read_bytes() == prefix.with_name("glm.pdiparams").read_bytes()

@@ -62,8 +62,7 @@ def flags(*words: str) -> argparse.Namespace:
 def answer(directory, text="你好", **options) -> list[int]:
     """New tokens of a prompt, as predict_generation.py generates them."""
     predictor = Predictor.load(str(directory), device="cpu")
-    batch = predictor.encoder.prompt_batch([predictor.encoder.text_prompt(text)])
-    return predictor.generate(batch, predictor.encoder.generation_config(**options))[0].tolist()
+    return predictor.generate([predictor.encoder.text_prompt(text)], predictor.encoder.generation_config(**options))[0]
 
 
 # What it says

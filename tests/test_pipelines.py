@@ -4,9 +4,9 @@ import pytest
 from tiny_chat import KINDS
 
 import glm
+from glm.answers import generate_texts
 from glm.errors import GLMError, UsageError
 from glm.pipelines import TextGenerationPipeline
-from glm.texts import generate_texts
 
 TEXTS = ["你好", "云溪桥建于哪一年？建于1920年。", "a"]
 
@@ -31,7 +31,7 @@ def predicted(pipeline, **options) -> list[str]:
     """What predict_generation.py makes of TEXTS."""
     predictor = pipeline.predictor
     config = predictor.encoder.generation_config(**options)
-    return generate_texts(TEXTS, predictor.encoder, 2, lambda batch: predictor.generate(batch, config))[0]
+    return generate_texts(TEXTS, predictor, config, 2)[0]
 
 
 @pytest.mark.parametrize(

@@ -35,15 +35,15 @@ def atomic_file(path: str | Path, needed: int | None = None) -> Iterator[Path]:
         GLMError: when the disk is full (or a quota or file size limit is reached); `path` is then untouched.
     """
     path = Path(path)
-    with _staging(path, needed) as staging:
+    with staged(path, needed) as staging:
         temporary = staging / path.name
         temporary.touch()
         mode = temporary.stat().st_mode  # what the umask gives; a library that replaces the file may choose 0600
         yield temporary
         temporary.chmod(mode)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -70,21 +70,26 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise GLMError(f"{path} is a file, a directory was to be written there: remove it or choose another name")
-    with _staging(path, None) as staging:
+    with staged(path, None) as staging:
         built = staging / path.name
         built.mkdir()
         yield built
         for folder, _, files in os.walk(built):
             for name in files:
-                _sync(Path(folder, name))
-            _sync(Path(folder))
+                sync(Path(folder, name))
+            sync(Path(folder))
         _move_directory(built, path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
-def _staging(path: Path, needed: int | None) -> Iterator[Path]:
-    """A locked staging directory beside `path`, removed at the end; lack of room becomes a GLMError."""
+def staged(path: Path, needed: int | None) -> Iterator[Path]:
+    """A locked staging directory beside `path`, removed at the end; lack of room becomes a GLMError.
+
+    Args:
+        path: what is going to be written, for the directory's name and for messages. Its own directory must exist.
+        needed: as in `atomic_file`.
+    """
     if not path.parent.is_dir():
         raise GLMError(f"{path.parent} is not a directory, {path.name} cannot be written there: create it first")
     _remove_abandoned(path)
@@ -140,7 +145,8 @@ def _remove_abandoned(path: Path) -> None:
                     os.close(lock)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

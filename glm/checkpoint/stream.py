@@ -170,10 +170,15 @@ def _write_at(descriptor: int, content: bytes | np.ndarray, offset: int) -> None
         view, offset = view[written:], offset + written
 
 
-def file_digest(path: Path) -> str:
-    """A checksum of a whole file: it tells an unfinished or damaged one from what was written."""
+def file_digest(path: Path, progress: Callable[[int], Any] = lambda count: None) -> str:
+    """A checksum of a whole file: it tells an unfinished or damaged one from what was written.
+
+    Args:
+        progress: is told the number of bytes each time some have been read.
+    """
     checksum = 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(SMALLEST_TILE):
             checksum = zlib.crc32(chunk, checksum)
+            progress(len(chunk))
     return f"{checksum:08x}"

@@ -31,6 +31,10 @@ class TextPositions:
         """The largest position of a prompt and a text that fill their lengths."""
         return src_length + tgt_length - 1
 
+    def columns(self, max_position: int) -> int:
+        """Most tokens of a prompt and its text in a model whose positions end there."""
+        return max_position + 1
+
 
 @dataclass(frozen=True)
 class BlockPositions:
@@ -66,6 +70,9 @@ class BlockPositions:
 
     def longest(self, src_length: int, tgt_length: int) -> int:
         return max(src_length - 1, tgt_length) if self.inside_blank else src_length - 1 + tgt_length
+
+    def columns(self, max_position: int) -> int:
+        return (1 + self.inside_blank) * (max_position + 1)
 
 
 Positions = TextPositions | BlockPositions

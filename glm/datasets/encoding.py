@@ -24,7 +24,8 @@ from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 from glm.generation_file import NO_FILE, GenerationFile
 from glm.rows import TrainingRow
-from glm.tokenizers import GLMTokenizer, StreamDecoder
+from glm.stop_strings import StopStrings
+from glm.tokenizers import GLMTokenizer
 
 
 class Encoder(ABC):
@@ -88,15 +89,26 @@ class Encoder(ABC):
         """The text a user sees of generated ids."""
         return self.clean(self.tokenizer.decode(ids))
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """`answer` in pieces, while ids arrive; what may still change waits for more."""
-        decoder, text, shown = StreamDecoder(self.tokenizer), "", 0
+    def stream(self, ids: Iterable[int], stop_strings: Sequence[str] = ()) -> Iterator[str]:
+        """`answer` in pieces, while ids arrive; what may still change waits for more.
+
+        Args:
+            stop_strings: what ends the text, and is not part of it; no further id is taken then.
+
+        Raises:
+            UsageError: an empty stop string.
+        """
+        written, shown = StopStrings(self.tokenizer, stop_strings), 0
         for index in ids:
-            text += decoder.put(index)
+            ended = written.put(index)
+            text = written.text[: written.certain]
             clean = self.clean(text[: self.settled_length(text)])
             yield clean[shown:]
             shown = len(clean)
-        yield self.clean(text + decoder.end())[shown:]
+            if ended:
+                break
+        written.end()
+        yield self.clean(written.text)[shown:]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, as it was written."""

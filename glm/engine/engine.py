@@ -14,10 +14,10 @@ import numpy as np
 from glm.datasets.batches import Positions
 from glm.engine.search import Search, search_of
 from glm.engine.slots import Slots
-from glm.engine.stop_strings import StopStrings
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig, StopTokens
 from glm.runtime.step import StepRuntime, reorder
+from glm.stop_strings import StopStrings
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ class Engine:
         stop: ids that end a text.
         options: memory, chunks, reuse.
 
+    Attributes:
+        prompt_tokens, reused_tokens: of all prompts so far, and how many of them did not have to be read again.
+
     Example:
         >>> engine = Engine(runtime, encoder.positions, StopTokens.of(encoder))
         >>> results = engine.generate([encoder.text_prompt(text) for text in texts], encoder.generation_config())
@@ -122,7 +125,8 @@ class Engine:
         self.runtime, self.positions, self.stop = runtime, positions, stop
         self.options = options or EngineOptions()
         self._slots = Slots(runtime, self.options.memory_limit, self.options.reuse_prefix)
-        self._busy = False
+        self._busy, self._batch_size = False, 0
+        self.prompt_tokens, self.reused_tokens = 0, 0
 
     @property
     def cache_bytes(self) -> int:
@@ -141,9 +145,9 @@ class Engine:
         """
         return self.finish([Request(ids, config) for ids in prompts])
 
-    def finish(self, requests: Sequence[Request]) -> list[Result]:
+    def finish(self, requests: Sequence[Request], batch_size: int | None = None) -> list[Result]:
         """The results of `run`, in the order of the requests."""
-        found = {event.index: event.result for event in self.run(requests) if event.result}
+        found = {event.index: event.result for event in self.run(requests, batch_size) if event.result}
         return [found[index] for index in range(len(requests))]
 
     def stream(self, ids: Sequence[int], config: GenerationConfig, stop_strings: StopStrings | None = None):
@@ -157,10 +161,13 @@ class Engine:
         for event in self.run([Request(ids, config, stop_strings)]):
             yield event.token
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Event]:
+    def run(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Event]:
         """Writes all texts, and yields each token of a text of one beam as soon as it is chosen.
 
-        Random numbers depend on a request's place among the others.
+        Args:
+            batch_size: most texts that decode together, the others wait; None = all that the memory has room for.
+
+        Random numbers depend on a request's place among the others, or in its batch of `batch_size`.
 
         Raises:
             UsageError: a text that needs more columns or memory than there are, or stop strings with beams.
@@ -168,7 +175,7 @@ class Engine:
         """
         if self._busy:
             raise GLMError("this engine is writing other texts: finish or close that run first, or open another engine")
-        waiting = deque(self._planned(requests))
+        waiting = deque(self._planned(requests, batch_size or len(requests)))
         self._busy, running = True, []
         try:
             while waiting or running:
@@ -183,30 +190,32 @@ class Engine:
         finally:
             self._busy, self._slots.active = False, 0
 
-    def _planned(self, requests: Sequence[Request]) -> list[_Run]:
+    def _planned(self, requests: Sequence[Request], batch_size: int) -> list[_Run]:
         """The texts to write, and a cache for as many of them as the memory allows."""
-        runs = []
+        runs, self._batch_size = [], batch_size
         for index, request in enumerate(requests):
             if not request.ids:
                 raise UsageError(f"prompt {index + 1} of {len(requests)} is empty: give it at least one token")
             if request.stop_strings and request.config.num_beams > 1:
                 raise UsageError(f"stop strings end a text of one beam, and num_beams is {request.config.num_beams}")
-            search = search_of(request.config, self.stop, index)
+            search = search_of(request.config, self.stop, index % batch_size)
             runs.append(_Run(index, request, search, np.arange(search.rows)))
         if runs:
             columns = max(len(run.request.ids) + run.request.config.max_length - 1 for run in runs)
             beams = [len(run.rows) for run in runs]
-            self._slots.reserve(sum(beams), columns, max(beams))
+            self._slots.reserve(sum(sorted(beams)[-batch_size:]), columns, max(beams))
         return runs
 
     def _has_room(self, run: _Run, running: list[_Run]) -> bool:
-        return self._slots.active + len(run.rows) <= self._slots.cache.rows
+        free = self._slots.active + len(run.rows) <= self._slots.cache.rows
+        return free and len(running) < self._batch_size
 
     def _read(self, run: _Run) -> Event:
         """Reads a prompt, and chooses what follows first."""
         ids, slots = run.request.ids, self._slots
         prefix_length = self.positions.prompt_prefix(ids)
         run.rows, run.reused = slots.open(ids, len(run.rows))
+        self.prompt_tokens, self.reused_tokens = self.prompt_tokens + len(ids), self.reused_tokens + run.reused
         positions_PT = self.positions.of(ids, prefix_length)
         run.positions_P = positions_PT[:, -1]
         chunk = len(ids) if prefix_length else self.options.chunk

@@ -72,30 +72,31 @@ class ExternalData:
         self.fill(weight, shape, lambda array: [Write(slot, (slice(None),), array)])
         return slot.name
 
-    def write(self, path: Path, weights: Iterable[tuple[str, np.ndarray]]) -> int:
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights have."""
+        return sum(int(np.prod(fillings[0].shape, dtype=np.int64)) for fillings in self.fillings.values())
+
+    def write(self, path: Path, weights: Iterable[tuple[str, np.ndarray]]) -> None:
         """Writes the file, one weight in memory at a time.
 
         Args:
             weights: names and arrays of any floating dtype, in any order.
-        Returns:
-            How many numbers the weights had.
         Raises:
             GLMError: a weight is missing, unknown, twice there or of another shape.
             OSError: no room for the whole file, before anything is read.
         """
         with path.open("wb") as file:
             reserve(file.fileno(), self.size)
-        missing, numbers = set(self.fillings), 0
+        missing = set(self.fillings)
         for name, array in weights:
             if name not in missing:
                 raise GLMError(f"{name} is not a weight of this model, or comes twice: check the checkpoint")
             missing.remove(name)
             self._fill(path, name, array)
-            numbers += array.size
             del array  # before the next one is read
         if missing:
             raise GLMError(f"the checkpoint lacks {len(missing)} weights, such as {min(missing)}: check the directory")
-        return numbers
 
     def _fill(self, path: Path, name: str, array: np.ndarray) -> None:
         for filling in self.fillings[name]:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from glm.onnx_export.graph import Graph
 from glm.onnx_export.weights import Layer, Weights
-from glm.positions import inverse_frequencies
+from glm.rotary import inverse_frequencies
 
 # Name of queries or keys [B, T, heads · D] and their number of heads → the same, turned.
 Rotate = Callable[[str, int], str]

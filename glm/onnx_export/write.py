@@ -1,26 +1,22 @@
-"""Writes a model's step graph, its weights and the manifest, each whole or not at all."""
+"""Writes a model's step graph and its weights, one weight in memory at a time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from glm.checkpoint.atomic import atomic_file, atomic_write
-from glm.onnx_export.manifest import (
-    FORMAT_VERSION,
-    Manifest,
-    describe_files,
-    graph_path,
-    manifest_path,
-    weights_path,
-    write_manifest,
-)
+from glm.export_files import FORMAT_VERSION, REQUIRED, Manifest
+from glm.export_writing import BAR_DELAY, write_export
+from glm.onnx_export.graph import Graph
 from glm.onnx_export.step_graph import step_graph
 from glm.onnx_export.weights import Weights
 
+Tensors = Iterable[tuple[str, np.ndarray]]
 
-def write_step_graph(config: Any, weights: Iterable[tuple[str, np.ndarray]], stored: Weights, prefix: Path) -> int:
+
+def write_step_graph(config: Any, weights: Tensors, stored: Weights, prefix: Path) -> int:
     """Writes `prefix`.onnx and `prefix`.onnx.data; memory holds one weight at a time, and its quantized rows.
 
     Args:
@@ -31,46 +27,59 @@ def write_step_graph(config: Any, weights: Iterable[tuple[str, np.ndarray]], sto
     Returns:
         How many numbers the model has.
     Raises:
-        GLMError: the weights do not fit the configuration, or the disk is full; earlier files are then untouched.
+        GLMError: the weights do not fit the configuration. OSError: the disk is full.
     """
-    graph, data = step_graph(config, stored), weights_path(prefix)
-    with atomic_write(graph_path(prefix)) as file, atomic_file(data, graph.data.size) as path:
-        parameters = graph.data.write(path, weights)
-        file.write(graph.model(data.name).SerializeToString())
-        # From here on an earlier export's manifest would be wrong.
-        manifest_path(prefix).unlink(missing_ok=True)
-    return parameters
+    graph = step_graph(config, stored)
+    _write(graph, weights, prefix)
+    return graph.data.parameters
 
 
-def write_export(
+def export_step_graph(
     config: Any,
-    weights: Iterable[tuple[str, np.ndarray]],
+    weights: Tensors,
     stored: Weights,
     prefix: Path,
     *,
     source: str,
-    others: Sequence[str] = (),
+    text: Callable[[Path], Any],
 ) -> Manifest:
-    """`write_step_graph`, and `prefix`.onnx.json, which describes the export.
+    """`write_step_graph`, with all that a runtime needs beside it, in the place of an earlier export.
 
     Args:
         source: the exported model, as it was named.
-        others: further files in the directory that belong to the export: configuration, tokenizer.
+        text: writes configuration and tokenizer into a directory.
     Raises:
-        GLMError: as `write_step_graph`.
+        GLMError: as `write_step_graph` and `glm.export_writing.write_export`.
     """
-    parameters = write_step_graph(config, weights, stored, prefix)
-    files = [graph_path(prefix), weights_path(prefix), *(prefix.with_name(name) for name in others)]
-    manifest = Manifest(
+    graph = step_graph(config, stored)
+    draft = Manifest(
         format_version=FORMAT_VERSION,
+        format="onnx",
         source=source,
+        dtype="float32",
         weights=stored.kind,
         block_size=stored.block_size,
         symmetric=stored.symmetric,
         vocab_size=config.vocab_size,
         max_position=config.max_position_embeddings,
-        parameters=parameters,
-        files=describe_files(files),
+        parameters=graph.data.parameters,
+        files={},
     )
-    write_manifest(prefix, manifest)
-    return manifest
+    return write_export(prefix, draft, graph.data.size, text, lambda staged: _write(graph, weights, staged))
+
+
+def _write(graph: Graph, weights: Tensors, prefix: Path) -> None:
+    model, data = (prefix.with_name(f"{prefix.name}{suffix}") for suffix in REQUIRED["onnx"])
+    with tqdm(
+        total=graph.data.parameters, desc="export", unit=" weights", unit_scale=True, delay=BAR_DELAY, leave=False
+    ) as bar:
+        graph.data.write(data, _counted(weights, bar))
+    model.write_bytes(graph.model(data.name).SerializeToString())
+
+
+def _counted(weights: Tensors, bar: tqdm) -> Iterator[tuple[str, np.ndarray]]:
+    for name, array in weights:
+        size = array.size
+        yield name, array
+        del array  # before the next one is read
+        bar.update(size)

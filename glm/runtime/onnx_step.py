@@ -1,4 +1,4 @@
-"""Step graphs (glm/onnx_export) in ONNX Runtime on the CPU. Imports neither paddle nor paddlenlp.
+"""Step graphs (glm/onnx_export) in ONNX Runtime on a CPU or CUDA GPU. Imports neither paddle nor paddlenlp.
 
 One array holds the whole cache. A call is bound to it by address, to one row or to the first B rows, and writes its new
 columns in place: nothing is copied between steps. Shapes: as in glm/runtime/step.py.
@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from glm.errors import GLMError
+from glm.runtime.options import RuntimeOptions
+from glm.runtime.step import check_chunk, check_step
 
+CPU = "CPUExecutionProvider"
 MASKED = np.float32(-30000.0)  # far below any score, as in glm/inputs.py
 
 
@@ -44,6 +47,11 @@ class ArrayCache:
         return self.array.shape[4]
 
 
+def open_step(options: RuntimeOptions) -> "OnnxStepRuntime":
+    """The step graph that the options name, on its device."""
+    return OnnxStepRuntime(options.model_file, options.capacity, options.cpu_threads, _providers(options))
+
+
 class OnnxStepRuntime:
     """A step graph that is loaded; see `glm.runtime.step.StepRuntime`.
 
@@ -51,14 +59,15 @@ class OnnxStepRuntime:
         model_file: `<prefix>.onnx`, with its weights beside it.
         capacity: most columns of a cache: the model's positions.
         threads: of the matmuls; 0 = one a core.
+        providers: ONNX Runtime's, best first. The cache stays in the computer's memory.
 
     Raises:
         GLMError: ONNX Runtime is not installed, or the file is missing, damaged or no step graph.
     """
 
-    def __init__(self, model_file: Path, capacity: int, threads: int = 0):
-        self._ort = _import_onnxruntime()
-        self._session = self._open(model_file, threads)
+    def __init__(self, model_file: Path, capacity: int, threads: int = 0, providers: Sequence = (CPU,)):
+        self._ort = import_onnxruntime()
+        self._session = self._open(model_file, threads, providers)
         self.capacity = capacity
         inputs = {node.name: node.shape for node in self._session.get_inputs()}
         outputs = {node.name: node.shape for node in self._session.get_outputs()}
@@ -79,11 +88,7 @@ class OnnxStepRuntime:
         self, cache: ArrayCache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
         end = start + len(ids)
-        if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
-            raise GLMError(
-                f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
-                "columns: reserve a larger one"
-            )
+        check_chunk(cache, row, start, end)
         if prefix_length and (start or not self.bidirectional):
             raise GLMError(f"prefix_length is {prefix_length} at column {start}: this graph reads such prompts whole")
         arrays = {
@@ -99,11 +104,7 @@ class OnnxStepRuntime:
 
     def decode(self, cache: ArrayCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         count = len(ids)
-        if count > cache.rows or lengths.max() >= cache.columns:
-            raise GLMError(
-                f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
-                f"{cache.columns} columns: reserve a larger one"
-            )
+        check_step(cache, count, lengths)
         if count not in cache.steps:
             cache.steps[count] = self._bind(cache, 0, count, self._step_arrays(cache, count))
         call = cache.steps[count]
@@ -152,14 +153,14 @@ class OnnxStepRuntime:
             raise GLMError(f"the graph failed in ONNX Runtime: {_reason(error)}") from error
         return call.arrays["logits"]
 
-    def _open(self, model_file: Path, threads: int):
+    def _open(self, model_file: Path, threads: int, providers: Sequence):
         if not model_file.is_file():
             raise GLMError(f"{model_file} is missing: export the model with --format onnx")
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # warnings are for those who build graphs
         try:
-            return self._ort.InferenceSession(str(model_file), options, providers=["CPUExecutionProvider"])
+            return self._ort.InferenceSession(str(model_file), options, providers=list(providers))
         except Exception as error:  # as above
             raise GLMError(f"ONNX Runtime cannot load {model_file}: {_reason(error)}") from error
 
@@ -176,9 +177,25 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _import_onnxruntime():
+def import_onnxruntime():
+    """Raises GLMError where ONNX Runtime is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
-        raise GLMError(f"backend onnx_runtime is not installed ({error}): pip install onnxruntime") from None
+        raise GLMError(
+            f"backend onnx_runtime is not installed ({error}): pip install onnxruntime, which has wheels from Python "
+            "3.11 on, or export with --format paddle"
+        ) from None
     return onnxruntime
+
+
+def _providers(options: RuntimeOptions) -> list:
+    if options.device == "cpu":
+        return [CPU]
+    there = import_onnxruntime().get_available_providers()
+    if "CUDAExecutionProvider" not in there:
+        raise GLMError(
+            f"the installed onnxruntime has no CUDAExecutionProvider, only {', '.join(there)}: install "
+            "onnxruntime-gpu, or use --device cpu"
+        )
+    return [("CUDAExecutionProvider", {"device_id": options.device_id}), CPU]

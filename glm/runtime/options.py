@@ -9,9 +9,10 @@ class RuntimeOptions:
     """A graph's files and where it runs.
 
     Attributes:
-        model_file, params_file: `<prefix>.json` and `<prefix>.pdiparams`.
+        model_file, params_file: the graph, and its weights (ONNX Runtime finds them itself).
         device: cpu, gpu or npu, and its number.
         cpu_threads: threads of the CPU's matmuls.
+        capacity: most columns of a step graph's cache: the model's positions.
         use_fp16: half precision on a GPU or NPU.
     """
 
@@ -20,4 +21,5 @@ class RuntimeOptions:
     device: str = "cpu"
     device_id: int = 0
     cpu_threads: int = 1
+    capacity: int = 0
     use_fp16: bool = False

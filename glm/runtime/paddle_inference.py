@@ -14,25 +14,43 @@ class PaddleInferenceRuntime:
     """A graph in Paddle's C++ predictor."""
 
     def __init__(self, options: RuntimeOptions):
-        config = inference.Config(str(options.model_file), str(options.params_file))
-        config.disable_glog_info()
-        # Measured on a decoder graph: oneDNN halves its speed, and one of its passes breaks it.
-        config.disable_mkldnn()
-        DEVICES[options.device](config, options)
-        try:
-            self._predictor = inference.create_predictor(config)
-        except (RuntimeError, ValueError) as error:
-            raise GLMError(f"Paddle Inference cannot load {options.model_file}: {paddle_reason(error)}") from error
+        self._predictor = open_predictor(options)
         self._inputs = {name: self._predictor.get_input_handle(name) for name in self._predictor.get_input_names()}
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         for name, handle in self._inputs.items():
             handle.copy_from_cpu(np.asarray(feeds[name], order="C"))
-        try:
-            self._predictor.run()
-        except (RuntimeError, ValueError) as error:
-            raise GLMError(f"the graph failed in Paddle Inference: {paddle_reason(error)}") from error
-        return [self._predictor.get_output_handle(n).copy_to_cpu() for n in self._predictor.get_output_names()]
+        return run_predictor(self._predictor)
+
+
+def open_predictor(options: RuntimeOptions) -> inference.Predictor:
+    """Loads a graph.
+
+    Raises:
+        GLMError: a file is missing or damaged, or the device lacks something.
+    """
+    config = inference.Config(str(options.model_file), str(options.params_file))
+    config.disable_glog_info()
+    # Measured on a decoder graph: oneDNN halves its speed, and one of its passes breaks it.
+    config.disable_mkldnn()
+    DEVICES[options.device](config, options)
+    try:
+        return inference.create_predictor(config)
+    except (RuntimeError, ValueError) as error:
+        raise GLMError(f"Paddle Inference cannot load {options.model_file}: {paddle_reason(error)}") from error
+
+
+def run_predictor(predictor: inference.Predictor) -> list[np.ndarray]:
+    """The outputs for the inputs that were given to the predictor's handles.
+
+    Raises:
+        GLMError: an operator fails.
+    """
+    try:
+        predictor.run()
+    except (RuntimeError, ValueError) as error:
+        raise GLMError(f"the graph failed in Paddle Inference: {paddle_reason(error)}") from error
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
 def _use_cpu(config: inference.Config, options: RuntimeOptions) -> None:

@@ -1,4 +1,5 @@
-"""The step interface: a graph that reads tokens into a key/value cache of fixed size, and says what follows. No paddle.
+"""The interfaces of loaded graphs: one that generates whole texts, and one that reads tokens into a key/value cache of
+fixed size and says what follows. No paddle.
 
 Shapes: B rows that decode together, T tokens of a chunk, P position rows a token, V vocabulary, L layers, K key/value
 heads, C columns of a cache, D head_dim.
@@ -8,6 +9,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+
+from glm.errors import GLMError
+
+
+class LoopRuntime(Protocol):
+    """A loaded graph that holds the whole generation."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Tokens [B, t] and scores [B] for the inputs of `glm.export.export_graph` by name."""
 
 
 class Cache(Protocol):
@@ -70,3 +80,21 @@ def reorder(runtime: StepRuntime, cache: Cache, rows: np.ndarray, beams: np.ndar
     moved = np.flatnonzero(beams != np.arange(len(beams)))
     if len(moved) and columns[0] < columns[1]:
         runtime.copy(cache, rows[moved], cache, rows[beams[moved]], columns)
+
+
+def check_chunk(cache: Cache, row: int, start: int, end: int) -> None:
+    """Raises GLMError where columns start … end of a row are not all in a cache."""
+    if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
+        raise GLMError(
+            f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
+            "columns: reserve a larger one"
+        )
+
+
+def check_step(cache: Cache, count: int, lengths: np.ndarray) -> None:
+    """Raises GLMError where a cache has no place for one column more in each of its first `count` rows."""
+    if count > cache.rows or lengths.max() >= cache.columns:
+        raise GLMError(
+            f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
+            f"{cache.columns} columns: reserve a larger one"
+        )

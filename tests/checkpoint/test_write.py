@@ -83,7 +83,7 @@ SAVER = """
     import numpy as np
     from checkpoint_samples import memory_shapes, tiny_config
     from glm.checkpoint import atomic, save_state
-    atomic._sync = lambda path: time.sleep(60)  # should the parent look away, wait for it before the rename
+    atomic.sync = lambda path: time.sleep(60)  # should the parent look away, wait for it before the rename
     config = tiny_config(hidden_size=1024, num_hidden_layers=6)
     state = {{name: np.ones(shape, "float32") for name, shape in memory_shapes(config).items()}}
     print("go", flush=True)
@@ -264,9 +264,9 @@ def test_a_failed_second_rename_brings_the_old_directory_back(tmp_path, monkeypa
     target.mkdir()
     (target / "old").touch()
     with pytest.raises(FileNotFoundError), atomic_directory(target) as new:
-        original = atomic._sync
+        original = atomic.sync
         # The new directory vanishes after it was flushed, so the second rename fails.
-        monkeypatch.setattr(atomic, "_sync", lambda path: original(path) or (path == new and new.rmdir()))
+        monkeypatch.setattr(atomic, "sync", lambda path: original(path) or (path == new and new.rmdir()))
     assert names_in(target) == ["old"]
     assert names_in(tmp_path) == ["export"]
 

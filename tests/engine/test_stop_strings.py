@@ -5,7 +5,7 @@ from engine_cases import NAMES, TEXTS
 from tiny_chat import KINDS
 
 from glm import GenerationConfig
-from glm.engine import Request, StopStrings, stream_answer
+from glm.engine import Request, StopStrings
 from glm.errors import UsageError
 
 CONFIG = GenerationConfig(12)
@@ -105,10 +105,10 @@ def test_streamed_answers(cases, name):
     case = cases[name]
     for prompt in case.prompts:
         answer = case.encoder.answer(case.wanted(CONFIG, [prompt])[0][0])
-        assert "".join(stream_answer(case.engine(), case.encoder, prompt, CONFIG)) == answer
+        assert "".join(case.encoder.stream(case.engine().stream(prompt, CONFIG))) == answer
         for piece in (answer[2:4], answer[-1:], answer[:1]):
             if piece.strip():
-                short = "".join(stream_answer(case.engine(), case.encoder, prompt, CONFIG, [piece]))
+                short = "".join(case.encoder.stream(case.engine().stream(prompt, CONFIG), [piece]))
                 assert short == case.encoder.clean(answer[: answer.index(piece)])
 
 

@@ -5,6 +5,7 @@ import paddle
 from glm.datasets.prompts import Example
 from glm.generation_config import GenerationConfig
 from glm.predict import Predictor
+from glm.text_generator import TextGenerator
 
 TEXTS = ("请介绍一下北京", "今天")
 ANSWER = "今天很多大家都喜欢。"
@@ -21,6 +22,6 @@ def loss_and_tokens(directory: str, device: str = "cpu") -> tuple[float, list[li
     return float(predictor.model(**batch)), greedy_tokens(predictor)
 
 
-def greedy_tokens(predictor: Predictor) -> list[list[int]]:
-    prompts = predictor.encoder.prompt_batch([predictor.encoder.text_prompt(text) for text in TEXTS])
-    return predictor.generate(prompts, GenerationConfig(max_length=12)).tolist()
+def greedy_tokens(generator: TextGenerator) -> list[list[int]]:
+    prompts = [generator.encoder.text_prompt(text) for text in TEXTS]
+    return generator.generate(prompts, GenerationConfig(max_length=12))

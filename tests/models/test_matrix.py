@@ -5,17 +5,20 @@
 
 import json
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import paddle
 import pytest
-from model_checks import LENGTHS, TEXTS, greedy_tokens, loss_and_tokens
+from model_checks import LENGTHS, greedy_tokens, loss_and_tokens
 
-from glm import GenerationConfig, GLMConfig, GLMForCausalLM
+import infer_generation
+from glm import GLMConfig, GLMForCausalLM
 from glm.arguments import (
     DecodeArguments,
     GLMTrainingArguments,
@@ -25,16 +28,20 @@ from glm.arguments import (
 )
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.export import export_directory
+from glm.export_writing import write_text_side
 from glm.finetune import finetune
-from glm.infer import GraphGenerator
-from glm.loading import load_merged_model
+from glm.infer import open_generator
+from glm.loading import load_merged_model, stream_weights
 from glm.memory.weights import parameter_shapes
+from glm.onnx_export.weights import weights_of
+from glm.onnx_export.write import export_step_graph
 from glm.predict import Predictor
 from glm.presets import PRESETS, UNTRAINED_PRESETS
+from glm.text_generator import TextGenerator
 from tests.npu_simulator.launching import launch, needs_compiler
 
 MODELS = [name for name in PRESETS if name not in UNTRAINED_PRESETS]
-ABILITIES = ("load", "train", "LoRA", "tensor parallel", "export", "infer")
+ABILITIES = ("load", "train", "LoRA", "tensor parallel", "export", "infer", "ONNX Runtime")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- written by tests/models/test_matrix.py -->\n", "<!-- end -->\n"
 # Sizes of the models that have no tiny preset of their own.
@@ -165,37 +172,46 @@ def predictor(model) -> Predictor:
 
 @pytest.fixture(scope="module")
 def exported(model, predictor) -> Path:
-    export_directory(predictor.model, predictor.encoder, model.folder / "infer" / "glm")
+    """The model in both formats; ONNX from the weights as they lie in the directory."""
+    prefix, encoder = model.folder / "infer" / "glm", predictor.encoder
+    export_directory(predictor.model, encoder, prefix)
+    config, weights = stream_weights(str(model.directory))
+    source, text = str(model.directory), lambda directory: write_text_side(config, encoder, directory)
+    export_step_graph(config, weights, weights_of("fp32"), prefix, source=source, text=text)
     return model.folder / "infer"
 
 
+def generator(exported: Path, **wanted) -> TextGenerator:
+    """What infer_generation.py opens."""
+    words = ["infer_generation.py", "--model_path", str(exported), "--device", "cpu"]
+    words += ["--src_length", str(LENGTHS[0]), "--tgt_length", str(LENGTHS[1])]
+    with patch.object(sys, "argv", words):
+        arguments = infer_generation.parse()
+    return open_generator(Namespace(**vars(arguments) | wanted))[0]
+
+
 def test_export(exported, ability):
-    """Graph, weights, description and the text side."""
-    wanted = {"glm.json", "glm.pdiparams", "glm.info.json", "tokenizer_config.json"}
+    """Graphs, weights, manifests and the text side."""
+    wanted = {"config.json", "tokenizer_config.json", "glm.json", "glm.step.json", "glm.pdiparams"}
+    wanted |= {"glm.onnx", "glm.onnx.data", "glm.paddle.manifest.json", "glm.onnx.manifest.json"}
     assert wanted <= {path.name for path in exported.iterdir()}
     ability("export")
 
 
-def test_infer(exported, predictor, ability):
-    """The graph writes what the model writes."""
-    arguments = Namespace(
-        model_path=exported,
-        model_prefix="glm",
-        backend="paddle",
-        device="cpu",
-        device_id=0,
-        use_fp16=False,
-        cpu_threads=2,
-        max_length=None,
-        src_length=LENGTHS[0],
-        tgt_length=LENGTHS[1],
-        no_block_position=False,
-        plain=False,
-    )
-    graph = GraphGenerator.open(arguments)
-    prompts = graph.encoder.prompt_batch([graph.encoder.text_prompt(text) for text in TEXTS])
-    assert graph.generate(prompts, GenerationConfig(max_length=12)).tolist() == greedy_tokens(predictor)
-    ability("infer")
+@pytest.mark.parametrize("stream", [False, True], ids=["whole loop", "step by step"])
+def test_infer(exported, predictor, ability, stream):
+    """The graphs in Paddle Inference write what the model writes."""
+    graph = generator(exported, backend="paddle", stream=stream)
+    assert greedy_tokens(graph) == greedy_tokens(predictor)
+    if stream:
+        ability("infer")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
+def test_onnx_runtime(exported, predictor, ability):
+    """So does the step graph in ONNX Runtime."""
+    assert greedy_tokens(generator(exported, backend="onnx_runtime")) == greedy_tokens(predictor)
+    ability("ONNX Runtime")
 
 
 def test_the_table_of_the_docs(request):
@@ -203,6 +219,8 @@ def test_the_table_of_the_docs(request):
     chosen = {item.originalname for item in request.session.items if item.path == Path(__file__)}
     if len(chosen) < len(ABILITIES) + 1:
         pytest.skip("only some of the tests of the table were asked for")
+    if sys.version_info < (3, 11):
+        pytest.skip("the table has a column for ONNX Runtime, which has no wheel for Python 3.10")
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     found, _, after = rest.partition(END)
     if os.environ.get("UPDATE_DOCS"):

@@ -11,13 +11,13 @@ from commands import ROOT, TINY, predictions
 from tiny_chat import GENERATION_FILES, KINDS
 
 import infer_generation
-import predict_generation
 from glm.datasets.encoding import open_encoder
 from glm.errors import UsageError
-from glm.infer import GraphGenerator
+from glm.infer import open_generator
 from glm.metrics import WORD_METRICS
 from glm.model import GLMForCausalLM
 from glm.predict import Predictor
+from glm.texts import check_dialogue
 
 ASKED = ["你好", "云溪桥建于哪一年？", "a"]
 LIMIT = ["--src_length", "200", "--tgt_length", "10"]
@@ -115,7 +115,7 @@ def test_glm_2021_holds_no_conversation(run):
 def test_flags_that_do_nothing_are_refused(given, message):
     none = {"chat": True, "system": None, "texts": [], "input_file": None, "predict_data": None, "output_file": None}
     with pytest.raises(UsageError, match=message):
-        predict_generation.check_chat(argparse.Namespace(**none | {"plain": False} | given))
+        check_dialogue(argparse.Namespace(**none | {"plain": False} | given))
 
 
 # --predict_data
@@ -189,14 +189,14 @@ def test_the_graph_generates_what_the_model_generates(graph, chat_models, monkey
     kind, folder = graph
     words = ["infer_generation.py", "--model_path", str(folder), "--device", "cpu", *LIMIT]
     monkeypatch.setattr("sys.argv", words)
-    inferred = GraphGenerator.open(infer_generation.parse())
+    inferred, _ = open_generator(infer_generation.parse())
     predicted = Predictor.load(str(chat_models[kind]), device="cpu", lengths=(200, 10))
-    batch = inferred.encoder.prompt_batch([inferred.encoder.text_prompt(text) for text in ASKED])
+    prompts = [inferred.encoder.text_prompt(text) for text in ASKED]
     found = []
     for options in DECODING.values():
         config = predicted.encoder.generation_config(**options)
-        found.append(inferred.generate(batch, config).tolist())
-        assert found[-1] == predicted.generate(batch, config).tolist(), options
+        found.append(inferred.generate(prompts, config))
+        assert found[-1] == predicted.generate(prompts, config), options
     assert found[0] != found[1] != found[2]
 
 

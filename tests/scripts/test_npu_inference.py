@@ -43,29 +43,24 @@ def test_the_graph_does_not_depend_on_where_it_was_exported(run_npu, exported, m
     where = ["--model_name_or_path", model, "--output_path", tmp_path / "glm", "--device", "npu"]
     result = run_npu("export_generation_model.py", *where)
     assert result.code == 0 and result.err == "", result.err
-    for name in ("glm.json", "glm.pdiparams", "glm.info.json"):
+    for name in ("glm.json", "glm.pdiparams", "glm.paddle.manifest.json"):
         assert (tmp_path / name).read_bytes() == (exported[0] / name).read_bytes()
 
 
 MEMORY = """
 import glm, json, sys
-from argparse import Namespace
-from pathlib import Path
-from glm.cli import *
 import paddle
-from glm.infer import GraphGenerator
+import infer_generation
+from glm.infer import open_generator
 
-arguments = Namespace(
-    model_path=Path(sys.argv[1]), model_prefix="glm", backend="paddle", device="npu", device_id=1,
-    use_fp16=False, cpu_threads=1, src_length=64, tgt_length=8, max_length=96, no_block_position=False, plain=False,
-)
-GraphGenerator.open(arguments)
+open_generator(infer_generation.parse())
 print(json.dumps([paddle.device.max_memory_allocated(f"npu:{number}") for number in (0, 1)]))
 """
 
 
 def test_the_weights_come_to_the_device_that_was_named(exported):
-    command = [sys.executable, "-W", "ignore", "-c", MEMORY, str(exported[0])]
+    where = ["--model_path", str(exported[0]), "--device", "npu", "--device_id", "1"]
+    command = [sys.executable, "-W", "ignore", "-c", MEMORY, *where]
     variables = environment(NPU_SIMULATOR_DEVICES="2", GLOG_minloglevel="2")
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

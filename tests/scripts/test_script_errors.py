@@ -50,8 +50,9 @@ def broken(model, exported, adapter, tmp_path_factory) -> Path:
     change("fewer layers", num_layers=2)
     change("unknown generation", model_type="bert")
     cut(copy(exported[0], "cut export") / "glm.pdiparams", 100_000)
-    cut(copy(exported[0], "cut graph") / "glm.json", 10_000)
-    (copy(exported[0], "bad info") / "glm.info.json").write_text("{}", encoding="utf-8")
+    graph = copy(exported[0], "garbage graph") / "glm.json"
+    graph.write_bytes(b"x" * graph.stat().st_size)
+    (copy(exported[0], "bad manifest") / "glm.paddle.manifest.json").write_text("{}", encoding="utf-8")
     (copy(exported[0], "half export") / "glm.pdiparams").unlink()
     cut(copy(adapter, "cut adapter") / "lora_model_state.pdparams", 1000)
     (copy(adapter, "half adapter") / "lora_model_state.pdparams").unlink()
@@ -133,6 +134,23 @@ USAGE = {
     "predict: empty stdin": ([*GOOD, "-"], "standard input holds no text"),
     "predict: no folder": ([*GOOD, "--output_file", "none/out", TEXT], "output_file none/out: none is not a directory"),
     "infer: backend": ([INFER, "--model_path", "x", "--backend", "trt"], "argument --backend: invalid choice: 'trt'"),
+    "export: weights of another format": (
+        [EXPORT, *GOOD[1:], "--output_path", "x/y", "--weights", "int4"],
+        "--weights int4 is of --format onnx, and this is --format paddle: .*--dtype",
+    ),
+    "export: dtype of another format": (
+        [EXPORT, *GOOD[1:], "--output_path", "x/y", "--format", "onnx", "--dtype", "bfloat16"],
+        "--dtype bfloat16 is of --format paddle, an onnx export computes in float32",
+    ),
+    "export: blocks of float32": (
+        [EXPORT, *GOOD[1:], "--output_path", "x/y", "--format", "onnx", "--asymmetric"],
+        "weights 'fp32' have no blocks",
+    ),
+    "export: block size": (
+        [EXPORT, *GOOD[1:], "--output_path", "x/y", "--format", "onnx", "--weights", "int4", "--block_size", "48"],
+        "block size 48 is not a power of 2 from 16 on",
+    ),
+    "export: format": ([EXPORT, *GOOD[1:], "--output_path", "x/y", "--format", "gguf"], ".*--format: invalid choice"),
     "export: dtype": ([EXPORT, *GOOD[1:], "--output_path", "x/y", "--dtype", "float16"], "--dtype float16 needs a GPU"),
 }
 FAILURES = {
@@ -172,6 +190,23 @@ FAILURES = {
         [EXPORT, "--model_name_or_path", "cut weights", "--output_path", "x/y"],
         ".*is damaged or",
     ),
+    "onnx export of cut weights": (
+        [EXPORT, "--model_name_or_path", "cut weights", "--output_path", "x/y", "--format", "onnx"],
+        ".*is damaged or",
+    ),
+    "onnx export of another shape": (
+        [EXPORT, "--model_name_or_path", "fewer layers", "--output_path", "x/y", "--format", "onnx"],
+        ".*layers.2.*is not a weight of this model",
+    ),
+    "onnx export with a foreign adapter": (
+        [EXPORT, *GOOD[1:], "--lora_path", "adapter of another rank", "--output_path", "x/y", "--format", "onnx"],
+        r"adapter of another rank: .* is \[128, 8\] and the model needs \[128, 4\]: the adapter belongs to an",
+    ),
+    "export into a checkpoint": (
+        [EXPORT, *GOOD[1:], "--output_path", "good/glm"],
+        "good holds the checkpoint model.safetensors, whose config.json an export would replace: .*good/export/glm",
+    ),
+    "export without a name": ([EXPORT, *GOOD[1:], "--output_path", "good"], "good is a directory; .* as good/glm"),
     "export into a file": (
         [EXPORT, *GOOD[1:], "--output_path", "one.json/glm"],
         "one.json is a file; output_path needs",
@@ -201,15 +236,24 @@ FAILURES = {
     "infer: no folder": ([INFER, "--model_path", "none", TEXT], "none is not a directory; give the one that export_"),
     "infer: prefix": (
         [INFER, "--model_path", "cut export", "--model_prefix", "a", TEXT],
-        ".*lacks a.json.*there .*: glm",
+        r"cut export holds no whole export a.paddle: .*there \(--model_prefix\): glm \(paddle\)",
     ),
-    "infer: half": ([INFER, "--model_path", "half export", TEXT], "half export lacks glm.pdiparams; exported models"),
+    "infer: half": (
+        [INFER, "--model_path", "half export", TEXT],
+        "half export/glm.pdiparams is missing, which glm.paddle.manifest.json names: copy the whole export, or export",
+    ),
     "infer: cut weights": (
         [INFER, "--model_path", "cut export", TEXT],
-        "Paddle Inference cannot load cut export/glm.js",
+        r"cut export/glm.pdiparams has 100,000 bytes, glm.paddle.manifest.json says 4,4\d\d,\d\d\d: copy the whole exp",
     ),
-    "infer: cut graph": ([INFER, "--model_path", "cut graph", TEXT], "Paddle Inference cannot load cut graph/glm.json"),
-    "infer: bad info": ([INFER, "--model_path", "bad info", TEXT], "bad info/glm.info.json is damaged"),
+    "infer: garbage": (
+        [INFER, "--model_path", "garbage graph", TEXT],
+        "Paddle Inference cannot load garbage graph/glm.json",
+    ),
+    "infer: bad manifest": (
+        [INFER, "--model_path", "bad manifest", TEXT],
+        "bad manifest/glm.paddle.manifest.json is damaged",
+    ),
 }
 CASES = [pytest.param(*case, 2, id=name) for name, case in USAGE.items()]
 CASES += [pytest.param(*case, 1, id=name) for name, case in FAILURES.items()]
@@ -279,14 +323,20 @@ def test_full_disk_while_training(run, broken, small_disk):
     assert f"resuming from {disk / 'out' / 'checkpoint-1'}" in result.err
 
 
-@pytest.mark.parametrize("room", [1000, 4500], ids=["before it begins", "in the weights"])
-def test_full_disk_while_exporting(run, exported, broken, small_disk, room):
+@pytest.mark.parametrize(
+    ("format", "room"),
+    [("paddle", 1000), ("paddle", 9000), ("onnx", 1000)],
+    ids=["before it begins", "in the weights", "onnx"],
+)
+def test_full_disk_while_exporting(run, exported, broken, small_disk, format, room):
     """An earlier export stays as it was, and works."""
     disk = small_disk(5500 + room)
     shutil.copytree(exported[0], disk / "infer")
     before = snapshot(disk)
-    result = run(EXPORT, *GOOD[1:], "--output_path", disk / "infer" / "glm", cwd=broken)
-    assert_error(result, 1, rf"nothing was exported to {disk}/infer \(no space left on device\)")
+    result = run(EXPORT, *GOOD[1:], "--output_path", disk / "infer" / "glm", "--format", format, cwd=broken)
+    assert_error(
+        result, 1, rf"{disk}/infer/glm.{format} was not written \(No space left on device\): [48],\d\d\d,\d\d\d b"
+    )
     assert snapshot(disk) == before
     assert run(INFER, "--model_path", disk / "infer", TEXT).code == 0
 

@@ -1,6 +1,5 @@
-"""Writing an export: from a checkpoint as from a model, whole or not at all, in little memory; and its manifest."""
+"""Writing a step graph: from a checkpoint as from a model, whole or not at all, in little memory."""
 
-import json
 import shutil
 import tracemalloc
 from itertools import pairwise
@@ -15,26 +14,29 @@ from tiny_glm import relative_error
 from glm import GLMConfig
 from glm.checkpoint import open_checkpoint
 from glm.errors import GLMError
+from glm.export_files import read_manifest
 from glm.onnx_export.external_data import ALIGNMENT
-from glm.onnx_export.manifest import read_manifest
 from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import write_export, write_step_graph
+from glm.onnx_export.write import export_step_graph, write_step_graph
 
 NAME = "glm4-0414"
-FILES = ("m.onnx", "m.onnx.data", "m.onnx.json")
+FILES = ("m.onnx", "m.onnx.data")
+
+
+def config_only(folder):
+    (folder / "config.json").write_text("{}")
 
 
 def export(folder, kind="int4", name=NAME, **changes):
     model = model_of(name)
     arguments = {"weights": weights(model), "stored": weights_of(kind), "prefix": folder / "m", "source": "a/model"}
-    return write_export(model.config, **arguments | changes)
+    return export_step_graph(model.config, **arguments | {"text": config_only} | changes)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    (folder / "config.json").write_text("{}")
-    export(folder, others=["config.json"])
+    export(folder)
     return folder
 
 
@@ -53,7 +55,7 @@ def test_a_checkpoint_gives_the_same_files_as_its_model(tmp_path, name, kind):
     for folder, tensors in (("model", weights(model)), ("streamed", streamed)):
         (tmp_path / folder).mkdir()
         write_step_graph(model.config, tensors, weights_of(kind), tmp_path / folder / "m")
-    for file in FILES[:2]:
+    for file in FILES:
         assert (tmp_path / "streamed" / file).read_bytes() == (tmp_path / "model" / file).read_bytes()
 
 
@@ -156,7 +158,7 @@ def test_weights_that_do_not_fit_leave_what_was_there(copied, tensors, message):
 def test_an_export_that_takes_the_place_of_another_runs(copied):
     model = model_of("chatglm")
     export(copied, kind="fp32", name="chatglm")
-    assert read_manifest(copied, "m").weights == "fp32"
+    assert read_manifest(copied, "m", "onnx").weights == "fp32"
     rows = random_rows(model.config, [7])
     tokens = np.array([[9]])
     found, wanted = decode(copied / "m.onnx", model.config, rows, tokens), dynamic(model, rows, tokens)
@@ -164,54 +166,12 @@ def test_an_export_that_takes_the_place_of_another_runs(copied):
 
 
 def test_manifest(written):
-    manifest = read_manifest(written, "m")
+    manifest = read_manifest(written, "m", "onnx")
     config = model_of(NAME).config
-    assert (manifest.source, manifest.weights, manifest.block_size, manifest.symmetric) == ("a/model", "int4", 32, True)
+    assert (manifest.format, manifest.source, manifest.dtype) == ("onnx", "a/model", "float32")
+    assert (manifest.weights, manifest.block_size, manifest.symmetric) == ("int4", 32, True)
     assert (manifest.vocab_size, manifest.max_position) == (config.vocab_size, config.max_position_embeddings)
     assert manifest.parameters == sum(parameter.size for parameter in model_of(NAME).parameters())
-    assert set(manifest.files) == {"m.onnx", "m.onnx.data", "config.json"}
-    assert sorted(path.name for path in written.iterdir()) == sorted([*FILES, "config.json"])  # nothing else is left
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda folder: flip(folder / "m.onnx"), "m.onnx has the checksum"),
-        (lambda folder: flip(folder / "m.onnx.data"), "m.onnx.data has the checksum"),
-        (lambda folder: (folder / "m.onnx.data").write_bytes(b"short"), "m.onnx.data has 5 bytes, m.onnx.json says"),
-        (lambda folder: (folder / "m.onnx.data").unlink(), "m.onnx.data is missing, which m.onnx.json names"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json has the checksum"),
-        (lambda folder: (folder / "m.onnx.json").unlink(), "m.onnx.json is missing; exported models there .*: none"),
-        (lambda folder: (folder / "m.onnx.json").write_text("{"), "m.onnx.json is damaged"),
-        (lambda folder: (folder / "m.onnx.json").write_text("[]"), "m.onnx.json is damaged"),
-        (lambda folder: (folder / "m.onnx.json").write_bytes(b"\xff\xfe"), "m.onnx.json is damaged"),
-        (lambda folder: edit(folder / "m.onnx.json", files=[]), "m.onnx.json is damaged"),
-        (lambda folder: edit(folder / "m.onnx.json", files={}), "does not name m.onnx"),
-        (lambda folder: edit(folder / "m.onnx.json", files={"../m.onnx": {"size": 1, "crc32": "0" * 8}}), "damaged"),
-        (lambda folder: edit(folder / "m.onnx.json", format_version=99), "format version 99, this code reads 1"),
-    ],
-)
-def test_a_manifest_that_does_not_match_is_refused(copied, damage, message):
-    damage(copied)
-    with pytest.raises(GLMError, match=message) as caught:
-        read_manifest(copied, "m")
-    assert "\n" not in str(caught.value)
-
-
-def test_sizes_alone(copied):
-    """Without checksums a file is not read: the same size is the same file."""
-    flip(copied / "m.onnx.data")
-    read_manifest(copied, "m", checksums=False)
-    (copied / "m.onnx.data").write_bytes(b"short")
-    with pytest.raises(GLMError, match="has 5 bytes"):
-        read_manifest(copied, "m", checksums=False)
+    assert set(manifest.files) == {*FILES, "config.json"}
+    there = {path.name for path in written.iterdir()}
+    assert there == {*FILES, "config.json", "m.onnx.manifest.json"}  # nothing else is left

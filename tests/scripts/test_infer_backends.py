@@ -1,0 +1,141 @@
+"""infer_generation.py on every backend: the model's texts, whichever way; the default; streams and stop strings."""
+
+import re
+import shutil
+import sys
+
+import pytest
+from commands import SHORT, run_cold
+
+TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
+DECODING = {
+    "greedy": [],
+    "beams": ["--num_beams", "4", "--min_tgt_length", "28", "--length_penalty", "1.2", "--no_repeat_ngram_size", "3"],
+    "nucleus": ["--do_sample", "--temperature", "2", "--top_k", "20", "--top_p", "0.9", "--seed", "6"],
+}
+needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
+BACKENDS = ["paddle", pytest.param("onnx_runtime", marks=needs_onnx_runtime)]
+
+
+@pytest.fixture(scope="module")
+def both(run, exported, model, tmp_path_factory):
+    """A directory with one model in both formats."""
+    directory = tmp_path_factory.mktemp("both") / "infer"
+    shutil.copytree(exported[0], directory)
+    result = run(
+        *("export_generation_model.py", "--model_name_or_path", model),
+        *("--output_path", directory / "glm", "--format", "onnx"),
+    )
+    assert result.code == 0, result.err
+    return directory
+
+
+@pytest.fixture(scope="module")
+def infer(run, both):
+    return lambda *more, **options: run("infer_generation.py", "--model_path", both, *SHORT, *more, **options)
+
+
+@pytest.fixture(scope="module")
+def wanted(run, model, sources, tmp_path_factory):
+    """The texts that the model writes, as a file, by the way of decoding."""
+    folder, found = tmp_path_factory.mktemp("wanted"), {}
+
+    def predicted(way: str) -> bytes:
+        if way not in found:
+            texts = ["--input_file", sources, "--batch_size", "3", "--output_file", folder / way]
+            where = ["--model_name_or_path", model, *SHORT, *DECODING[way]]
+            assert run("predict_generation.py", *where, *texts).code == 0
+            found[way] = (folder / way).read_bytes()
+        return found[way]
+
+    return predicted
+
+
+@needs_onnx_runtime
+@pytest.mark.parametrize("way", DECODING)
+def test_onnx_runtime_writes_what_the_model_writes(infer, wanted, sources, tmp_path, way):
+    texts = ["--input_file", sources, "--batch_size", "3", "--output_file", tmp_path / "texts"]
+    result = infer("--backend", "onnx_runtime", *texts, *DECODING[way])
+    assert result.code == 0, result.err
+    assert (tmp_path / "texts").read_bytes() == wanted(way)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stream_is_the_text(infer, wanted, sources, tmp_path, backend):
+    result = infer("--backend", backend, "--stream", "--input_file", sources, "--output_file", tmp_path / "texts")
+    assert result.code == 0, result.err
+    assert (tmp_path / "texts").read_bytes() == wanted("greedy")
+    assert "\n  → " in result.out
+
+
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stop_string_ends_a_text(infer, backend, more):
+    whole = infer("--backend", backend, TEXT).texts[0]
+    stop = whole[len(whole) // 2]
+    result = infer("--backend", backend, "--stop", stop, "--stop", "never", *more, TEXT)
+    assert result.code == 0, result.err
+    assert result.texts == [whole[: whole.index(stop)]]
+
+
+@needs_onnx_runtime
+def test_the_default_is_the_fastest_and_says_why(infer, exported, run):
+    lines = infer("--backend", "paddle", TEXT), infer(TEXT)
+    assert [result.err.splitlines()[0] for result in lines] == [
+        "backend: paddle on cpu (asked for)",
+        "backend: onnx_runtime on cpu (the fastest on a CPU)",
+    ]
+    assert lines[0].texts == lines[1].texts
+    assert re.search(r"key/value cache [\d.]+ [kM]B$", lines[1].err, flags=re.MULTILINE)
+    only = run("infer_generation.py", "--model_path", exported[0], *SHORT, TEXT)
+    assert only.err.startswith("backend: paddle on cpu (--format onnx would be faster on a CPU)\n")
+
+
+@needs_onnx_runtime
+def test_onnx_runtime_imports_no_paddle(both, infer):
+    """Started by a cold interpreter, which reports every module it imports."""
+    result = run_cold("infer_generation.py", "--model_path", both, *SHORT, TEXT, interpreter=["-X", "importtime"])
+    assert result.code == 0, result.err
+    assert result.out == infer(TEXT).out
+    imported = {line.rsplit("|", 1)[1].strip() for line in result.err.splitlines() if line.startswith("import time:")}
+    assert {"glm.infer", "onnxruntime"} <= imported
+    assert not {name for name in imported if name.split(".")[0] in ("paddle", "paddlenlp", "onnx")}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cache_that_is_too_small(infer, backend):
+    result = infer("--backend", backend, "--stream", "--kv_cache_size", "100KiB", TEXT)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("error: 1 row(s) of ")
+    assert "and the limit is 102,400" in result.err
+
+
+def test_what_cannot_be(infer, exported, run):
+    where = ["--model_path", exported[0], *SHORT]
+    message = "error: backend onnx_runtime runs exports of --format onnx, and this one is paddle: export again"
+    wrong = run("infer_generation.py", *where, "--backend", "onnx_runtime", TEXT)
+    assert wrong.code == 1 and wrong.err.startswith(message) and wrong.err.count("\n") == 1
+    asked = infer("--backend", "onnx_runtime", "--device", "npu", TEXT)
+    assert asked.code == 2
+    assert asked.err == "error: backend onnx_runtime runs on cpu or gpu, not on 'npu'\n"
+    beams = infer("--stream", "--num_beams", "2", TEXT)
+    assert beams.code == 2 and "use 1" in beams.err
+    empty = infer("--stop", "", TEXT)
+    assert empty.code == 2 and "empty stop string" in empty.err
+    chat = infer("--chat", stdin="你好\n")
+    assert chat.code == 2 and "holds no conversations" in chat.err
+    early = infer("--backend", "fastdeploy", "--stream", TEXT)
+    assert early.code == 2 and "backend fastdeploy shows nothing before the end of a text" in early.err
+
+
+@pytest.mark.parametrize("name", ["glm.pdiparams", "glm.json", "cog-pretrain.model"])
+def test_files_that_are_not_the_export(both, run, tmp_path, name):
+    """One changed byte: of the weights, of the graph, of the tokenizer."""
+    shutil.copytree(both, tmp_path / "infer")
+    changed = bytearray((tmp_path / "infer" / name).read_bytes())
+    changed[len(changed) // 2] ^= 1
+    (tmp_path / "infer" / name).write_bytes(changed)
+    where = ["--model_path", tmp_path / "infer", "--backend", "paddle", *SHORT]
+    result = run("infer_generation.py", *where, TEXT)
+    assert result.code == 1 and result.out == ""
+    assert re.search(rf"^error: .*{name} has the checksum [0-9a-f]{{8}}, its manifest says", result.err, re.MULTILINE)
