@@ -20,7 +20,7 @@ from glm.export import export_graph
 from glm.generation_config import StopTokens
 from glm.model import GLMForCausalLM
 from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import write_export
+from glm.onnx_export.write import write_step_graph
 from glm.rows import IGNORED, TrainingRow
 
 MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"
@@ -91,7 +91,7 @@ def write_onnx(directory: Path, config: GLMConfig, weights: str) -> None:
     prefix = onnx_prefix(directory, weights)
     prefix.parent.mkdir()
     tensors = open_checkpoint(directory / MODEL).tensors(config)
-    write_export(config, tensors, weights_of(weights), prefix, source="random weights of the benchmark")
+    write_step_graph(config, tensors, weights_of(weights), prefix)
 
 
 def write_inputs(directory: Path, config: GLMConfig, shape: Shape) -> None:

@@ -85,14 +85,14 @@ class _ProfiledRuntime(OnnxStepRuntime):
         self._directory = directory
         super().__init__(file, columns)
 
-    def _open(self, model_file: Path, threads: int):
+    def _open(self, *arguments):
         def profiled():
             found = onnxruntime.SessionOptions()
             found.enable_profiling, found.profile_file_prefix = True, str(self._directory / "ort")
             return found
 
         self._ort = SimpleNamespace(SessionOptions=profiled, InferenceSession=onnxruntime.InferenceSession)
-        return super()._open(model_file, threads)
+        return super()._open(*arguments)
 
     def operators(self, begin: float, end: float) -> list[dict]:
         """Kernels between two times of `time.perf_counter`."""
