@@ -1,10 +1,16 @@
 # make quickstart     install, then train, evaluate, export and run a small GLM (a few minutes on two cores)
 # make test           install, check the style, run the tests
-# make bench          install, then measure against paddlenlp's GLM at the true shape of GLM-Large-Chinese
+# make bench          install, also torch and llama.cpp beside it, then measure this project beside its peers (docs/benchmarks.md)
 # make npu-simulator  install, then build the simulated NPU, on which `--device npu` runs anywhere, and say how to use it
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# The peers of `make bench`: torch must not get into the project's own environment.
+BENCH_VENV ?= .venv-bench
+BENCH_PY := $(BENCH_VENV)/bin/python
+BENCH_READY := $(BENCH_VENV)/.ready
+# llama.cpp for this processor, without its image models.
+BENCH_CMAKE := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
 
 .PHONY: help setup quickstart test test-all lint bench npu-simulator lock clean
 
@@ -35,8 +41,17 @@ test: lint
 test-all: lint
 	@$(PY) -m pytest
 
-bench: $(READY)
-	@$(PY) -m benchmarks
+$(BENCH_READY): requirements-bench.lock tools/find_python.sh
+	@rm -rf $(BENCH_VENV)
+	@echo "installing torch, transformers, PEFT and llama.cpp into $(BENCH_VENV): llama.cpp is compiled, five to ten minutes"
+	@python="$$(sh tools/find_python.sh)" && "$$python" -m venv $(BENCH_VENV)
+	@CMAKE_ARGS="$(BENCH_CMAKE)" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) \
+	  $(BENCH_PY) -m pip install --quiet --use-pep517 --disable-pip-version-check --requirement requirements-bench.lock
+	@$(BENCH_PY) -m pip check
+	@touch $(BENCH_READY)
+
+bench: $(READY) $(BENCH_READY)
+	@$(PY) -m benchmarks --write_docs --peers_python $(abspath $(BENCH_PY))
 
 npu-simulator: $(READY)
 	@folder="$$($(PY) tests/npu_simulator/build.py)" || exit 1; \
@@ -48,4 +63,4 @@ lock:
 	@python3 tools/lock.py
 
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) $(BENCH_VENV) output

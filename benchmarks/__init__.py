@@ -1,8 +1,10 @@
-"""This project beside PaddleNLP's own GLM: the same weights, the same batches, one run.
+"""This project beside its peers: the same weights, the same prompts, one run on one machine.
 
-    python -m benchmarks            # the shape of glm-large-chinese, about 12 minutes on two cores
-    python -m benchmarks --quick    # a tiny shape, to see that everything works
+    make bench                        # both environments, then everything: about 25 minutes on two idle cores
+    python -m benchmarks --quick      # tiny shapes, to see that everything works
+    python -m benchmarks --rows decode-int4 start
 
-The parent process (`__main__`, `plan`, `report`) imports no Paddle. Each measurement is a process of its own
-(`worker`), so that one may start untuned beside others, and none inherits another's memory.
+Every side is a process of its own (`worker`), and those that are compared take turns, run by run, so that a machine
+that slows down slows all of them. Peers that need torch live in an environment of their own (requirements-bench.txt).
+The parent process (`__main__`, `plan`, `report`) imports no framework, and the peers' processes nothing of glm.
 """

@@ -1,48 +1,77 @@
-"""`python -m benchmarks`: measures, prints a table, writes output/bench.json; exit code 1 where something failed."""
+"""`python -m benchmarks`: measures, prints tables, writes output/bench.json and docs; code 1 where something failed."""
 
 import argparse
 import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 from rich.console import Console
 from tqdm import tqdm
 
-from benchmarks.plan import Measurement, Plan, execute
+from benchmarks.docs import write_docs
+from benchmarks.plan import Plan, execute, profile_rows
+from benchmarks.processes import ROOT, Environment
 from benchmarks.report import build_report, print_report
-from benchmarks.settings import COLUMNS, SHAPES, TASKS
+from benchmarks.settings import ROWS
+from benchmarks.values import build_row, missed
 from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
+
+DESCRIPTION = """\
+Measure this project beside transformers, PEFT, llama.cpp and PaddleNLP's GLM: the same weights, one run, in turns.
+
+  make bench                                          both environments, all rows, docs/benchmarks.md; 25 minutes
+  python -m benchmarks --rows decode-int4 start-fp32  some rows
+  python -m benchmarks --quick                        tiny shapes, a minute: does everything work?
+  python -m benchmarks --from_json output/bench.json --write_docs   writes the page again, measures nothing
+
+rows:
+"""
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    plan = Plan(options.preset, tuple(options.columns), tuple(options.tasks), options.runs)
     output = Path(options.output)
     try:
-        report = run(plan, output)
+        report = json.loads(Path(options.from_json).read_text("utf-8")) if options.from_json else run(options, output)
+        if options.write_docs:
+            write_docs(report, ROOT / "docs" / "benchmarks.md")
     except (GLMError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("benchmarks: stopped; nothing was written", file=sys.stderr)
+        return 130
     print_report(report, Console(width=None if sys.stdout.isatty() else 140))
-    print(f"written: {output}")
+    if not options.from_json:
+        print(f"written: {output}")
     return int(bool(report["failures"]))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--preset", choices=SHAPES, default="large", help="the shape (default: %(default)s)")
-    parser.add_argument("--quick", dest="preset", action="store_const", const="tiny", help="the same as --preset tiny")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure (default: all)")
-    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS), help="sides (default: all)")
-    parser.add_argument("--runs", type=_positive, default=3, help="most counted runs a measurement (default: 3)")
-    parser.add_argument("--output", default="output/bench.json", help="the JSON file (default: %(default)s)")
-    return parser.parse_args(arguments)
+    rows = "\n".join(f"  {name:14} {row.title}, beside {', '.join(row.aims)}" for name, row in ROWS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=DESCRIPTION + rows,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS), help="default: all")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes; the numbers then say nothing about speed")
+    parser.add_argument("--runs", type=_positive, help="fewest counted runs a row and side; default: 5, 1 with --quick")
+    parser.add_argument("--output", default="output/bench.json", help="default: %(default)s")
+    parser.add_argument("--write_docs", action="store_true", help="write docs/benchmarks.md as well")
+    parser.add_argument("--from_json", metavar="FILE", help="a finished run's file: measure nothing, show it")
+    parser.add_argument(
+        "--peers_python",
+        default=str(ROOT / ".venv-bench" / "bin" / "python"),
+        help="of the environment with requirements-bench.lock; default: %(default)s",
+    )
+    options = parser.parse_args(arguments)
+    options.runs = options.runs or (1 if options.quick else 5)
+    return options
 
 
 def _positive(text: str) -> int:
@@ -51,32 +80,35 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def run(plan: Plan, output: Path) -> dict:
-    """Measures, and writes the JSON file and the workers' log beside it.
+def run(options: argparse.Namespace, output: Path) -> dict:
+    """Measures, and writes the JSON file and the processes' log beside it.
 
     Raises:
         OSError, GLMError: the output cannot be written.
     """
+    plan = Plan(tuple(options.rows), options.runs, options.quick)
     output.parent.mkdir(parents=True, exist_ok=True)
+    log = output.with_suffix(".log")
+    log.write_text("", encoding="utf-8")
     started = datetime.now(timezone.utc)
-    # 1.4 GB of weights: beside the output, where room is expected, and not in a /tmp that may lie in memory.
+    # Gigabytes of weights: beside the output, where room is expected, and not in a /tmp that may lie in memory.
     with (
         tempfile.TemporaryDirectory(prefix=".bench-", dir=output.parent) as directory,
-        tqdm(total=1 + len(plan.machine) + len(plan.measurements), desc="bench", unit=" measurements") as bar,
+        tqdm(total=plan.steps, desc="bench", unit=" tasks") as bar,
     ):
 
-        @contextmanager
-        def watch(measurement: Measurement) -> Iterator[None]:
-            bar.set_postfix_str(measurement.title)
-            yield
-            bar.update()
+        def tell(what: str, steps: int) -> None:
+            bar.set_postfix_str(what)
+            bar.update(steps)
 
-        results = execute(plan, Path(directory), output.with_suffix(".log"), watch)
+        environment = Environment(Path(directory).resolve(), Path(options.peers_python), log.resolve(), plan.quick)
+        measured = execute(plan, environment, tell)
+        profile_rows(missed([build_row(name, plan, measured) for name in plan.rows]), environment, measured, tell)
     seconds = (datetime.now(timezone.utc) - started).total_seconds()
-    command = shlex.join([sys.executable, "-m", "benchmarks", *sys.argv[1:]])
-    report = {"started": started.isoformat(), "seconds": seconds, "command": command} | build_report(plan, results)
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    report = {"started": started.isoformat(), "seconds": seconds, "command": command} | build_report(plan, measured)
     with atomic_write(output, "w", "utf-8") as file:
-        file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        file.write(json.dumps(report, indent=1, ensure_ascii=False, default=dict) + "\n")
     return report
 
 

@@ -1,35 +1,36 @@
-"""Runs the measurements, each in its own process, and gathers what they print. Imports no Paddle."""
+"""What is run for a choice of rows, and the running: sides that are compared take turns. Imports no framework."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
-from benchmarks.settings import COLUMNS, SHAPES, TASKS, TUNING_VARIABLES, WORKER_LIMIT
-from benchmarks.worker import MACHINE, PREPARE
+from benchmarks.processes import Environment, Result, Worker, first_token, run_once
+from benchmarks.settings import ENOUGH_SECONDS, MOST_RUNS, ROWS, SETTLE, SIDES, TASKS
 
-ROOT = Path(__file__).resolve().parents[1]
-Result = dict[str, object]  # what a worker prints; with "error" where it failed
+Key = tuple[str, str, str]  # shape, task, side
+Tell = Callable[[str, int], None]  # what happens now, and how many steps were finished
+QUANTIZED_FROM_HF = "llama"
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A column and a task, or one of the two other jobs of a worker."""
+class Act:
+    """Tasks whose sides are open at the same time.
 
-    column: str
-    task: str
+    Attributes:
+        shape: key of `SHAPES`.
+        tasks: key of `TASKS` → sides, in the order of their turns.
+    """
+
+    shape: str
+    tasks: dict[str, tuple[str, ...]]
 
     @property
-    def title(self) -> str:
-        return f"{COLUMNS[self.column].title}: {TASKS[self.task].title if self.task in TASKS else self.task}"
+    def sides(self) -> list[str]:
+        return unique(side for sides in self.tasks.values() for side in sides)
 
-
-Watch = Callable[[Measurement], AbstractContextManager[None]]
+    @property
+    def kind(self) -> str:
+        return TASKS[next(iter(self.tasks))].kind
 
 
 @dataclass(frozen=True)
@@ -37,80 +38,148 @@ class Plan:
     """What is to be run.
 
     Attributes:
-        shape: key of `SHAPES`.
-        columns, tasks: keys of `COLUMNS` and `TASKS`.
-        runs: most counted runs a measurement.
+        rows: keys of `ROWS`.
+        runs: fewest counted runs.
+        quick: whether shapes are tiny, and no run is repeated.
     """
 
-    shape: str
-    columns: tuple[str, ...]
-    tasks: tuple[str, ...]
+    rows: tuple[str, ...]
     runs: int
+    quick: bool = False
 
     @property
-    def machine(self) -> list[Measurement]:
-        """The matmul rate in both environments: MKL's settings change it."""
-        seen: dict[bool, str] = {}
-        for column in ("project", *self.columns):
-            seen.setdefault(COLUMNS[column].tuned, column)
-        return [Measurement(column, MACHINE) for column in seen.values()]
+    def acts(self) -> list[Act]:
+        """Training tasks one by one, because what is trained stays changed; the others of a shape together."""
+        acts: dict[tuple, dict[str, list[str]]] = {}
+        for row in (ROWS[name] for name in self.rows):
+            kind = TASKS[row.task].kind
+            name = (row.shape, kind, row.task if kind == "train" else None)
+            tasks = acts.setdefault(name, {})
+            tasks[row.task] = unique([*tasks.get(row.task, []), *row.sides])
+        return [Act(name[0], {task: tuple(sides) for task, sides in tasks.items()}) for name, tasks in acts.items()]
 
     @property
-    def measurements(self) -> list[Measurement]:
-        """Task by task, so that what is compared runs at nearly the same time."""
-        return [Measurement(column, task) for task in self.tasks for column in self.columns]
+    def shapes(self) -> dict[str, list[str]]:
+        """Shape → the sides that open it."""
+        return {
+            shape: unique(side for act in self.acts if act.shape == shape for side in act.sides)
+            for shape in unique(act.shape for act in self.acts)
+        }
 
-    def command(self, measurement: Measurement, directory: Path) -> list[str]:
-        words = [measurement.column, measurement.task, str(directory), "--shape", self.shape, "--runs", str(self.runs)]
-        return [sys.executable, "-m", "benchmarks.worker", *words]
+    @property
+    def steps(self) -> int:
+        """For a progress bar."""
+        return len(self.shapes) + sum(len(act.tasks) for act in self.acts)
 
 
-def execute(plan: Plan, directory: Path, log: Path, watch: Watch) -> dict[Measurement, Result]:
-    """Prepares weights and batches in a directory, then measures.
+@dataclass
+class Measured:
+    """All results.
 
-    Args:
-        plan: what to run.
-        directory: an empty one.
-        log: where the workers' standard error goes.
-        watch: surrounds each measurement.
-
-    Returns:
-        Every measurement's result, `prepare` first; when that fails, it is the only one.
+    Attributes:
+        prepared: shape → numbers of its parameters.
+        opened: (shape, side) → versions and settings.
+        runs: results of counted runs; a run that failed is the last one of its side.
+        profiles: key of `ROWS` → what the time goes to.
     """
-    log.write_text("", encoding="utf-8")
-    environment = clean_environment(os.environ)
-    prepare = Measurement("project", PREPARE)
 
-    def run(measurement: Measurement) -> Result:
-        with watch(measurement):
-            return run_worker(plan.command(measurement, directory), environment, log)
-
-    results = {prepare: run(prepare)}
-    if "error" in results[prepare]:
-        return results
-    work = [*plan.machine, *plan.measurements]
-    with ThreadPoolExecutor(SHAPES[plan.shape].processes) as pool:
-        results |= dict(zip(work, pool.map(run, work), strict=True))
-    return results
+    prepared: dict[str, Result] = field(default_factory=dict)
+    opened: dict[tuple[str, str], Result] = field(default_factory=dict)
+    runs: dict[Key, list[Result]] = field(default_factory=dict)
+    profiles: dict[str, Result] = field(default_factory=dict)
 
 
-def run_worker(command: list[str], environment: Mapping[str, str], log: Path) -> Result:
-    """One worker's result; a process that died or hung is a result with an error too."""
-    with log.open("a", encoding="utf-8") as errors:
-        errors.write(f"$ {' '.join(command)}\n")
-        errors.flush()
-        try:
-            process = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, timeout=WORKER_LIMIT
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": f"gave no result within {WORKER_LIMIT} s"}
+def unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def execute(plan: Plan, environment: Environment, tell: Tell) -> Measured:
+    """Prepares every shape, then runs all acts."""
+    measured = Measured()
+    for shape, sides in plan.shapes.items():
+        tell(f"weights and exports of {shape}", 0)
+        measured.prepared[shape] = prepare(environment, shape, sides)
+        tell("", 1)
+    for act in plan.acts:
+        if "error" in measured.prepared[act.shape]:
+            tell("", len(act.tasks))
+        elif act.kind == "start":
+            start_processes(plan, act, environment, measured, tell)
+        else:
+            take_turns(plan, act, environment, measured, tell)
+    return measured
+
+
+def prepare(environment: Environment, shape: str, sides: list[str]) -> Result:
+    """Weights, prompts and batches; then the GGUF files, which llama.cpp's own quantizer writes."""
+    command = environment.module("worker", "prepare", shape, "--for_sides", *sides)
+    result = run_once(command, environment, "prepare")
+    kinds = [SIDES[side].weights for side in sides if SIDES[side].module == QUANTIZED_FROM_HF]
+    if kinds and "error" not in result:
+        python, directory = str(environment.peers_python), str(environment.directory / shape)
+        result["gguf"] = run_once([python, "-m", "benchmarks.gguf_file", directory, *kinds], environment, "gguf")
+    return result
+
+
+def take_turns(plan: Plan, act: Act, environment: Environment, measured: Measured, tell: Tell) -> None:
+    """Runs an act: every side is opened once, and in each round each side of the task has one run."""
+    workers: dict[str, Worker] = {}
     try:
-        return json.loads(process.stdout.decode().splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"error": f"the process ended with code {process.returncode} and no result; see {log}"}
+        for side in act.sides:
+            tell(f"opening {SIDES[side].title}", 0)
+            workers[side] = Worker(environment, side, act.shape)
+            measured.opened[act.shape, side] = workers[side].opened
+        for task, sides in act.tasks.items():
+            rounds(plan, (act.shape, task), {side: workers[side] for side in sides}, measured, tell)
+            tell("", 1)
+    finally:
+        for worker in workers.values():
+            worker.close()
 
 
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what tunes Paddle, so that a column has only its own settings."""
-    return {name: value for name, value in environ.items() if not name.startswith(TUNING_VARIABLES)}
+def rounds(plan: Plan, key: tuple[str, str], workers: dict[str, Worker], measured: Measured, tell: Tell) -> None:
+    """A warm-up of each side, then rounds; short runs get more rounds than `plan.runs`."""
+    shape, task = key
+    alive = dict(workers)
+    start = time.perf_counter()
+    for number in range(MOST_RUNS + 1):
+        if number > plan.runs and (plan.quick or time.perf_counter() - start > ENOUGH_SECONDS):
+            break
+        for side, worker in list(alive.items()):
+            tell(f"{shape} {task}, run {number}, {SIDES[side].title}", 0)
+            time.sleep(0.0 if plan.quick else SETTLE)
+            result = worker.ask(task="rate" if side == "machine" else task)
+            if "error" in result:
+                del alive[side]
+            if number or "error" in result:
+                measured.runs.setdefault((shape, task, side), []).append(result)
+        if number == 0:
+            start = time.perf_counter()
+
+
+def start_processes(plan: Plan, act: Act, environment: Environment, measured: Measured, tell: Tell) -> None:
+    """Fresh processes in turns: each gives a start-up time and a memory peak. The first one warms the page cache."""
+    for number in range(plan.runs + 1):
+        for side in act.sides:
+            tell(f"start-up, run {number}, {SIDES[side].title}", 0)
+            result = first_token(environment, side, act.shape)
+            if number or "error" in result:
+                for task in act.tasks:
+                    measured.runs.setdefault((act.shape, task, side), []).append(result)
+    tell("", len(act.tasks))
+
+
+def profile_rows(names: list[str], environment: Environment, measured: Measured, tell: Tell) -> None:
+    """What the time of this project's side of some rows goes to, each in a process of its own."""
+    for name in names:
+        row = ROWS[name]
+        if TASKS[row.task].kind == "start":
+            continue  # their stages were measured in every run
+        tell(f"profile of {row.title}", 0)
+        worker = Worker(environment, row.ours, row.shape)
+        try:
+            if TASKS[row.task].kind == "train":
+                worker.ask(task=row.task)
+            measured.profiles[name] = worker.ask(task=row.task, profile=True)
+        finally:
+            worker.close()

@@ -1,4 +1,8 @@
-"""The weights and batches that both sides open: written once a run, by this project."""
+"""What all sides open: the same random weights in every side's format, the same prompts and batches.
+
+Written once a run, by this project; the GGUF files are made of it by benchmarks/gguf_file.py, in the peers'
+environment.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,69 +10,134 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 
-from benchmarks.settings import DROPOUT, SEED, Shape
+from benchmarks.settings import SEED, SIDES, Shape
+from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.read import open_checkpoint
 from glm.config import GLMConfig
-from glm.datasets.batches import Batch
+from glm.datasets.batches import BlockPositions, Positions, TextPositions, training_batch
 from glm.datasets.encoding import GLMEncoder
-from glm.generation import StopTokens
+from glm.export import export_graph
+from glm.generation_config import StopTokens
 from glm.model import GLMForCausalLM
-from glm.rows import IGNORED
+from glm.onnx_export.weights import weights_of
+from glm.onnx_export.write import write_step_graph
+from glm.rows import IGNORED, TrainingRow
 
-MODEL, BATCHES = "model", "{side}.npz"
+MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"
+INPUTS, TRAINING, PADDLENLP = "inputs.npz", "training.npz", "paddlenlp.npz"
+PROMPTS = 8  # rows; a task takes the first ones
+
+
+def onnx_prefix(directory: Path, weights: str) -> Path:
+    return directory / f"onnx-{weights}" / "glm"
 
 
 def scales(hidden_size: int) -> dict[str, float]:
     """Factors on the random weights, by the end of their names.
 
-    With every weight at 0.02 all positions predict one and the same token. Louder positions and sharper attention make
-    place and prompt matter, so that equal tokens on both sides say something.
+    With every weight at 0.02 all positions predict one and the same token. Louder embeddings and sharper attention make
+    place and prompt matter, so that equal tokens on all sides say something.
     """
     sharp = 128.0 / hidden_size**0.5
-    return {"position_embeddings.weight": 5.0, "q_proj.weight": sharp, "k_proj.weight": sharp}
+    return {
+        "position_embeddings.weight": 5.0,
+        "embed_tokens.weight": 5.0,
+        "q_proj.weight": sharp,
+        "k_proj.weight": sharp,
+    }
 
 
-def prepare(directory: Path, shape: Shape) -> dict:
-    """Writes the model in PaddleNLP's format and both sides' batches into a directory.
+def prepare(directory: Path, shape: Shape, sides: list[str]) -> dict:
+    """Writes models, exports, prompts and batches into a directory, those that the sides need.
 
     Returns:
-        `parameters`, and what a training and a decoding step cost (see `work`).
+        Numbers of parameters, for the physical limits (see `work`).
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    model = random_model(config_of(shape))
+    model.save_pretrained(directory / MODEL)
+    write_inputs(directory, model.config, shape)
+    modules = {SIDES[side].module for side in sides}
+    if modules & {"transformers", "llama"}:
+        convert_checkpoint(Conversion(directory / MODEL, directory / HUGGING_FACE, "hf"))
+    for weights in sorted({SIDES[side].weights for side in sides if SIDES[side].module == "onnx"}):
+        write_onnx(directory, model.config, weights)
+    if "loop" in modules:
+        model.eval()
+        prefix = directory / LOOP
+        prefix.parent.mkdir()
+        export_graph(model, stop_tokens(model.config), prefix)
+    return work(model)
+
+
+def config_of(shape: Shape) -> GLMConfig:
+    fields = dict(shape.config)
+    preset = fields.pop("preset", None)
+    return GLMConfig.preset(preset, **fields) if preset else GLMConfig(**fields)
+
+
+def random_model(config: GLMConfig) -> GLMForCausalLM:
     paddle.seed(SEED)
-    config = GLMConfig.preset(shape.preset, **DROPOUT)
     model = GLMForCausalLM(config)
     for name, parameter in model.state_dict().items():
         for suffix, factor in scales(config.hidden_size).items():
-            if name.endswith(suffix):
+            # A head that is tied to the embedding would only get louder with it.
+            if name.endswith(suffix) and not (config.tie_word_embeddings and suffix == "embed_tokens.weight"):
                 parameter.set_value(parameter * factor)
-    model.save_pretrained(directory / MODEL)
-    training, prompt = batches(config.vocab_size, shape)
-    np.savez(
-        directory / BATCHES.format(side="project"), **_prefixed("train_", training), **_prefixed("prompt_", prompt)
-    )
-    frame = frame_tokens(config.vocab_size)
-    tokens = {name: getattr(frame, name) for name in ("sop_token_id", "eop_token_id", "pad_token_id")}
-    np.savez(directory / BATCHES.format(side="peer"), **paddlenlp_batch(training, shape), **tokens)
-    return work(model, shape)
+    return model
 
 
-def batches(vocab_size: int, shape: Shape) -> tuple[Batch, Batch]:
-    """A training batch and its prompts, of random text, in GLM's frame."""
-    tokens = frame_tokens(vocab_size)
-    encoder = GLMEncoder(tokens, shape.source, shape.new_tokens + 1)
+def write_onnx(directory: Path, config: GLMConfig, weights: str) -> None:
+    prefix = onnx_prefix(directory, weights)
+    prefix.parent.mkdir()
+    tensors = open_checkpoint(directory / MODEL).tensors(config)
+    write_step_graph(config, tensors, weights_of(weights), prefix)
+
+
+def write_inputs(directory: Path, config: GLMConfig, shape: Shape) -> None:
+    """Prompts for every side, and training batches in this project's and PaddleNLP's form."""
+    text = block_text if config.position_type == "learned_2d" else causal_text
+    inputs, rows, positions = text(config, shape)
+    np.savez(directory / INPUTS, **inputs, eos_token_id=end_token(config), vocab_size=config.vocab_size)
+    batch = training_batch(rows, positions, end_token(config))
+    np.savez(directory / TRAINING, **batch)
+    if isinstance(positions, BlockPositions):
+        tokens = frame_tokens(config.vocab_size)
+        names = ("sop_token_id", "eop_token_id", "pad_token_id")
+        np.savez(
+            directory / PADDLENLP, **paddlenlp_batch(batch, shape), **{name: getattr(tokens, name) for name in names}
+        )
+
+
+def causal_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow], Positions]:
+    """Random ids; every token is trained."""
+    draw = np.random.default_rng(SEED)
+
+    def ids(rows: int, length: int) -> np.ndarray:
+        return draw.integers(5, config.vocab_size, [rows, length])
+
+    length = shape.train_source + shape.train_target + 1
+    rows = [TrainingRow(row, [True] * length) for row in ids(shape.train_batch, length).tolist()]
+    inputs = {"prompts": ids(PROMPTS, shape.prompt), "long_prompts": ids(1, shape.long_prompt)}
+    return inputs | {"mask_token_ids": np.zeros([0], "int64")}, rows, TextPositions()
+
+
+def block_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow], Positions]:
+    """Random text in GLM's frame."""
+    tokens = frame_tokens(config.vocab_size)
+    encoder = GLMEncoder(tokens, shape.train_source, shape.train_target + 1)
     draw = np.random.default_rng(SEED)
 
     def text(length: int) -> list[int]:
         return draw.integers(5, tokens.eos_token_id, length).tolist()
 
-    pairs = [
-        (
-            [tokens.cls_token_id, *text(shape.source - 3), tokens.gmask_token_id, tokens.eos_token_id],
-            [*text(shape.new_tokens - 1), tokens.eop_token_id],
-        )
-        for _ in range(shape.batch)
-    ]
-    prompts = [[*source, tokens.sop_token_id] for source, _ in pairs]
-    return encoder.training_batch([encoder.row(*pair) for pair in pairs]), encoder.prompt_batch(prompts)
+    def source() -> list[int]:
+        return [tokens.cls_token_id, *text(shape.train_source - 3), tokens.gmask_token_id, tokens.eos_token_id]
+
+    pairs = [(source(), [*text(shape.train_target - 1), tokens.eop_token_id]) for _ in range(shape.train_batch)]
+    prompts = np.array([[*source, tokens.sop_token_id] for source, _ in pairs])
+    inputs = {"prompts": prompts, "mask_token_ids": np.array(tokens.mask_token_ids)}
+    return inputs, [encoder.row(*pair) for pair in pairs], encoder.positions
 
 
 def frame_tokens(vocab_size: int) -> SimpleNamespace:
@@ -85,38 +154,37 @@ def frame_tokens(vocab_size: int) -> SimpleNamespace:
     )
 
 
-def stop_tokens(vocab_size: int) -> StopTokens:
-    """One end token, because PaddleNLP's minimum length knows only one."""
-    tokens = frame_tokens(vocab_size)
-    return StopTokens((tokens.eop_token_id,), tokens.pad_token_id)
+def end_token(config: GLMConfig) -> int:
+    """One end token, because PaddleNLP's minimum length knows only one. No side may generate it."""
+    return frame_tokens(config.vocab_size).eop_token_id if config.position_type == "learned_2d" else 2
 
 
-def paddlenlp_batch(training: Batch, shape: Shape) -> Batch:
+def stop_tokens(config: GLMConfig) -> StopTokens:
+    return StopTokens((end_token(config),), frame_tokens(config.vocab_size).pad_token_id)
+
+
+def paddlenlp_batch(training: dict, shape: Shape) -> dict:
     """The training batch as PaddleNLP's example feeds its model; its first source + 1 columns are the prompts.
 
     The attention mask is [B, 1, L, L], 1 = visible: all of the source, and of the target what is not ahead.
     """
     length = training["input_ids"].shape[1]
     visible = np.tril(np.ones((length, length), dtype="int64"))
-    visible[:, : shape.source] = 1
+    visible[:, : shape.train_source] = 1
     trained = training["labels"] != IGNORED
     return {
         "input_ids": training["input_ids"],
         "position_ids": training["position_ids"],
-        "attention_mask": np.tile(visible, (shape.batch, 1, 1, 1)),
+        "attention_mask": np.tile(visible, (shape.train_batch, 1, 1, 1)),
         "labels": np.where(trained, training["labels"], 0),
         "loss_mask": trained.astype("float32"),
-        "source_columns": np.array(shape.source),
+        "source_columns": np.array(shape.train_source),
     }
 
 
-def work(model: GLMForCausalLM, shape: Shape) -> dict:
-    """Numbers of parameters, for the physical limits: all; used on every token; the head; read in a decoding step."""
+def work(model: GLMForCausalLM) -> dict[str, int]:
+    """Numbers of parameters: all; used on every token; the head's, read in a decoding step."""
     sizes = {name: parameter.size for name, parameter in model.state_dict().items()}
     blocks = sum(size for name, size in sizes.items() if ".layers." in name)
-    head = sizes["model.embed_tokens.weight"]
+    head = model.config.vocab_size * model.config.hidden_size
     return {"parameters": sum(sizes.values()), "block_parameters": blocks, "head_parameters": head}
-
-
-def _prefixed(prefix: str, batch: Batch) -> Batch:
-    return {prefix + name: array for name, array in batch.items()}

@@ -1,10 +1,12 @@
-"""What a side of the comparison can do."""
+"""What a side of the comparison can do, and what it tells of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.settings import Task
+from benchmarks.settings import Shape, Side, Task
+
+Mark = tuple[int, float]  # tokens a row so far, seconds since the start
 
 
 @dataclass(frozen=True)
@@ -13,38 +15,61 @@ class Generation:
 
     Attributes:
         tokens: the new tokens of every row.
-        ends: seconds from the start to the end of each step; the first step contains the reading of the prompt.
+        marks: when so many tokens were there; the first one contains the reading of the prompt.
     """
 
     tokens: list[list[int]]
-    ends: list[float]
+    marks: list[Mark]
 
 
-def projected_seconds(ends: list[float], steps: int) -> float:
-    """What `steps` steps take, where those that were not run go on at the pace of those that were."""
-    pace = (ends[-1] - ends[0]) / max(1, len(ends) - 1)
-    return ends[-1] + (steps - len(ends)) * pace
+@dataclass(frozen=True)
+class Place:
+    """What a side opens.
+
+    Attributes:
+        directory: that `benchmarks.prepare` filled.
+        shape, side: the tables' entries.
+    """
+
+    directory: Path
+    shape: Shape
+    side: Side
 
 
 class SideProtocol(Protocol):
-    """A model with its batches, opened from the directory that `prepare` wrote."""
+    """A model with its prompts and batches. A side has the methods for the tasks it appears in."""
 
-    def __init__(self, directory: Path): ...
+    def __init__(self, place: Place): ...
 
-    def add_lora(self, rank: int) -> None:
-        """Freezes the model and adds adapters to query, key and value."""
+    def generate(self, task: Task, patience: float) -> Generation:
+        """Generates; may stop early where all tokens would take more than twice `patience` seconds."""
 
-    def first_loss(self) -> float:
-        """The training loss of the batch, label smoothing included, dropout off."""
-
-    def start_training(self) -> None:
-        """Turns dropout on and makes the optimizer."""
+    def start_training(self, task: Task) -> float:
+        """The loss of the batch with dropout off; then dropout is on, and there is an optimizer."""
 
     def train_step(self) -> None:
         """Forward, backward, AdamW."""
 
-    def trained_parameters(self) -> int:
-        """Number of weights that the optimizer changes."""
+    def rate(self) -> dict[str, float]:
+        """What the machine can do now; of the side `machine`."""
 
-    def generate(self, task: Task, new_tokens: int, patience: float | None = None) -> Generation:
-        """Generates; may stop after three steps and `patience` seconds if all would take more than twice as long."""
+    def profile(self, task: Task) -> list[dict]:
+        """What the time of one more run goes to: rows with `what`, `seconds` and `calls`, the longest first."""
+
+
+def pace(marks: list[Mark]) -> float:
+    """Seconds a token of the decoding alone.
+
+    Raises:
+        ValueError: there is one mark only.
+    """
+    (first, start), (last, end) = marks[0], marks[-1]
+    if last == first:
+        raise ValueError("one mark gives no pace")
+    return (end - start) / (last - first)
+
+
+def projected_seconds(marks: list[Mark], tokens: int) -> float:
+    """What `tokens` tokens take, where those that were not generated go on at the pace of those that were."""
+    done, seconds = marks[-1]
+    return seconds + (tokens - done) * pace(marks) if tokens > done else seconds

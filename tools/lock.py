@@ -1,4 +1,5 @@
-"""Writes requirements.lock: every package that requirements.txt needs in turn, for all supported Pythons at once."""
+"""Writes requirements.lock and requirements-bench.lock: every package that their .txt files need in turn, for all
+supported Pythons at once."""
 
 import re
 import subprocess
@@ -6,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADER = "# Made by `make lock` from requirements.txt; do not edit.\n"
+FILES = ("requirements", "requirements-bench")
+HEADER = "# Made by `make lock` from {name}.txt; do not edit.\n"
 PROJECT = """\
 [project]
 name = "glm"
@@ -21,18 +23,26 @@ environments = ["python_version < '3.13' and sys_platform == 'linux'"]
 ALWAYS = re.compile(
     r"(?: ;| and) python_full_version < '3\.13' and sys_platform == 'linux'$| and sys_platform == 'linux'$", re.M
 )
+# Only torch's CUDA build needs them, and it asks for them itself.
+CUDA = re.compile(r"^(?:nvidia|cuda)-.*\n|^triton==.*\n", re.M)
 
 
 def main() -> None:
     """Resolves with uv, which makes one lock for several Pythons."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    for name in FILES:
+        (ROOT / f"{name}.lock").write_text(HEADER.format(name=name) + resolved(name), encoding="utf-8")
+
+
+def resolved(name: str) -> str:
+    """The lines of a lock."""
+    lines = (ROOT / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "pyproject.toml").write_text(PROJECT.format(pins=pins), encoding="utf-8")
         command = ["uv", "pip", "compile", "--quiet", "--universal", "--no-header", "--no-annotate"]
         command += ["--python-version", "3.10", "pyproject.toml"]
         lock = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=directory).stdout
-    (ROOT / "requirements.lock").write_text(HEADER + ALWAYS.sub("", lock), encoding="utf-8")
+    return CUDA.sub("", ALWAYS.sub("", lock))
 
 
 if __name__ == "__main__":

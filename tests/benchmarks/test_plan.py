@@ -1,62 +1,167 @@
-"""Which processes are started, in which environment, and what becomes of those that fail."""
+"""Which processes are started, in which turns, and what becomes of those that fail."""
 
+import json
 import sys
-from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from benchmarks import plan as planning
-from benchmarks.plan import Measurement, Plan, clean_environment, execute, run_worker
+from benchmarks import processes
+from benchmarks.plan import Act, Measured, Plan, execute, rounds, take_turns
+from benchmarks.processes import Environment, Worker, clean_environment, first_token, run_once
+from benchmarks.settings import ROWS
 from benchmarks.worker import parse
 
-PLAN = Plan("tiny", ("project", "tuned", "installed"), ("train", "greedy"), runs=2)
+
+@pytest.fixture
+def environment(tmp_path):
+    return Environment(tmp_path / "made", Path(sys.executable), tmp_path / "log", quick=True)
 
 
-def test_every_task_is_measured_in_every_column():
-    assert [(m.task, m.column) for m in PLAN.measurements] == [
-        (task, column) for task in ("train", "greedy") for column in ("project", "tuned", "installed")
+def quiet(what: str, steps: int) -> None:
+    """No progress bar."""
+
+
+class Told:
+    """A worker that writes down when it is asked."""
+
+    def __init__(self, side: str, calls: list, fails_at: int = 99):
+        self.side, self.calls, self.fails_at = side, calls, fails_at
+
+    def ask(self, **command) -> dict:
+        self.calls.append((self.side, command["task"]))
+        return {"error": "died"} if len([c for c in self.calls if c[0] == self.side]) > self.fails_at else {"marks": []}
+
+
+def test_training_tasks_are_acts_of_their_own_and_the_others_share_their_sides():
+    acts = Plan(("train", "lora", "decode-fp32", "decode-int4", "start-fp32", "memory-int4", "glm-beam"), 5).acts
+    assert [(act.shape, act.kind, list(act.tasks)) for act in acts] == [
+        ("glm4", "train", ["train"]),
+        ("glm4", "train", ["lora"]),
+        ("glm4", "generate", ["decode"]),
+        ("glm4", "start", ["start", "memory"]),
+        ("glm", "generate", ["beam-2"]),
     ]
+    # Two rows of one task: a side has one turn, however many rows show it.
+    assert acts[2].sides == [*ROWS["decode-fp32"].sides, "onnx-int4", "llama-q4_0"]
 
 
-def test_the_machine_is_measured_once_an_environment():
-    assert [m.column for m in PLAN.machine] == ["project", "installed"]
-    assert [m.column for m in Plan("tiny", ("tuned",), ("train",), 1).machine] == ["project"]
+def test_a_shape_is_prepared_for_the_sides_that_open_it():
+    assert Plan(("glm-beam", "decode8-fp32"), 5).shapes == {
+        "glm": ["onnx-fp32", "paddlenlp", "eager"],
+        "glm4": ["onnx-fp32", "transformers", "llama-f32", "loop", "eager"],
+    }
 
 
-def test_a_worker_understands_its_command(tmp_path):
-    command = PLAN.command(Measurement("tuned", "greedy"), tmp_path)
+def test_sides_take_turns_and_the_first_round_does_not_count():
+    calls, measured = [], Measured()
+    workers = {side: Told(side, calls) for side in ("onnx-fp32", "machine")}
+    rounds(Plan(("decode-fp32",), 2, quick=True), ("glm4", "decode"), workers, measured, quiet)
+    assert calls == [("onnx-fp32", "decode"), ("machine", "rate")] * 3
+    assert {key: len(runs) for key, runs in measured.runs.items()} == {
+        ("glm4", "decode", "onnx-fp32"): 2,
+        ("glm4", "decode", "machine"): 2,
+    }
+
+
+def test_short_runs_are_repeated_until_there_are_enough(monkeypatch):
+    monkeypatch.setattr(planning, "SETTLE", 0.0)
+    calls = []
+    rounds(Plan((), 2), ("glm4", "decode"), {"onnx-fp32": Told("onnx-fp32", calls)}, Measured(), quiet)
+    assert len(calls) == 1 + planning.MOST_RUNS
+    monkeypatch.setattr(planning, "ENOUGH_SECONDS", -1.0)
+    calls.clear()
+    rounds(Plan((), 2), ("glm4", "decode"), {"onnx-fp32": Told("onnx-fp32", calls)}, Measured(), quiet)
+    assert len(calls) == 1 + 2
+
+
+@pytest.mark.parametrize(("fails_at", "kept"), [(0, 1), (2, 2)])
+def test_a_side_that_fails_leaves_the_others_their_turns(fails_at, kept):
+    calls, measured = [], Measured()
+    workers = {"onnx-fp32": Told("onnx-fp32", calls, fails_at), "transformers": Told("transformers", calls)}
+    rounds(Plan((), 3, quick=True), ("glm4", "decode"), workers, measured, quiet)
+    failed = measured.runs["glm4", "decode", "onnx-fp32"]
+    assert len(failed) == kept and failed[-1] == {"error": "died"}
+    assert len(measured.runs["glm4", "decode", "transformers"]) == 3
+
+
+def test_nothing_is_measured_when_the_weights_cannot_be_made(environment, monkeypatch):
+    monkeypatch.setattr(planning, "run_once", lambda *_: {"error": "no room"})
+    measured = execute(Plan(("decode-int4",), 1), environment, quiet)
+    assert measured.prepared == {"glm4": {"error": "no room"}} and not measured.runs
+
+
+def test_a_worker_understands_its_command(environment):
+    command = environment.module("worker", "llama-q4_0", "glm4")
     options = parse(command[command.index("benchmarks.worker") + 1 :])
-    assert vars(options) == {"column": "tuned", "task": "greedy", "directory": tmp_path, "shape": "tiny", "runs": 2}
+    assert (options.side, options.shape, options.quick) == ("llama-q4_0", "glm4", True)
+    assert options.directory == environment.directory / "glm4"
 
 
-def test_what_tunes_paddle_is_not_inherited():
+def test_peers_run_in_their_own_environment(tmp_path):
+    environment = Environment(tmp_path, Path("/peers/python"), tmp_path / "log", quick=False)
+    assert environment.python("transformers") == "/peers/python"
+    assert environment.python("paddlenlp") == environment.python("onnx-fp32") == sys.executable
+
+
+def test_what_tunes_frameworks_is_not_inherited():
     environ = {"MKL_DEBUG_CPU_TYPE": "9", "OMP_NUM_THREADS": "2", "FLAGS_use_stride_kernel": "0", "PATH": "/bin"}
     assert clean_environment(environ) == {"PATH": "/bin"}
+
+
+def fake(program: str):
+    """`Environment.module` that starts a program of one line."""
+    return lambda *_: [sys.executable, "-c", program]
 
 
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
         ("import os; os.kill(os.getpid(), 9)", "ended with code -9"),
-        ("print('not JSON')", "ended with code 0 and no result"),
+        ("print('not JSON')", "and no result"),
         ("import time; time.sleep(60)", "within 0.2 s"),
     ],
 )
-def test_a_worker_without_a_result_is_an_error_with_its_reason(tmp_path, monkeypatch, program, reason):
-    monkeypatch.setattr(planning, "WORKER_LIMIT", 0.2 if "sleep" in program else 60)
-    result = run_worker([sys.executable, "-c", program], {}, tmp_path / "log")
-    assert reason in result["error"]
+def test_a_worker_without_a_result_is_an_error_with_its_reason(environment, monkeypatch, program, reason):
+    monkeypatch.setattr(processes, "ANSWER_LIMIT", 0.2 if "sleep" in program else 60)
+    monkeypatch.setattr(Environment, "module", staticmethod(fake(program)))
+    worker = Worker(environment, "onnx-fp32", "glm4")
+    assert reason in worker.opened["error"] and reason in worker.ask(task="decode")["error"]
+    worker.close()
+    assert reason in run_once(fake(program)(), environment, "prepare")["error"]
 
 
-def test_a_worker_reports_its_own_error_in_one_line(tmp_path):
-    (tmp_path / "empty").mkdir()
-    command = PLAN.command(Measurement("project", "greedy"), tmp_path / "empty")
-    result = run_worker(command, clean_environment({"PATH": "/bin"}), tmp_path / "log")
-    assert "GLMError" in result["error"] and "\n" not in result["error"]
-    assert "Traceback" in (tmp_path / "log").read_text()
+def test_a_worker_that_dies_between_runs_is_an_error(environment, monkeypatch):
+    program = "import sys; print('{}', flush=True); sys.stdin.readline(); sys.exit(3)"
+    monkeypatch.setattr(Environment, "module", staticmethod(fake(program)))
+    worker = Worker(environment, "onnx-fp32", "glm4")
+    assert worker.opened == {}
+    assert "code 3" in worker.ask(task="decode")["error"] and "code 3" in worker.ask(task="decode")["error"]
+    worker.close()
 
 
-def test_nothing_is_measured_when_the_weights_cannot_be_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "run_worker", lambda *_: {"error": "no room"})
-    results = execute(PLAN, tmp_path, tmp_path / "log", lambda _: nullcontext())
-    assert [m.task for m in results] == ["prepare"]
+def test_peers_that_are_not_installed_are_an_error_that_says_what_to_do(tmp_path):
+    environment = Environment(tmp_path, tmp_path / "no" / "python", tmp_path / "log", quick=True)
+    measured = Measured()
+    take_turns(Plan((), 1, quick=True), Act("glm4", {"decode": ("transformers",)}), environment, measured, quiet)
+    assert "make bench" in measured.runs["glm4", "decode", "transformers"][0]["error"]
+    assert "make bench" in first_token(environment, "transformers", "glm4")["error"]
+
+
+def test_a_worker_reports_its_own_error_in_one_line(environment):
+    environment.log.write_text("")
+    worker = Worker(environment, "onnx-fp32", "glm4")
+    worker.close()
+    assert "FileNotFoundError" in worker.opened["error"] and "\n" not in worker.opened["error"]
+    assert "Traceback" in environment.log.read_text()
+
+
+def test_a_start_is_timed_to_its_first_token(environment, monkeypatch):
+    last = json.dumps({"stages": [], "peak_memory": 5})
+    program = f"import time; time.sleep(0.1); print('first token', flush=True); time.sleep(0.5); print('{last}')"
+    monkeypatch.setattr(Environment, "module", staticmethod(fake(program)))
+    found = first_token(environment, "onnx-fp32", "glm4")
+    assert 0.1 <= found["seconds"] < 0.5 and found["peak_memory"] == 5
+    monkeypatch.setattr(Environment, "module", staticmethod(fake("print('nothing')")))
+    assert "no first token" in first_token(environment, "onnx-fp32", "glm4")["error"]

@@ -1,136 +1,110 @@
-"""From workers' lines to ratios, checks and failures."""
+"""bench.json, the tables and docs/benchmarks.md of made-up results."""
 
 import io
+import json
 import math
 
 import pytest
 from rich.console import Console
 
-from benchmarks.limits import decoding_limit, generation_limit, training_limit
-from benchmarks.plan import Measurement, Plan
+from benchmarks.checks import build_checks, loss_check, token_check
+from benchmarks.docs import page, write_docs
+from benchmarks.plan import Measured, Plan
 from benchmarks.report import build_report, print_report
-from benchmarks.settings import SHAPES, TASKS, Shape
+from tests.benchmarks.made import WORK, generation, measured_decode
 
-PLAN = Plan("large", ("project", "tuned"), ("train", "greedy"), runs=3)
-WORK = {"parameters": 1200, "block_parameters": 900, "head_parameters": 290}
-MACHINE = {"matmul_gflops": 100.0, "read_gigabytes_per_second": 40.0}
+START = {"started": "2030-01-02T03:04:05+00:00", "seconds": 61.0, "command": "python -m benchmarks"}
 
 
-def results(**changes) -> dict[Measurement, dict]:
-    """Workers' results as they should be; `changes` by column_task replace fields."""
-
-    def train(rate):
-        return {"loss": 10.5, "tokens_per_second": rate, "peak_memory_bytes": 2**31}
-
-    def greedy(rate, steps):
-        rates = {"tokens_per_second": rate, "decode_tokens_per_second": 2 * rate}
-        row = list(range(100, 100 + steps))
-        prediction = {"from_tokens": 8, "predicted": 1.41, "measured": 1.42} if steps == 32 else None
-        run = {"steps": [steps], "generated": [row, row], "prediction": prediction}
-        return rates | run | {"peak_memory_bytes": 2**31}
-
-    found = {
-        "project_prepare": WORK,
-        "project_machine": MACHINE,
-        "project_train": train(60.0),
-        "tuned_train": train(30.0),
-        "project_greedy": greedy(20.0, 32),
-        "tuned_greedy": greedy(1.0, 8),
-    }
-    found |= {name: found[name] | change if "error" not in change else change for name, change in changes.items()}
-    return {Measurement(*name.split("_")): result for name, result in found.items()}
+def report(**changes) -> dict:
+    return START | build_report(*measured_decode(**changes))
 
 
-def printed(report: dict) -> str:
+def printed(found: dict) -> str:
     stream = io.StringIO()
-    print_report(report, Console(file=stream, width=200))
+    print_report(found, Console(file=stream, width=200))
     return stream.getvalue()
 
 
-def test_rows_have_rates_ratios_aims_and_limits():
-    train, greedy, decode = build_report(PLAN, results())["rows"]
-    assert (train["ratios"], train["aim"]) == ({"tuned": 2.0}, 1.5)
-    assert (greedy["ratios"], greedy["aim"]) == ({"tuned": 20.0}, 10.0)
-    assert decode["aim"] is None and greedy["limit"] < decode["limit"]
-    assert decode["columns"]["project"]["rate"] == 40.0
-    assert decode["limit"] == pytest.approx(2 * 40e9 / (4 * (900 + 290)))
+def test_the_report_is_json_and_has_every_run():
+    found = json.loads(json.dumps(report(), default=dict))
+    assert found["failures"] == [] and found["versions"]["onnxruntime"] == "1.0"
+    runs = {m["side"]: m["runs"] for m in found["measurements"]}
+    assert runs["transformers"] == [generation(0.5, 0.05)] * 2
 
 
-def test_the_table_shows_numbers_memory_and_aims():
-    text = printed(build_report(PLAN, results()))
-    assert "60.00 (2.0)" in text and "20.0x" in text and "10x" in text and "100.0" in text
-    assert "FAILED" not in text
+def test_the_table_shows_values_ratios_and_aims():
+    text = printed(report(llama=0.0099))
+    assert "5.00×" in text and "at least 2.6×" in text and "91%" in text and "0.99×" in text
+    assert text.count("met") == 2 and text.count("missed") == 1 and "FAILED" not in text
 
 
-def test_columns_that_agree_pass():
-    report = build_report(PLAN, results())
-    assert [check["what"] for check in report["checks"]] == ["loss", "tokens"]
-    assert report["failures"] == []
+def test_a_failed_side_shows_its_reason():
+    found = report(llama_f32=[{"error": "MemoryError: [no] room"}])
+    assert found["failures"] == ["decode b=1 fp32, llama.cpp f32: MemoryError: [no] room"]
+    assert "[no] room" in printed(found) and "MemoryError" in page(found)
 
 
-@pytest.mark.parametrize("loss", [10.502, 10.498, math.nan])
-def test_another_loss_fails_loudly(loss):
-    report = build_report(PLAN, results(tuned_train={"loss": loss}))
-    assert len(report["failures"]) == 1 and "losses of the same batch differ" in report["failures"][0]
-    assert "DIFFERENT" in printed(report)
+def test_without_weights_there_are_rows_and_failures():
+    found = START | build_report(Plan(("decode-int4",), 1), Measured(prepared={"glm4": {"error": "no room"}}))
+    assert found["rows"][0]["cells"]["onnx-int4"] == {"error": "no room"} and len(found["failures"]) == 4
+    assert "no room" in printed(found) and "no room" in page(found)
 
 
-def test_a_loss_within_the_tolerance_passes():
-    assert not build_report(PLAN, results(tuned_train={"loss": 10.50005}))["failures"]
+@pytest.mark.parametrize(("loss", "agree"), [(10.50005, True), (10.502, False), (math.nan, False)])
+def test_losses_agree_or_not(loss, agree):
+    assert loss_check("glm4 train", {"eager": 10.5, "transformers": loss})["agree"] is agree
 
 
-def test_another_token_fails_loudly():
-    tokens = [[100, 101, 102], [100, 101, 103]]
-    report = build_report(PLAN, results(tuned_greedy={"generated": tokens}))
-    assert len(report["failures"]) == 1 and "not equal" in report["failures"][0]
+def test_tokens_agree_as_far_as_each_side_went():
+    ours = [[1, 2, 3], [4, 5, 6]]
+    assert token_check("x", {"onnx-fp32": ours, "paddlenlp": [[1, 2], [4, 5]]})["agree"]
+    check = token_check("x", {"onnx-fp32": ours, "loop": ours, "llama-f32": [[1, 2, 3], [4, 9, 6]]})
+    assert not check["agree"] and "llama.cpp f32 from row and token (1, 1)" in check["line"]
+    assert not token_check("x", {"onnx-fp32": ours, "eager": [[], []]})["agree"]
 
 
-def test_no_tokens_are_no_equal_tokens():
-    assert build_report(PLAN, results(tuned_greedy={"generated": [[], []]}))["failures"]
+def test_other_tokens_fail_loudly_and_quantized_sides_are_not_compared():
+    found = report(llama_f32=[generation(0.1, 0.02, token=7)] * 2)
+    assert len(found["failures"]) == 1 and "NOT equal" in found["failures"][0] and "DIFFERENT" in printed(found)
+    plan, measured = measured_decode()
+    measured.runs["glm4", "decode", "onnx-int4"] = [generation(0.1, 0.02, token=7)]
+    (check,) = build_checks(plan, measured)
+    assert check["agree"] and "onnx-int4" not in check["values"]
 
 
-def test_a_failed_worker_shows_its_reason_in_its_place():
-    report = build_report(PLAN, results(tuned_train={"error": "MemoryError: [no] room"}))
-    assert report["rows"][0]["columns"]["tuned"] == {"error": "MemoryError: [no] room"}
-    assert report["rows"][0]["ratios"] == {}
-    assert report["failures"] == ["paddlenlp tuned: training, all weights: MemoryError: [no] room"]
-    assert printed(report).count("[no] room") == 2
+def test_a_missed_row_shows_its_profile():
+    plan, measured = measured_decode(llama=0.001)
+    parts = [{"what": "MatMul → 50", "seconds": 0.75, "calls": 3}, {"what": "rest", "seconds": 0.25, "calls": 0}]
+    measured.profiles["decode-fp32"] = {"profile": parts}
+    text = page(START | build_report(plan, measured))
+    assert "## Where an aim is missed" in text and "| MatMul → 50 | 750.0 | 75% | 3 |" in text
+    assert "Where an aim" not in page(report())
 
 
-def test_without_weights_there_are_rows_and_a_failure():
-    report = build_report(PLAN, {Measurement("project", "prepare"): {"error": "no room"}})
-    assert report["rows"][0]["columns"]["project"] == {"error": "was not run"}
-    assert report["failures"] == ["this project: prepare: no room"]
-    assert "no room" in printed(report)
+def test_the_stages_of_a_start_are_its_profile():
+    def run(python, loaded):
+        stages = [{"what": w, "seconds": s, "memory": 10**6 * s} for w, s in (("python", python), ("loaded", loaded))]
+        return {"seconds": loaded, "peak_memory": 1.0, "stages": stages}
+
+    measured = Measured(prepared={"glm4": dict(WORK)})
+    for side, runs in {"onnx-fp32": [run(1, 4), run(2, 6), run(3, 9)], "transformers": [run(1, 2)]}.items():
+        measured.runs["glm4", "start", side] = runs
+    text = page(START | build_report(Plan(("start-fp32",), 3), measured))
+    assert "3.00×" in text and "**missed**" in text and "| loaded | 4.00 | 1.00 |" in text
 
 
-def test_what_was_cut_short_is_said():
-    notes = " ".join(build_report(PLAN, results())["notes"])
-    assert "paddlenlp tuned: generation, greedy: 8 of 32 tokens" in notes
+def test_the_page_has_command_versions_machine_and_limits(tmp_path):
+    write_docs(report(), tmp_path / "docs" / "benchmarks.md")
+    text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "`python -m benchmarks` on 2030-01-02 03:04 UTC" in text and "onnxruntime 1.0" in text
+    assert "## Physical limits" in text and "cores" in text and "| decode b=1 fp32 | glm, ONNX Runtime fp32 |" in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.endswith(" |") and line.count("|") > 3
 
 
-@pytest.mark.parametrize("flag", ["0", None])
-def test_it_is_said_where_the_peer_forbids_no_repeats(flag):
-    beam = {"tokens_per_second": 1.0, "decode_tokens_per_second": 1.0, "steps": [32], "peak_memory_bytes": 2**31}
-    settings = {"FLAGS_use_stride_kernel": flag} if flag else {}
-    found = results() | {Measurement("tuned", "beam"): beam | {"settings": settings}}
-    notes = build_report(Plan("large", ("tuned",), ("beam",), 1), found)["notes"]
-    assert any("has no effect" in note for note in notes) == bool(flag)
-
-
-def test_limits_by_hand():
-    shape = Shape("any", batch=2, source=200, new_tokens=50)
-    train, lora, greedy, beam = (TASKS[name] for name in ("train", "lora", "greedy", "beam"))
-    assert training_limit(train, shape, WORK, MACHINE) == pytest.approx(100e9 / (6 * (900 + 0.2 * 290)))
-    assert training_limit(lora, shape, WORK, MACHINE) == pytest.approx(100e9 / (4 * (900 + 0.2 * 290)))
-    step = 4 * (900 + 290) / 40e9
-    assert decoding_limit(greedy, shape, WORK, MACHINE) == pytest.approx(2 / step)
-    prompt = 2 * 2 * 200 * 900 / 100e9
-    assert generation_limit(greedy, shape, WORK, MACHINE) == pytest.approx(100 / (prompt + 50 * step))
-    # Ten rows multiply longer (0.2 ns a weight) than their weights are read (0.1 ns).
-    assert decoding_limit(beam, shape, WORK, MACHINE) == pytest.approx(2 / (2 * 10 * (900 + 290) / 100e9))
-
-
-def test_the_large_shape_is_the_published_one():
-    shape = SHAPES["large"]
-    assert (shape.preset, shape.batch, shape.source, shape.new_tokens) == ("glm-large-chinese", 2, 200, 32)
+def test_a_quick_run_says_so():
+    plan, measured = measured_decode()
+    text = page(START | build_report(Plan(plan.rows, 1, quick=True), measured))
+    assert "say nothing about speed" in text and "say nothing about speed" not in page(report())

@@ -12,8 +12,8 @@ from paddlenlp.transformers import GLMForConditionalGeneration
 from paddlenlp.transformers.model_utils import no_init_weights
 
 from benchmarks.settings import LABEL_SMOOTHING, Task
-from benchmarks.side import Generation, projected_seconds
-from benchmarks.training import TrainedSide
+from benchmarks.side import Generation, Mark, Place, projected_seconds
+from benchmarks.sides.training import TrainedSide
 
 LEAST_STEPS = 3  # the first reads the prompt; the others give the pace
 
@@ -26,10 +26,11 @@ class Side(TrainedSide):
     fastest way known: on the trained tokens only, through logsumexp.
     """
 
-    def __init__(self, directory: Path):
-        self.model = _load(directory / "model")
+    def __init__(self, place: Place):
+        self.shape = place.shape
+        self.model = _load(place.directory / "model")
         self.model.eval()
-        arrays = np.load(directory / "peer.npz")
+        arrays = np.load(place.directory / "paddlenlp.npz")
         self.source = int(arrays["source_columns"])
         self.stop = {
             "bos_token_id": int(arrays["sop_token_id"]),
@@ -45,19 +46,19 @@ class Side(TrainedSide):
         self.model = LoRAModel(self.model, config)
         self.model.mark_only_lora_as_trainable()
 
-    def generate(self, task: Task, new_tokens: int, patience: float | None = None) -> Generation:
-        prompt = self.source + 1
+    def generate(self, task: Task, patience: float) -> Generation:
+        prompt, new_tokens = self.source + 1, task.new_tokens(self.shape)
         search = {"decode_strategy": "greedy_search"}
         if task.beams > 1:
             search = {"decode_strategy": "beam_search", "num_beams": task.beams, "no_repeat_ngram_size": task.no_repeat}
-        ends: list[float] = []
+        marks: list[Mark] = []
         start = time.perf_counter()
 
         def watch(input_ids: Tensor, scores: Tensor) -> bool:
-            ends.append(time.perf_counter() - start)
-            if patience is None or len(ends) < LEAST_STEPS or ends[-1] <= patience:
+            marks.append((len(marks) + 1, time.perf_counter() - start))
+            if len(marks) < LEAST_STEPS or marks[-1][1] <= patience:
                 return False
-            return projected_seconds(ends, new_tokens) > 2 * patience
+            return projected_seconds(marks, new_tokens) > 2 * patience
 
         tokens, _ = self.model.generate(
             self.batch["input_ids"][:, :prompt],
@@ -70,7 +71,7 @@ class Side(TrainedSide):
             **self.stop,
             **search,
         )
-        return Generation([row[: len(ends)] for row in tokens.tolist()], ends)
+        return Generation([row[: len(marks)] for row in tokens.tolist()], marks)
 
     def _loss(self) -> Tensor:
         entropy, logits_BTV = self.model(**self.batch)[:2]

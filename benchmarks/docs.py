@@ -1,0 +1,172 @@
+"""docs/benchmarks.md, written from bench.json: nothing in it is typed by hand."""
+
+from pathlib import Path
+
+from benchmarks.report import SHOWN, aim_text, number, ratio, shown, side_title, spread
+from benchmarks.settings import SIDES
+from glm.checkpoint.atomic import atomic_write
+
+MET = {True: "met", False: "**missed**", None: ""}
+HEAD = """\
+# Benchmarks
+
+Written by `{command}` on {day} UTC from `output/bench.json`; every number below is one of that file.
+
+All sides open the same random weights and read the same prompts. Each is a process of its own, and those that are
+compared take turns, run by run, after a warm-up: a machine that slows down slows all of them. Numbers are medians of
+at least {runs} runs. Before anything is compared the losses of one batch and the greedy tokens in float32 are, below.
+"""
+
+
+def write_docs(report: dict, path: Path) -> None:
+    """Writes the page, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w", "utf-8") as file:
+        file.write(page(report))
+
+
+def page(report: dict) -> str:
+    """The whole page as Markdown."""
+    head = HEAD.format(command=report["command"], day=report["started"][:16].replace("T", " "), runs=report["runs"])
+    if report["quick"]:
+        head += "\n**A quick run on tiny shapes: these numbers say nothing about speed.**\n"
+    sections = [head, machine(report), "## Aims\n\n" + aims(report), limits(report), agreement(report)]
+    sections += ["## Every side\n\n" + all_sides(report), shapes(report), misses(report), failures(report)]
+    return "\n".join(section for section in sections if section)
+
+
+def table(titles: list[str], rows: list[list[str]], numbers: int = 0) -> str:
+    """A Markdown table; all columns but the first `numbers` are set to the right."""
+    marks = ["---" if column < numbers else "---:" for column in range(len(titles))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [titles, marks, *rows])
+
+
+def machine(report: dict) -> str:
+    facts = report["machine"]
+    load = ", ".join(f"{value:.1f}" for value in facts["load_average"])
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
+    return (
+        f"Machine: {facts['processor']} (family and model {facts['family']}), {facts['cores']} cores, "
+        f"{facts['memory_bytes'] / 2**30:.0f} GiB, {', '.join(facts['instructions'])}; {facts['system']}. "
+        f"Load average at the end: {load}. The run took {report['seconds'] / 60:.0f} minutes.\n\n"
+        f"Versions: {versions}.\n"
+    )
+
+
+def aims(report: dict) -> str:
+    rows = []
+    for row in report["rows"]:
+        for place, aim in enumerate(row["aims"]):
+            ours = shown(row["cells"][row["ours"]], row["unit"])
+            head = [f"{row['title']}", SIDES[row["ours"]].title, f"{ours} {row['unit']}"] if not place else ["", "", ""]
+            theirs = f"{shown(row['cells'][aim['side']], row['unit'])} {row['unit']}"
+            rows.append([*head, side_title(aim["side"]), theirs, ratio(aim), aim_text(row, aim), MET[aim["met"]]])
+    return table(["what", "ours", "value", "beside", "value", "ratio", "aim", ""], rows, 2)
+
+
+def limits(report: dict) -> str:
+    """What the machine could do between the runs: the rates that the limits in the table come from."""
+    rows = [
+        [
+            row["title"],
+            f"{found['matmul']['median'] / 1e9:,.0f}",
+            f"{found['read']['median'] / 1e9:.1f}",
+            f"{found['read']['p10'] / 1e9:.1f} … {found['read']['p90'] / 1e9:.1f}",
+            f"{found['weight_bytes'] / 1e6:,.0f}",
+            number(found["median"], row["unit"]),
+        ]
+        for row in report["rows"]
+        if "read" in (found := row["cells"].get("machine", {}))
+    ]
+    if not rows:
+        return ""
+    titles = ["measured between the runs of", "matmul 2048³, GFLOP/s", "memory read, GB/s", "p10 … p90"]
+    titles += ["weights a step reads, MB", "limit, tokens/s"]
+    return (
+        "## Physical limits\n\n" + table(titles, rows, 1) + "\nThe read rate is that of 1 GiB by one thread a core "
+        "(numpy's dot product), the best of three, once in every round. A step cannot be faster than its weights are "
+        "read; the key/value cache comes on top.\n"
+    )
+
+
+def agreement(report: dict) -> str:
+    lines = [f"- {'' if check['agree'] else '**DIFFERENT** '}{check['line']}" for check in report["checks"]]
+    return "## Do all compute the same?\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def all_sides(report: dict) -> str:
+    rows = [
+        ["" if place else f"{row['title']}, {row['unit']}", side_title(side), *spread(cell, row["unit"])]
+        for row in report["rows"]
+        for place, (side, cell) in enumerate(row["cells"].items())
+    ]
+    return table(["what", "side", "median", "p10 … p90", "runs"], rows, 2)
+
+
+def shapes(report: dict) -> str:
+    lines = ["## What was run\n"]
+    for shape in report["shapes"].values():
+        work = shape["work"]
+        if "parameters" in work:
+            lines.append(
+                f"- {shape['title']}: {work['parameters']:,} parameters, of which a step reads "
+                f"{work['block_parameters'] + work['head_parameters']:,}; prompts of {shape['prompt']} tokens, "
+                f"{shape['new_tokens']} new ones; training batches of {shape['train_batch']} × "
+                f"{shape['train_source'] + shape['train_target']} tokens."
+            )
+    lines.append(
+        "- Decoding: the tokens behind the first. Beams, and greedy search of glm-large-chinese's shape: all tokens, "
+        "the prompt's reading included. A peer that is too slow for that is cut short, and counted on at its pace.\n"
+        "- Start-up: from the start of a fresh process to its first token after a prompt, files in the page cache. "
+        "Peak memory: VmHWM of such a process after all its tokens.\n"
+        "- llama.cpp is built on this machine for its processor; its cache is float32 beside float32 weights, float16 "
+        "beside quantized ones.\n"
+    )
+    return "\n".join(lines)
+
+
+def misses(report: dict) -> str:
+    """Each missed row with its profile."""
+    parts = []
+    for row in report["rows"]:
+        if any(aim["met"] is False for aim in row["aims"]):
+            parts.append(f"### {row['title']}\n\n{profile(report['profiles'].get(row['row']))}")
+    return "## Where an aim is missed: what the time goes to\n\n" + "\n".join(parts) if parts else ""
+
+
+def profile(found: dict | None) -> str:
+    if not found:
+        return "No profile was taken.\n"
+    if "error" in found:
+        return f"The profile failed: {found['error']}\n"
+    if "stages" in found:
+        return stage_table(found)
+    rows = [
+        [
+            part["what"],
+            f"{part['seconds'] * 1e3:,.1f}",
+            f"{part['seconds'] / found['sum']:.0%}",
+            str(part["calls"] or ""),
+        ]
+        for part in found["parts"][:SHOWN]
+    ]
+    return table(["what", "ms of one run", "share", "calls"], rows, 1)
+
+
+def stage_table(found: dict) -> str:
+    sides = found["stages"]
+    scale = 1e-6 if "bytes" in found["of"] else 1.0
+    stages = list(dict.fromkeys(name for parts in sides.values() for name in parts))
+    rows = [[name, *(f"{sides[side].get(name, 0) * scale:,.2f}" for side in sides)] for name in stages]
+    unit = "MB" if scale < 1 else "s"
+    return f"{found['of'].capitalize()}:\n\n" + table(["stage", *(f"{SIDES[s].title}, {unit}" for s in sides)], rows, 1)
+
+
+def failures(report: dict) -> str:
+    if not report["failures"]:
+        return ""
+    return "## Failures\n\n" + "\n".join(f"- {line}" for line in report["failures"]) + "\n"

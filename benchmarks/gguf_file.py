@@ -1,0 +1,118 @@
+"""A GLM-4 checkpoint as GGUF files for llama.cpp: float32, and quantized by llama.cpp's own quantizer.
+
+    python -m benchmarks.gguf_file DIRECTORY TYPE …     (in the peers' environment)
+
+Reads DIRECTORY/hf, writes DIRECTORY/gguf/TYPE.gguf. The architecture is llama.cpp's `chatglm`: fused query, key and
+value, fused gate and up, and pairs of neighbouring numbers that turn together, as GLM-4 has them.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+FLOAT = "f32"
+# Type → name of llama.cpp's constant.
+QUANTIZED = {"q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0", "q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0"}
+TYPES = (FLOAT, *QUANTIZED)
+ARCHITECTURE = "chatglm"
+
+# transformers' names of a layer's tensors, those that lie one below the other in a fused one together → GGUF's.
+LAYER = {
+    ("input_layernorm.weight",): "attn_norm.weight",
+    tuple(f"self_attn.{x}_proj.weight" for x in "qkv"): "attn_qkv.weight",
+    tuple(f"self_attn.{x}_proj.bias" for x in "qkv"): "attn_qkv.bias",
+    ("self_attn.o_proj.weight",): "attn_output.weight",
+    ("post_attention_layernorm.weight",): "ffn_norm.weight",
+    ("mlp.gate_up_proj.weight",): "ffn_up.weight",
+    ("mlp.down_proj.weight",): "ffn_down.weight",
+}
+OUTER = {
+    ("model.embed_tokens.weight",): "token_embd.weight",
+    ("model.norm.weight",): "output_norm.weight",
+    ("lm_head.weight",): "output.weight",
+}
+
+
+def gguf_names(layers: int) -> dict[str, tuple[str, ...]]:
+    """Name in the GGUF file → names in transformers' file, whose rows lie one below the other."""
+    names = {target: sources for sources, target in OUTER.items()}
+    for layer in range(layers):
+        for sources, target in LAYER.items():
+            names[f"blk.{layer}.{target}"] = tuple(f"model.layers.{layer}.{source}" for source in sources)
+    return names
+
+
+def tensors(directory: Path, layers: int) -> Iterator[tuple[str, np.ndarray]]:
+    """GGUF's names and float32 arrays.
+
+    Raises:
+        KeyError: the checkpoint lacks a tensor, or has one that no name stands for.
+    """
+    from safetensors import safe_open
+
+    with safe_open(directory / "model.safetensors", "numpy") as file:
+        left = set(file.keys())
+        for name, sources in gguf_names(layers).items():
+            left -= set(sources)
+            yield name, np.concatenate([file.get_tensor(source) for source in sources]).astype("float32")
+        if left:
+            raise KeyError(f"GGUF has no name for {', '.join(sorted(left))}")
+
+
+def write_float(source: Path, target: Path) -> None:
+    """Writes a float32 GGUF of a transformers checkpoint; without a vocabulary, because the prompts are ids."""
+    import gguf
+
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or config
+    writer = gguf.GGUFWriter(target, ARCHITECTURE)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(int(config["head_dim"] * rope.get("partial_rotary_factor", 0.5)))
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("none")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for name, array in tensors(source, config["num_hidden_layers"]):
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantize(source: Path, target: Path, kind: str) -> None:
+    """Lets llama.cpp quantize a float32 GGUF, with its own choice of what stays finer."""
+    import llama_cpp
+
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, QUANTIZED[kind])
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), options):
+        raise RuntimeError(f"llama.cpp cannot quantize {source} to {kind}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gguf_file", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("types", nargs="+", choices=TYPES)
+    options = parser.parse_args(arguments)
+    folder = options.directory / "gguf"
+    folder.mkdir(exist_ok=True)
+    whole = folder / f"{FLOAT}.gguf"
+    write_float(options.directory / "hf", whole)
+    for kind in options.types:
+        if kind != FLOAT:
+            quantize(whole, folder / f"{kind}.gguf", kind)
+    print(json.dumps({path.name: path.stat().st_size for path in sorted(folder.iterdir())}))
+
+
+if __name__ == "__main__":
+    main()
