@@ -65,7 +65,7 @@ class _SmoothedCrossEntropy(PyLayer):
         grad_MW = p_MW * scale
         at = column_M.unsqueeze(1)
         on_target_M1 = _take(grad_MW, column_M).unsqueeze(1) - (scale * (1.0 - ctx.smoothing) * here_M).unsqueeze(1)
-        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1, broadcast=False).astype(ctx.dtype)
+        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1).astype(ctx.dtype)
 
 
 def _own_labels(labels_M: Tensor, width: int) -> tuple[Tensor, Tensor]:
