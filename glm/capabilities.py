@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
+from paddle.autograd import PyLayer
 
 Pairs = list[tuple[Tensor, object]]
 
@@ -120,7 +121,49 @@ def _cross_entropy(dtype: str) -> Pairs:
     loss = (paddle.logsumexp(x, axis=1) - paddle.take_along_axis(x, label, axis=1).squeeze(1)).mean()
     loss.backward()
     written = paddle.put_along_axis(x.detach(), label, paddle.full([2, 1], 5, dtype), axis=1)
-    return [(loss, math.log(2)), (x.grad, [[0.25, -0.25], [-0.25, 0.25]]), (written, [[0, 5], [5, 0]])]
+    p = F.softmax(written, axis=1)
+    best = p.argmax(axis=1)
+    likely = paddle.take_along_axis(p, best.unsqueeze(1), axis=1, broadcast=False).squeeze(1)
+    return [
+        (loss, math.log(2)),
+        (x.grad, [[0.25, -0.25], [-0.25, 0.25]]),
+        (written, [[0, 5], [5, 0]]),
+        (best, [1, 0]),
+        (likely.log(), [-math.log1p(math.exp(-5))] * 2),
+        (label.clip(0, 0), [[0], [0]]),
+    ]
+
+
+class _Doubled(PyLayer):
+    """2·x, with a gradient written here."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, row: Tensor) -> Tensor:
+        ctx.save_for_backward(row)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensor()[0], None
+
+
+def _own_gradients(dtype: str) -> Pairs:
+    """What norm and rotary positions are made of where they have gradients of their own."""
+    x, row = _numbers([[3, 4], [6, 8]], dtype), _numbers([2, 2], dtype, trained=False)
+    y = _Doubled.apply(x, row)
+    y.sum().backward()
+    pairs = x.detach().astype("float32").reshape([2, 1, 2])
+    a, b = pairs[..., 0], pairs[..., 1]
+    angle = paddle.zeros([2, 1])
+    turned = paddle.stack([a * angle.cos().expand_as(a), b + angle.sin().expand_as(b)], axis=-1).flatten(-2)
+    rows = paddle.matmul(paddle.ones([1, 2], dtype), x.detach()).flatten()
+    return [
+        (y, [[6, 8], [12, 16]]),
+        (x.grad, [[2, 2], [2, 2]]),
+        (turned.astype(dtype), [[3, 4], [6, 8]]),
+        (paddle.rsqrt(pairs.square().mean(axis=-1)), [[0.282843], [0.141421]]),
+        (rows, [9, 12]),
+    ]
 
 
 def _trained_tokens(dtype: str) -> Pairs:
@@ -191,7 +234,13 @@ def _beams(dtype: str) -> Pairs:
 def _rules(dtype: str) -> Pairs:
     x, ids = _numbers([[1, 1, 1]], dtype, trained=False), paddle.to_tensor([[2, 2]])
     added = paddle.put_along_axis(x, ids, _numbers([[1, 2]], dtype, trained=False), axis=1, reduce="add")
-    return [(added, [[1, 1, 4]]), (F.one_hot(ids, 3).sum(axis=1), [[0, 0, 2]]), ((ids == 2).all(axis=-1), [True])]
+    taken = paddle.take_along_axis(added, ids, axis=-1, broadcast=False)
+    return [
+        (added, [[1, 1, 4]]),
+        (taken, [[4, 4]]),
+        (F.one_hot(ids, 3).sum(axis=1), [[0, 0, 2]]),
+        ((ids == 2).all(axis=-1), [True]),
+    ]
 
 
 def _random_bits(dtype: str) -> Pairs:
@@ -224,6 +273,7 @@ CAPABILITIES = [
     Capability("dropout", TRAINING, _dropout),
     Capability("cross entropy by columns", TRAINING, _cross_entropy),
     Capability("selection of trained tokens", TRAINING, _trained_tokens),
+    Capability("gradients of one's own", TRAINING, _own_gradients),
     Capability("AdamW with gradient clipping", TRAINING, _adamw),
     Capability("top k, sort, argmax", GENERATION, _choice),
     Capability("selection of beams", GENERATION, _beams),
@@ -231,6 +281,7 @@ CAPABILITIES = [
     Capability("random numbers from a seed", GENERATION, _random_bits),
     Capability("a loop that grows", GENERATION, _loop),
     *(Capability(name, dtype, run, dtype) for dtype, (name, run) in product(HALF_DTYPES, _BLOCK.items())),
+    *(Capability("gradients of one's own", dtype, _own_gradients, dtype) for dtype in HALF_DTYPES),
     *(Capability("AdamW with float32 master weights", dtype, _adamw, dtype) for dtype in HALF_DTYPES),
     Capability("loss scaling", "float16", _loss_scaling, "float16"),
 ]

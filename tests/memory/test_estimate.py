@@ -222,7 +222,8 @@ def test_ranks_of_the_simulated_npu_need_what_was_computed(tmp_path):
     runs += [replace(RUN, src_length=60, tgt_length=30), replace(RUN, num_beams=1, tgt_length=10)]
     config = config_of(tensor_parallel_degree=2)
     script = str(ROOT / "tests" / "memory" / "rank.py")
-    result = launch(script, 2, tmp_path, [json.dumps([asdict(run) for run in runs])])
+    # Copies of transposed tensors, as Paddle's image for Ascend sets it; views need up to 6 % less.
+    result = launch(script, 2, tmp_path, [json.dumps([asdict(run) for run in runs])], FLAGS_use_stride_kernel="0")
     assert result.code == 0, result
     for log in result.logs:
         lines = [line for line in log.splitlines() if line.startswith("measured ")]
