@@ -28,7 +28,8 @@ formats:
 weights of an onnx export, about:
   fp32     4 bytes a number: the same tokens as the model in float32
   int8     1 byte: block size 128 unless given
-  int4     0.6 bytes: block size 32 unless given. Smaller blocks are closer to the model, larger ones faster"""
+  int4     0.6 bytes: block size 128 unless given, 8 bits in embedding and head. Smaller blocks are closer to the
+           model, larger ones faster (docs/quantization.md)"""
 
 
 def parse() -> argparse.Namespace:
