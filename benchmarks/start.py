@@ -54,9 +54,10 @@ def start_onnx(directory: Path, side, shape, stages: list[dict]):
     prompts = prompts_of(directory, TASKS["memory"]).tolist()
     stages.append(stage("model loaded"))
 
-    def generate(count: int) -> None:
-        engine.generate(prompts, GenerationConfig(max_length=count, min_length=count))
+    def generate(count: int) -> list:
+        results = engine.generate(prompts, GenerationConfig(max_length=count, min_length=count))
         check.result()
+        return results
 
     return generate
 
