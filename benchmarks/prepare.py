@@ -91,8 +91,10 @@ def write_onnx(directory: Path, config: GLMConfig, weights: str) -> None:
     prefix = onnx_prefix(directory, weights)
     prefix.parent.mkdir()
     tensors = open_checkpoint(directory / MODEL).tensors(config)
+    kind, _, head_bits = weights.partition("-head")
+    stored = weights_of(kind, head_bits=int(head_bits) if head_bits else None)
     # Its text side is the prompts' ids.
-    export_step_graph(config, tensors, weights_of(weights), prefix, source="random weights", text=lambda staging: None)
+    export_step_graph(config, tensors, stored, prefix, source="random weights", text=lambda staging: None)
 
 
 def write_inputs(directory: Path, config: GLMConfig, shape: Shape) -> None:
