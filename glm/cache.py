@@ -10,6 +10,7 @@ read the shared prefix. Keys are stored rotated.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import paddle
@@ -19,6 +20,23 @@ from paddle import Tensor
 from glm.tracing import dim, empty_axis
 
 
+@dataclass(frozen=True)
+class AttentionDropout:
+    """Dropout of attention weights.
+
+    Attributes:
+        rate: share of the weights that become 0, above 0.
+        numbers: the context to draw random numbers in.
+    """
+
+    rate: float
+    numbers: Callable[[], AbstractContextManager]
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        with self.numbers():
+            return F.dropout(weights, self.rate)
+
+
 class DenseAttention:
     """Every query against all keys of the same call: training, evaluation and the prefill of a prompt.
 
@@ -26,13 +44,18 @@ class DenseAttention:
     them all.
 
     Args:
-        bias: [B, T·R, T] float32, added to the scores (`shared_bias`).
+        bias: [B, T·R, T] float32, added to the scores (`DenseAttention.bias`).
         shared: R, query heads a key/value head.
         dropout: of the attention weights.
     """
 
-    def __init__(self, bias: Tensor, shared: int = 1, dropout: Callable[[Tensor], Tensor] | None = None):
-        self.bias, self.shared, self.dropout = bias, shared, dropout
+    def __init__(self, bias: Tensor, shared: int = 1, dropout: AttentionDropout | None = None):
+        self.bias_BQT, self.shared, self.dropout = bias, shared, dropout
+
+    @staticmethod
+    def bias(bias_BTT: Tensor, shared: int, dtype: str = "float32") -> Tensor:
+        """[B, T, T] float32 → [B, T·R, T], once for all layers; scores are float32 whatever the dtype."""
+        return shared_bias(bias_BTT, shared)
 
     def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
         # Heads in front of the batch: adding a bias that has no head axis is then one pass over memory.
@@ -41,7 +64,7 @@ class DenseAttention:
 
     def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
         """Q = T·R queries."""
-        weights_KBQT = softmax(scores_fp32(q_KBQD, k_KBTD) + self.bias, v_KBTD)
+        weights_KBQT = softmax(scores_fp32(q_KBQD, k_KBTD) + self.bias_BQT, v_KBTD)
         if self.dropout:
             weights_KBQT = self.dropout(weights_KBQT)
         return paddle.matmul(weights_KBQT, v_KBTD)
@@ -76,6 +99,9 @@ class PrefillAttention(DenseAttention):
     def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
         self.keys, self.values = k_KBTD, v_KBTD
         return super().attend(q_KBQD, k_KBTD, v_KBTD)
+
+
+DenseAttention.prefill = PrefillAttention
 
 
 @dataclass

@@ -90,11 +90,13 @@ def main() -> None:
     for setting in glm.CPU_SETTINGS:
         print(f"{setting.name}: {setting.value or 'not set'}  ({setting.reason})")
     if device != "cpu":
+        from glm.flash import print_choice
         from glm.probe import default_dtype, print_report, probe
 
         print_report(probe(device))
         dtype, reason = default_dtype(device)
         print(f"training dtype: {dtype}  ({reason})")
+        print_choice(device)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from paddle import Tensor
 from glm.cache import Prefix, empty_tails, select_beams
 from glm.generation_config import CONTROL_DTYPES, NEVER, GenerationConfig, StopTokens
 from glm.random_bits import gumbel_noise
-from glm.tracing import cond, dim, while_loop
+from glm.tracing import cond, dim, known, while_loop
 
 __all__ = ["GenerationMixin", "Prompt", "StopTokens", "controls", "generate"]
 
@@ -84,9 +84,10 @@ def generate(model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens) 
 
     def run(search_class):
         search = search_class(model, prompt, control, stop, prefix)
-        return search.result(while_loop(search.goes_on, search.step, search.start()))
+        state = while_loop(search.goes_on, search.step, search.start(), control.max_length, search.kept)
+        return search.result(state)
 
-    return cond(control.num_beams > 1, lambda: run(_BeamSearch), lambda: run(_Sampling))
+    return cond(known(control.num_beams) > 1, lambda: run(_BeamSearch), lambda: run(_Sampling))
 
 
 def _read_prompt(model, prompt: Prompt) -> Prefix:
@@ -105,7 +106,9 @@ class _Search:
         self.model, self.prompt, self.control, self.stop = model, prompt, control, stop
         self.prefix = prefix or _read_prompt(model, prompt)
         self.vocab_size = model.config.vocab_size
-        self.batch = dim(prompt.input_ids, 0)
+        self.beams, self.sampled, self.ngram = (
+            known(x) for x in (control.num_beams, control.do_sample, control.no_repeat_ngram_size)
+        )
         self.eos_E = paddle.to_tensor(stop.eos_token_ids, dtype="int64")
         self.eos_V = F.one_hot(self.eos_E, self.vocab_size).sum(axis=0).clip(max=1.0)
 
@@ -122,8 +125,8 @@ class _Search:
         # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
         too_early = (step < self.control.min_length).astype("float32")
         allowed_BGV = log_probs_BGV + NEVER * too_early * self.eos_V
-        size = self.control.no_repeat_ngram_size
-        return cond(size > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, size), lambda: allowed_BGV), tails
+        forbid = self.ngram > 0
+        return cond(forbid, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV), tails
 
     def perturbed(self, before_BG1: Tensor, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
         """The scores that choose: as they are, or with noise that makes the best one a random draw.
@@ -139,7 +142,7 @@ class _Search:
             noise = gumbel_noise(self.control.seed, step, rows, self.vocab_size)
             return before_BG1 + warped + noise.reshape(paddle.shape(scores_BGV))
 
-        return cond(self.control.do_sample, drawn, lambda: scores_BGV)
+        return cond(self.sampled, drawn, lambda: scores_BGV)
 
     def is_end(self, tokens: Tensor) -> Tensor:
         return (tokens.unsqueeze(-1) == self.eos_E).any(axis=-1)
@@ -147,6 +150,8 @@ class _Search:
 
 class _Sampling(_Search):
     """Greedy search and sampling: one beam. State: step, tokens [B, 1, t], scores [B, 1], finished [B, 1], tails."""
+
+    kept = 4
 
     def start(self) -> list[Tensor]:
         tokens_B1t = self.start_tokens(1)
@@ -177,15 +182,17 @@ class _BeamSearch(_Search):
     BeamSearchScorer without early stopping.
     """
 
+    kept = 6
+
     def start(self) -> list[Tensor]:
-        tokens_BGt = self.start_tokens(self.control.num_beams)
+        tokens_BGt = self.start_tokens(self.beams)
         none_BG = paddle.full_like(tokens_BGt[:, :, 0], NEVER, dtype="float32")
         # All beams start alike, so only the first may bring candidates into the first step.
-        first_G = paddle.arange(self.control.num_beams, dtype="int64") > 0
+        first_G = paddle.arange(self.beams, dtype="int64") > 0
         scores_BG = none_BG * first_G.astype("float32")
         pool_tokens = paddle.full_like(tokens_BGt, self.stop.pad_token_id)
         done_B = scores_BG[:, 0] < 0
-        tails = empty_tails(self.prefix, self.control.num_beams)
+        tails = empty_tails(self.prefix, self.beams)
         return [paddle.zeros([], "int64"), tokens_BGt, scores_BG, pool_tokens, none_BG, done_B, *tails]
 
     def goes_on(self, step, tokens, scores, pool_tokens, pool_scores, done_B, *tails) -> Tensor:
@@ -198,13 +205,13 @@ class _BeamSearch(_Search):
         end_BC = self.is_end(token_BC)
 
         rank_C = paddle.arange(self.candidate_count, dtype="int64")
-        ends_well_BC = end_BC & (rank_C < self.control.num_beams) & paddle.logical_not(done_B).unsqueeze(1)
+        ends_well_BC = end_BC & (rank_C < self.beams) & paddle.logical_not(done_B).unsqueeze(1)
         end = 1 - self.gnmt.astype("int64")  # whether the stop token counts as part of the text
         finished_BC = score_BC / self.penalty(step + end) + NEVER * (1.0 - ends_well_BC.astype("float32"))
         pool_tokens, pool_scores = self.pooled(pool_tokens, pool_scores, grown_BCt, finished_BC)
 
         running_BC = score_BC + NEVER * end_BC.astype("float32")
-        scores_BG, kept_BG = paddle.topk(running_BC, self.control.num_beams, axis=1)
+        scores_BG, kept_BG = paddle.topk(running_BC, self.beams, axis=1)
         tokens_BGt = select_beams(grown_BCt, kept_BG)
         best_B = paddle.where(self.gnmt, score_BC.max(axis=1), scores_BG[:, 0]) / self.penalty(step + end)
         done_B = done_B | (pool_scores[:, -1] >= best_B)
@@ -213,9 +220,9 @@ class _BeamSearch(_Search):
         return [step + 1, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails]
 
     @property
-    def candidate_count(self) -> Tensor:
+    def candidate_count(self) -> int | Tensor:
         """So many that G of them do not end a text: every beam can end with every stop token."""
-        return (1 + len(self.stop.eos_token_ids)) * self.control.num_beams
+        return (1 + len(self.stop.eos_token_ids)) * self.beams
 
     def candidates(self, scores_BG: Tensor, log_probs_BGV: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The C best continuations of a row: their beams, tokens and scores, [B, C] each."""
@@ -229,9 +236,7 @@ class _BeamSearch(_Search):
         """The G best of a pool [B, G, t] and new texts [B, C, t + 1]."""
         padding = paddle.full_like(pool_tokens[:, :, :1], self.stop.pad_token_id)
         tokens = paddle.concat([paddle.concat([pool_tokens, padding], axis=-1), tokens_BCt], axis=1)
-        pool_scores, index_BG = paddle.topk(
-            paddle.concat([pool_scores, scores_BC], axis=1), self.control.num_beams, axis=1
-        )
+        pool_scores, index_BG = paddle.topk(paddle.concat([pool_scores, scores_BC], axis=1), self.beams, axis=1)
         return select_beams(tokens, index_BG), pool_scores
 
     def penalty(self, length: Tensor) -> Tensor:
@@ -247,9 +252,7 @@ class _BeamSearch(_Search):
         """The best text of each pool, to which rows that ran out of length add their running beams."""
         step, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *_ = state
         running_BG = scores_BG / self.penalty(step) + NEVER * done_B.astype("float32").unsqueeze(1)
-        best_BG, index_BG = paddle.topk(
-            paddle.concat([pool_scores, running_BG], axis=1), self.control.num_beams, axis=1
-        )
+        best_BG, index_BG = paddle.topk(paddle.concat([pool_scores, running_BG], axis=1), self.beams, axis=1)
         tokens = select_beams(paddle.concat([pool_tokens, tokens_BGt], axis=1), index_BG)
         return tokens[:, 0, 1:], best_BG[:, 0]
 
@@ -278,22 +281,23 @@ def _keep_likely(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     return paddle.where(logits_BGV >= least_BG1, logits_BGV, paddle.full_like(logits_BGV, NEVER))
 
 
-def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: Tensor) -> Tensor:
+def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: int | Tensor) -> Tensor:
     """Forbids tokens that would complete an n-gram of `size` tokens a second time.
 
     Column i of the tokens is forbidden as the next one where the size - 1 tokens before it are the size - 1 newest.
     Column 0 belongs to the prompt and counts in no n-gram.
     """
-    length = paddle.to_tensor(dim(tokens_BGt, 2), dtype="int64")
-    back_n = paddle.arange(1, paddle.clip(size, min=2), dtype="int64")
+    length = dim(tokens_BGt, 2)
+    back_n = paddle.arange(1, max(size, 2) if isinstance(size, int) else paddle.clip(size, min=2), dtype="int64")
     column_t = paddle.arange(length, dtype="int64")
     before_tn = column_t.unsqueeze(1) - back_n
-    newest_n = (length - back_n).clip(min=0)
+    newest_n = (paddle.full([], length, dtype="int64") - back_n).clip(min=0)
     history = paddle.index_select(tokens_BGt, before_tn.clip(min=0).flatten(), axis=2)
     history_BGtn = history.reshape([0, 0, -1, dim(back_n, 0)])
     newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
     same_BGtn = (history_BGtn == newest_BG1n) | (back_n >= size)
     repeat_BGt = same_BGtn.all(axis=-1) & (column_t >= size)
-    return paddle.put_along_axis(
-        logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"), axis=2, reduce="add", broadcast=False
-    )
+    penalty_BGt = NEVER * repeat_BGt.astype("float32")
+    # Without broadcasting, Paddle's host looks at the indices; with it, a graph has to find out shapes.
+    eager = paddle.in_dynamic_mode()
+    return paddle.put_along_axis(logits_BGV, tokens_BGt, penalty_BGt, axis=2, reduce="add", broadcast=eager)

@@ -59,13 +59,13 @@ class _SmoothedCrossEntropy(PyLayer):
         p_MW, here_M, column_M = ctx.saved_tensor()
         rows, width = p_MW.shape
         scale = grad / rows
-        if ctx.share:
-            off = paddle.full([width], ctx.share, "float32") * (paddle.arange(width) < ctx.real).astype("float32")
-            p_MW = p_MW - off
         grad_MW = p_MW * scale
+        if ctx.share:
+            # Under the same name: another one would keep a third of its memory.
+            grad_MW = grad_MW - scale * ctx.share * (paddle.arange(width) < ctx.real).astype("float32")
         at = column_M.unsqueeze(1)
         on_target_M1 = _take(grad_MW, column_M).unsqueeze(1) - (scale * (1.0 - ctx.smoothing) * here_M).unsqueeze(1)
-        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1, broadcast=False).astype(ctx.dtype)
+        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1).astype(ctx.dtype)
 
 
 def _own_labels(labels_M: Tensor, width: int) -> tuple[Tensor, Tensor]:

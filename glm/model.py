@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from functools import partial
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
-from glm.cache import CachedAttention, DenseAttention, PrefillAttention, Prefix, shared_bias
+from glm.cache import AttentionDropout, CachedAttention, Prefix
 from glm.chat_mixin import ChatMixin
 from glm.checkpoint.model_io import CheckpointMixin
 from glm.config import GLMConfig
+from glm.flash import attention_core, compute_dtype
 from glm.generation import GenerationMixin
 from glm.initialise import draw_seed, randomise, undrawn
 from glm.inputs import attention_bias, key_bias
@@ -99,8 +99,8 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
         Returns:
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
         """
-        bias = shared_bias(attention_bias(attention_mask, prefix_length), self.config.heads_a_group)
-        attend = DenseAttention(bias, self.config.heads_a_group, self._attention_dropout)
+        core, bias = self._attention(attention_mask, prefix_length)
+        attend = core(bias, self.config.heads_a_group, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
@@ -122,8 +122,8 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        bias = shared_bias(attention_bias(attention_mask, prefix_length), self.config.heads_a_group)
-        attends = [PrefillAttention(bias, self.config.heads_a_group) for _ in self.model.layers]
+        core, bias = self._attention(attention_mask, prefix_length)
+        attends = [core.prefill(bias, self.config.heads_a_group) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
         return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
 
@@ -149,12 +149,16 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
         logits_BGV = self.logits(self.model(input_ids_BG, position_ids_BPG, attends))
         return logits_BGV, [tail for attend in attends for tail in (attend.tail_keys, attend.tail_values)]
 
-    def _attention_dropout(self, weights: Tensor) -> Tensor:
+    def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
+        """The attention core of this device, and the bias in its form."""
+        shared, dtype = self.config.heads_a_group, compute_dtype(self.model.embed_tokens.weight)
+        core = attention_core(dtype, self.config.head_dim, shared)
+        return core, core.bias(attention_bias(attention_mask, prefix_length), shared, dtype)
+
+    def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""
-        if not (self.training and self.config.attention_dropout):
-            return weights
-        with self.ranks.own_random_numbers():
-            return F.dropout(weights, self.config.attention_dropout)
+        rate = self.config.attention_dropout if self.training else 0.0
+        return AttentionDropout(rate, self.ranks.own_random_numbers) if rate else None
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens

@@ -91,14 +91,14 @@ def _reason(capability: Capability) -> str | None:
         # Names of what comes later, which optimizers save under, must not depend on the probe.
         with paddle.enable_grad(), paddle.utils.unique_name.guard():
             pairs = capability.run(capability.dtype)
-        return next(filter(None, (_fault(*pair, capability.dtype) for pair in pairs)), None)
+        return next(filter(None, (device_fault(*pair, capability.dtype) for pair in pairs)), None)
     # Paddle raises nearly every class there is: a fault of any kind is what the probe is here to report.
     except Exception as error:
         return paddle_reason(error)
 
 
-def _fault(found: paddle.Tensor, wanted, dtype: str) -> str | None:
-    """What is wrong with a tensor: where it lies, or what it holds."""
+def device_fault(found: paddle.Tensor, wanted, dtype: str) -> str | None:
+    """What is wrong with a tensor that was computed on the current device: where it lies, or what it holds."""
     here = paddle.framework._current_expected_place_()
     if str(found.place) != str(here):
         return f"a result lies at {found.place}, not at {here}"
@@ -253,7 +253,7 @@ def probe_collectives() -> None:
     for name, run in _collectives(group, rank).items():
         try:
             found, wanted = run()
-            fault = _fault(found, wanted, "float32")
+            fault = device_fault(found, wanted, "float32")
         except Exception as error:  # as in _reason
             fault = paddle_reason(error)
         if fault:

@@ -10,22 +10,67 @@ from pathlib import Path
 
 import paddle
 from paddle import Tensor, nn
-from paddle.static.nn import cond
+from paddle.static.nn import cond as traced_cond
 from paddle.static.nn import while_loop as traced_while_loop
 
-__all__ = ["cond", "dim", "empty_axis", "save_graph", "while_loop"]
+__all__ = ["cond", "dim", "empty_axis", "known", "save_graph", "while_loop"]
+
+# Steps of an eager loop that a device is given before the host waits for what they decided.
+DEVICE_STEPS = 8
 
 
-def while_loop(goes_on: Callable[..., Tensor], step: Callable[..., list[Tensor]], state: list[Tensor]) -> list[Tensor]:
+def while_loop(
+    goes_on: Callable[..., Tensor],
+    step: Callable[..., list[Tensor]],
+    state: list[Tensor],
+    most: int | Tensor,
+    kept: int,
+) -> list[Tensor]:
     """`step` as long as `goes_on`: a loop of the graph while one is traced, else Python's.
 
-    Paddle's own does run eagerly, too, but copies the whole state, cache included, after every step.
+    Paddle's own does run eagerly, too, but copies the whole state, cache included, after every step. On a device,
+    several steps are queued between two looks, and the steps that were too many are dropped.
+
+    Args:
+        goes_on: a 0-D bool tensor; once false it stays so, and it is after `most` steps.
+        kept: how many tensors of the state are wanted at the end; the others may hold more steps than were needed.
+
+    Returns:
+        In a graph the state, else its first `kept` tensors.
     """
     if not paddle.in_dynamic_mode():
         return traced_while_loop(goes_on, step, state)
-    while goes_on(*state):
-        state = step(*state)
-    return state
+    if not goes_on(*state):
+        return state[:kept]
+    left = int(most)
+    while True:
+        states = []
+        going = paddle.zeros([], "int64")
+        for _ in range(min(steps_between_looks(), left)):
+            state = step(*state)
+            states.append(state[:kept])
+            going = going + goes_on(*state).astype("int64")
+        left -= len(states)
+        needed = int(going)
+        if needed < len(states):
+            return states[needed]
+
+
+def steps_between_looks() -> int:
+    """How many steps an eager loop takes before it looks whether to go on; on a CPU there is nothing to wait for."""
+    return 1 if paddle.get_device() == "cpu" else DEVICE_STEPS
+
+
+def cond(choice: bool | Tensor, yes: Callable, no: Callable):
+    """A branch of the graph where the choice is a tensor, else Python's."""
+    if isinstance(choice, bool):
+        return yes() if choice else no()
+    return traced_cond(choice, yes, no)
+
+
+def known(x: Tensor) -> bool | int | float | Tensor:
+    """The number that a 0-D tensor holds, read once so that nobody waits for it in a loop; in a graph the tensor."""
+    return x.item() if paddle.in_dynamic_mode() else x
 
 
 def dim(x: Tensor, axis: int) -> int | Tensor:

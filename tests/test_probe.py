@@ -152,6 +152,7 @@ def test_the_table_of_an_npu():
     assert len(rows) == len(CAPABILITIES)
     assert f"paddlepaddle: {paddle.__version__}\n" in done.stdout
     assert "training dtype: float32  (bfloat16 does not run on npu" in done.stdout
+    assert "attention of GLM-4 in bfloat16: dense  (no flash: " in done.stdout
 
 
 def test_versions_of_an_installed_plugin(tmp_path, monkeypatch):

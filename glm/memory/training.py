@@ -14,9 +14,10 @@ from glm.plan import padded
 if TYPE_CHECKING:
     from glm.config import GLMConfig
 
-# Share of a head's dimensions that rotary positions turn, in float32; the pairs are kept.
+# Share of a head's dimensions that rotary positions turn, in float32.
 ROTARY = {"learned_2d": lambda config: 0, "rotary_2d": lambda config: 1}
 ROTARY["partial_rotary"] = lambda config: config.partial_rotary_factor
+KEEPS_PAIRS = {"rotary_2d"}  # the other's own gradient needs the angles only
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class _Sizes:
         self.scores = config.num_attention_heads // degree * run.batch_size * run.row_length**2
         self.bias = bias_size(config, run, run.row_length)
         self.rotary = ROTARY[config.position_type](config)
+        self.keeps_pairs = config.position_type in KEEPS_PAIRS
         self.tables = int(tokens * config.head_dim * self.rotary) * FP32  # cosines and sines
         self.trained = run.batch_size * run.tgt_length
         self.vocabulary = padded(config.vocab_size, degree) // degree
@@ -92,7 +94,7 @@ class _Sizes:
 
     @property
     def pairs(self) -> int:
-        return int((self.queries + self.keys) * self.rotary) * FP32
+        return int((self.queries + self.keys) * self.rotary) * FP32 if self.keeps_pairs else 0
 
 
 def bias_size(config: "GLMConfig", run: Run, width: int) -> int:
@@ -105,7 +107,7 @@ def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
     # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
     apart = mixed or config.tensor_parallel_degree > 1
     mlp = MLPS[config.mlp_type]
-    start, normed = _norm(config, sizes)
+    stream = sizes.hidden * sizes.wide  # a norm keeps its input
     read, read_again = (sizes.hidden * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
     masks = 2 * sizes.hidden if config.hidden_dropout else 0
     adapters = len(ADAPTED) * run.batch_size * run.row_length * run.r * half if run.train == "lora" else 0
@@ -113,22 +115,15 @@ def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
     activation = sizes.wide if config.linear_bias else half  # what it reads
     return _Block(
-        start=start,
+        start=stream,
         # Queries and keys are float32 where the scores are computed; values and what they add up to are not.
-        linear=read + normed + (sizes.queries + sizes.keys) * (FP32 + half) + sizes.pairs + masks + adapters,
-        second=start + normed + read_again,
-        behind=2 * (start + normed) if config.post_norms else 0,
+        linear=read + (sizes.queries + sizes.keys) * (FP32 + half) + sizes.pairs + masks + adapters,
+        second=stream + read_again,
+        behind=2 * stream if config.post_norms else 0,
         scores=sizes.scores * score,
         mlp=sizes.inner * (activation + (mlp.kept - 1) * half),
         casts=_matrices(config) // config.tensor_parallel_degree * half if mixed else 0,
     )
-
-
-def _norm(config: "GLMConfig", sizes: _Sizes) -> tuple[int, int]:
-    """Bytes of its input and, if it is made of several operators, of what comes before the weight."""
-    if config.norm_type == "layer_norm":
-        return sizes.hidden * sizes.wide, 0
-    return sizes.hidden * FP32, sizes.hidden * sizes.wide
 
 
 def _matrices(config: "GLMConfig") -> int:
@@ -140,14 +135,13 @@ def training(config: "GLMConfig", run: Run) -> tuple[int, int]:
     sizes = _Sizes(config, run)
     block = _block(config, run, sizes)
     earlier = config.num_hidden_layers - 1
-    # Recomputed blocks get their input, which a norm of float32 would keep as a copy.
+    # Recomputed blocks get their input.
     again = sizes.hidden * sizes.wide
     before = earlier * (again if run.recompute else block.all)  # kept while the last block runs backward
     masks = sizes.hidden if config.embedding_dropout else 0
     before += masks + sizes.tables + (sizes.bias if run.recompute else 0)
     kept = before + (again if run.recompute else block.all)
-    start, normed = _norm(config, sizes)
-    head = start + normed + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
+    head = sizes.hidden * sizes.wide + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
     head += sizes.vocabulary * config.hidden_size * sizes.half if run.mixed else 0
     moments = (
         kept + head + _loss(run, sizes),
