@@ -32,6 +32,12 @@ rows:
 """
 
 
+def _without_paths(words: list[str]) -> list[str]:
+    """Arguments as anybody could type them: without the place of the peers' Python."""
+    at = words.index("--peers_python") if "--peers_python" in words else len(words)
+    return words[:at] + words[at + 2 :]
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     output = Path(options.output)
@@ -105,7 +111,7 @@ def run(options: argparse.Namespace, output: Path) -> dict:
         measured = execute(plan, environment, tell)
         profile_rows(missed([build_row(name, plan, measured) for name in plan.rows]), environment, measured, tell)
     seconds = (datetime.now(timezone.utc) - started).total_seconds()
-    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks", *_without_paths(sys.argv[1:])])
     report = {"started": started.isoformat(), "seconds": seconds, "command": command} | build_report(plan, measured)
     with atomic_write(output, "w", "utf-8") as file:
         file.write(json.dumps(report, indent=1, ensure_ascii=False, default=dict) + "\n")

@@ -20,7 +20,7 @@ from glm.export import export_graph
 from glm.generation_config import StopTokens
 from glm.model import GLMForCausalLM
 from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import write_step_graph
+from glm.onnx_export.write import export_step_graph
 from glm.rows import IGNORED, TrainingRow
 
 MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"
@@ -91,7 +91,10 @@ def write_onnx(directory: Path, config: GLMConfig, weights: str) -> None:
     prefix = onnx_prefix(directory, weights)
     prefix.parent.mkdir()
     tensors = open_checkpoint(directory / MODEL).tensors(config)
-    write_step_graph(config, tensors, weights_of(weights), prefix)
+    kind, _, head_bits = weights.partition("-head")
+    stored = weights_of(kind, head_bits=int(head_bits) if head_bits else None)
+    # Its text side is the prompts' ids.
+    export_step_graph(config, tensors, stored, prefix, source="random weights", text=lambda staging: None)
 
 
 def write_inputs(directory: Path, config: GLMConfig, shape: Shape) -> None:

@@ -75,7 +75,7 @@ class Side:
     Attributes:
         title: in tables.
         module: of `benchmarks.sides`, with a class `Side`.
-        weights: what the side opens, where it has several: fp32, int8, int4, or a type of llama.cpp.
+        weights: what the side opens, where it has several: fp32, int8, int4, int4-head4, or a type of llama.cpp.
         ours: whether this project computes, in its own environment; peers with torch have theirs.
         lora: whether it trains adapters only.
     """
@@ -92,6 +92,7 @@ SIDES = {
     "onnx-fp32": Side("glm, ONNX Runtime fp32", "onnx", "fp32", ours=True),
     "onnx-int8": Side("glm, ONNX Runtime int8", "onnx", "int8", ours=True),
     "onnx-int4": Side("glm, ONNX Runtime int4", "onnx", "int4", ours=True),
+    "onnx-int4-head4": Side("glm, ONNX Runtime int4, --head_bits 4", "onnx", "int4-head4", ours=True),
     "loop": Side("glm, Paddle Inference fp32", "loop", ours=True),
     "eager": Side("glm, eager", "eager", ours=True),
     "transformers": Side("transformers", "transformers", own_environment=True),
@@ -216,7 +217,12 @@ ROWS = {
         "decode b=1 int8", "glm4", "decode", "onnx-int8", {"transformers": 6.0, "llama-q8_0": 1.0, "machine": None}
     ),
     "decode-int4": Row(
-        "decode b=1 int4", "glm4", "decode", "onnx-int4", {"transformers": 9.0, "llama-q4_0": 1.0, "machine": None}
+        "decode b=1 int4",
+        "glm4",
+        "decode",
+        "onnx-int4",
+        {"transformers": 9.0, "llama-q4_0": 1.0, "machine": None},
+        ("onnx-int4-head4",),
     ),
     "beam": Row("beam search 5, no-repeat 3-gram", "glm4", "beam", "onnx-fp32", {"transformers": 3.0}, ("eager",)),
     "start-fp32": Row("start-up to the first token, fp32 export", "glm4", "start", "onnx-fp32", {"transformers": 0.5}),

@@ -32,22 +32,34 @@ def main(arguments: list[str]) -> None:
 
 
 def start_onnx(directory: Path, side, shape, stages: list[dict]):
-    """As infer_generation.py opens an export."""
+    """As infer_generation.py opens an export, checksums included; only the tokenizer is missing, on both sides."""
     import glm  # noqa: F401
     from benchmarks.settings import TASKS
-    from benchmarks.sides.onnx import positions_of
+    from benchmarks.sides.positions import positions_of
     from benchmarks.sides.prompts import end_token, prompts_of
     from glm.engine import Engine, EngineOptions
+    from glm.export_files import exported_formats, read_manifest, start_check
     from glm.generation_config import GenerationConfig, StopTokens
-    from glm.runtime.onnx_step import OnnxStepRuntime
+    from glm.runtime import RuntimeOptions, choose
+    from glm.tuning import usable_cores
 
     stages.append(stage("imports"))
-    runtime = OnnxStepRuntime(directory / f"onnx-{side.weights}" / "glm.onnx", shape.prompt + shape.new_tokens)
+    export = directory / f"onnx-{side.weights}"
+    choice = choose(None, "cpu", exported_formats(export, "glm"))
+    check = start_check(export, read_manifest(export, "glm", choice.backend.format))
+    files = (export / "glm.onnx", export / "glm.onnx.data")
+    options = RuntimeOptions(*files, cpu_threads=usable_cores(), capacity=shape.prompt + shape.new_tokens)
     stop = StopTokens((end_token(directory),), end_token(directory))
-    engine = Engine(runtime, positions_of(directory), stop, EngineOptions(reuse_prefix=False))
+    engine = Engine(choice.backend.open_step(options), positions_of(directory), stop, EngineOptions(reuse_prefix=False))
     prompts = prompts_of(directory, TASKS["memory"]).tolist()
     stages.append(stage("model loaded"))
-    return lambda count: engine.generate(prompts, GenerationConfig(max_length=count, min_length=count))
+
+    def generate(count: int) -> list:
+        results = engine.generate(prompts, GenerationConfig(max_length=count, min_length=count))
+        check.result()
+        return results
+
+    return generate
 
 
 def start_transformers(directory: Path, side, shape, stages: list[dict]):

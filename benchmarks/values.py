@@ -8,8 +8,8 @@ from benchmarks.plan import Measured, Plan
 from benchmarks.settings import QUICK_SHAPES, ROWS, SHAPES, SIDES, TASKS, UNITS, Row, Shape, Task
 from benchmarks.side import pace, projected_seconds
 
-# Bytes of a stored weight, with the scales of its block, for the limits.
-WEIGHT_BYTES = {"fp32": 4.0, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 32}
+# Bytes of a stored weight of the blocks and of the head, with the scales of its block, for the limits.
+WEIGHT_BYTES = {"fp32": (4.0, 4.0), "int8": (1 + 4 / 128, 1 + 4 / 128), "int4": (0.5 + 4 / 128, 1 + 4 / 128)}
 
 
 def value_of(task: Task, shape: Shape, run: dict) -> float:
@@ -57,7 +57,8 @@ def limit(row: Row, shape: Shape, measured: Measured, read: dict, multiply: list
     median of what was read between the runs of the other sides.
     """
     work = measured.prepared[row.shape]
-    size = WEIGHT_BYTES[SIDES[row.ours].weights] * (work["block_parameters"] + work["head_parameters"])
+    of_block, of_head = WEIGHT_BYTES[SIDES[row.ours].weights]
+    size = of_block * work["block_parameters"] + of_head * work["head_parameters"]
     batch = TASKS[row.task].batch
     found = summary([batch * value / size for value in read["values"]])
     return found | {"read": read, "matmul": summary(multiply), "weight_bytes": size}

@@ -71,6 +71,7 @@ def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: st
         weights=KINDS[config.dtype],
         block_size=None,
         symmetric=None,
+        head_bits=None,
         vocab_size=config.vocab_size,
         max_position=config.max_position_embeddings,
         parameters=int(sum(p.size for p in model.parameters())),

@@ -35,6 +35,7 @@ class Manifest:
         weights: how matrices are stored: fp32, bf16, fp16, int8 or int4.
         block_size: numbers that share a scale, None without blocks.
         symmetric: whether blocks have no zero points, None without blocks.
+        head_bits: of embedding and head, None without blocks.
         vocab_size: rows of the embedding; the tokenizer may have fewer tokens, not more.
         max_position: the largest position id.
         parameters: how many numbers the model has.
@@ -48,6 +49,7 @@ class Manifest:
     weights: str
     block_size: int | None
     symmetric: bool | None
+    head_bits: int | None
     vocab_size: int
     max_position: int
     parameters: int

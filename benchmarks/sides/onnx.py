@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import onnxruntime
 
 from benchmarks.settings import Task
 from benchmarks.side import Generation, Place
+from benchmarks.sides.positions import positions_of
 from benchmarks.sides.prompts import end_token, prompts_of
-from glm.datasets.batches import BlockPositions, Positions, TextPositions
 from glm.engine import Engine, EngineOptions, Request
 from glm.generation_config import GenerationConfig, StopTokens
 from glm.runtime.onnx_step import OnnxStepRuntime
+from glm.tuning import usable_cores
 
 OUTSIDE = "outside the graph's kernels (search, numpy, calls)"
 
@@ -29,7 +29,7 @@ class Side:
         self.directory, self.shape = place.directory, place.shape
         self.file = place.directory / f"onnx-{place.side.weights}" / "glm.onnx"
         self.end = end_token(place.directory)
-        self.engine = self._engine(OnnxStepRuntime(self.file, self._columns()))
+        self.engine = self._engine(OnnxStepRuntime(self.file, self._columns(), usable_cores()))
 
     def generate(self, task: Task, patience: float) -> Generation:
         return timed(self.engine, prompts_of(self.directory, task).tolist(), options(task, self.shape))
@@ -51,11 +51,6 @@ class Side:
 
     def _columns(self) -> int:
         return max(self.shape.prompt, self.shape.long_prompt) + self.shape.new_tokens
-
-
-def positions_of(directory: Path) -> Positions:
-    masks = np.load(directory / "inputs.npz")["mask_token_ids"].tolist()
-    return BlockPositions(tuple(masks)) if masks else TextPositions()
 
 
 def options(task: Task, shape) -> GenerationConfig:
@@ -83,7 +78,7 @@ class _ProfiledRuntime(OnnxStepRuntime):
 
     def __init__(self, file: Path, columns: int, directory: Path):
         self._directory = directory
-        super().__init__(file, columns)
+        super().__init__(file, columns, usable_cores())
 
     def _open(self, *arguments):
         def profiled():

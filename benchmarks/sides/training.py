@@ -1,6 +1,7 @@
 """The training of the sides that use Paddle: each brings its model and its loss."""
 
 import json
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -56,7 +57,12 @@ def paddle_operators(work) -> list[dict]:
         with Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=lambda found: found.export(str(file), "json")):
             work()
         events = json.loads(file.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
-    return own_times(events)
+    return own_times([event | {"name": operator(event["name"])} for event in events if "name" in event])
+
+
+def operator(name: str) -> str:
+    """`matmul_grad kernel launch[14.802 ms]` and `ProfileStep#0[…]` without what differs from call to call."""
+    return re.sub(r"( kernel launch)?\[[^\]]*\]$|#\d+(\[[^\]]*\])?$", "", name)
 
 
 def own_times(events: list[dict]) -> list[dict]:

@@ -50,6 +50,7 @@ class ExternalData:
 
     slots: list[Slot] = field(default_factory=list)
     fillings: dict[str, list[Filling]] = field(default_factory=dict)
+    tables: list[tuple[Slot, Callable[[slice], np.ndarray]]] = field(default_factory=list)
     size: int = 0
 
     def slot(self, name: str, dtype: str, shape: tuple[int, ...]) -> Slot:
@@ -62,6 +63,12 @@ class ExternalData:
         """The bytes of a slot under another name and shape, so that the file has them once."""
         self.slots.append(slot._replace(name=name, shape=tuple(shape)))
         return self.slots[-1]
+
+    def table(self, name: str, shape: tuple[int, int], rows: Callable[[slice], np.ndarray]) -> str:
+        """A float32 slot that no weight fills: `rows` gives some of its rows. Returns its name."""
+        slot = self.slot(name, "float32", shape)
+        self.tables.append((slot, rows))
+        return slot.name
 
     def fill(self, weight: str, shape: tuple[int, ...], writes: Callable[[np.ndarray], Iterable[Write]]) -> None:
         self.fillings.setdefault(weight, []).append(Filling(tuple(shape), writes))
@@ -88,6 +95,9 @@ class ExternalData:
         """
         with path.open("wb") as file:
             reserve(file.fileno(), self.size)
+        for slot, rows in self.tables:
+            for where in row_chunks(*slot.shape):
+                _put(path, Write(slot, (where,), rows(where)))
         missing = set(self.fillings)
         for name, array in weights:
             if name not in missing:
@@ -121,9 +131,14 @@ def _put(path: Path, write: Write) -> None:
         mapped._mmap.close()
 
 
-def chunks(rows_NK: np.ndarray, size: int = 4 << 20) -> Iterator[tuple[slice, np.ndarray]]:
+def chunks(rows_NK: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Rows as float32, some megabytes at a time."""
-    count = max(1, size // (4 * max(1, rows_NK.shape[1])))
-    for start in range(0, len(rows_NK), count):
-        where = slice(start, min(start + count, len(rows_NK)))
+    for where in row_chunks(*rows_NK.shape):
         yield where, np.ascontiguousarray(rows_NK[where], dtype="float32")
+
+
+def row_chunks(rows: int, columns: int, size: int = 4 << 20) -> Iterator[slice]:
+    """Places of rows that take so many bytes as float32, or of one."""
+    count = max(1, size // (4 * max(1, columns)))
+    for start in range(0, rows, count):
+        yield slice(start, min(start + count, rows))

@@ -100,6 +100,10 @@ class Learned2D:
     def rotation(self, graph: Graph, config: Any, positions: str) -> Rotate:
         return lambda x, heads: x
 
+    def attention_angles(self, graph: Graph, config: Any) -> list[str]:
+        """Tables [places, R/2] with which the attention operator turns queries and keys itself; [] where it cannot."""
+        return []
+
     def order(self, config: Any) -> np.ndarray:
         """Which dimension of a head of the model stands where in the graph, for queries and keys."""
         return np.arange(config.head_dim)
@@ -118,6 +122,24 @@ class PartialRotary(Learned2D):
         rotary = int(config.head_dim * config.partial_rotary_factor)
         return _rotation(graph, positions, inverse_frequencies(rotary, config.rope_theta), rotary, interleaved=1)
 
+    def attention_angles(self, graph: Graph, config: Any) -> list[str]:
+        """A token's place is its column of the cache. Saves three nodes a layer: 8% of a step in 4 bits."""
+        rotary = int(config.head_dim * config.partial_rotary_factor)
+        if rotary % 16:  # the operator wants whole vectors of 8 angles
+            return []
+        frequencies, shape = (
+            inverse_frequencies(rotary, config.rope_theta),
+            (config.max_position_embeddings + 1, rotary // 2),
+        )
+
+        def table(name: str, function: np.ufunc) -> str:
+            def rows(where: slice) -> np.ndarray:
+                return function(np.arange(where.start, where.stop, dtype="float32")[:, None] * frequencies)
+
+            return graph.data.table(f"rotary.{name}", shape, rows)
+
+        return [table("cos", np.cos), table("sin", np.sin)]
+
 
 class Rotary2D(PartialRotary):
     """Half of a head turns with either position (ChatGLM-6B).
@@ -134,6 +156,9 @@ class Rotary2D(PartialRotary):
         exact = inverse_frequencies(config.head_dim // 2, config.rope_theta)
         frequencies = exact.astype("float16").astype("float32")  # as published
         return _rotation(graph, positions, frequencies, config.head_dim, interleaved=0)
+
+    def attention_angles(self, graph: Graph, config: Any) -> list[str]:
+        return []
 
     def order(self, config: Any) -> np.ndarray:
         return np.arange(config.head_dim).reshape(2, 2, -1).transpose(1, 0, 2).reshape(-1)

@@ -1,9 +1,9 @@
 """The graph of one decoding step: tokens and a cache in, logits and the longer cache out.
 
-Inputs: ids [B, T] int64; pos [B, P, T] int64; seqlens_k [B] int32, length of a row after this call, less 1; total []
-int32, columns of the cache that the call looks at; last [B] int64, the column whose logits leave; past_key_i and
-past_value_i [B, K, C, D] float32 for every layer; for prompts that are read in both directions also bias
-[1 or B, 1, T, total] float32, added to the scores.
+Inputs: ids [B, T] int64; pos [B, P, T] int64, unless a position is its column, and the attention operator turns by it;
+seqlens_k [B] int32, length of a row after this call, less 1; total [] int32, columns of the cache that the call sees;
+last [B] int64, the column whose logits leave; past_key_i and past_value_i [B, K, C, D] float32 for every layer; for
+prompts that are read in both directions also bias [1 or B, 1, T, total] float32, added to the scores.
 Outputs: logits [B, V] float32, and present_key_i, present_value_i, to be bound to the memory of the past ones.
 
 Shapes: B rows, T tokens, P position rows a token, H hidden, N heads, K key/value heads, C columns of the cache,
@@ -46,10 +46,11 @@ class _StepGraph:
 
     def build(self) -> Graph:
         graph, config = self.graph, self.config
+        self.angles = self.positions.attention_angles(graph, config)
         self._inputs()
         x = self.weights.embedding(graph, "ids", "model.embed_tokens.weight", self.table)
         x, added = self.positions.embed(graph, config, x, "pos"), None
-        rotate = self.positions.rotation(graph, config, "pos")
+        rotate = None if self.angles else self.positions.rotation(graph, config, "pos")
         for i in range(config.num_hidden_layers):
             x, added = self._block(f"model.layers.{i}", i, x, added, rotate)
         at = graph.node("Unsqueeze", "last", graph.constant(np.array([1], dtype="int64")))
@@ -62,7 +63,8 @@ class _StepGraph:
     def _inputs(self) -> None:
         graph, config, dtype = self.graph, self.config, TensorProto
         graph.input("ids", dtype.INT64, ["B", "T"])
-        graph.input("pos", dtype.INT64, ["B", self.positions.rows, "T"])
+        if not self.angles:
+            graph.input("pos", dtype.INT64, ["B", self.positions.rows, "T"])
         graph.input("seqlens_k", dtype.INT32, ["B"])
         graph.input("total", dtype.INT32, [])
         graph.input("last", dtype.INT64, ["B"])
@@ -75,7 +77,7 @@ class _StepGraph:
                 graph.input(f"past_{part}_{i}", dtype.FLOAT, shape)
                 graph.output(f"present_{part}_{i}", dtype.FLOAT, shape)
 
-    def _block(self, name: str, i: int, x: str, added: str | None, rotate: Rotate) -> tuple[str, str]:
+    def _block(self, name: str, i: int, x: str, added: str | None, rotate: Rotate | None) -> tuple[str, str]:
         """The block of glm/layers.py; a sum is left to the norm behind it: (carried, added) goes in and out."""
         graph, config = self.graph, self.config
         h, x = self._norm(f"{name}.input_layernorm", x, added)
@@ -92,7 +94,7 @@ class _StepGraph:
     def _behind(self, name: str, x: str) -> str:
         return self.norm(self.graph, self.config, name, x) if self.config.post_norms else x
 
-    def _attention(self, name: str, i: int, x: str, rotate: Rotate) -> str:
+    def _attention(self, name: str, i: int, x: str, rotate: Rotate | None) -> str:
         graph, config, width = self.graph, self.config, graph_head_dim(self.config)
         heads, shared = config.num_attention_heads, config.num_key_value_heads
         turned, plain = _Heads(self.positions.order(config), width), _Heads(np.arange(config.head_dim), width)
@@ -101,19 +103,25 @@ class _StepGraph:
             for part, count, order in (("q", heads, turned), ("k", shared, turned), ("v", shared, plain))
         ]
         packed = self.weights.linear(graph, x, f"{name}.qkv_proj", layers)
-        sizes = graph.constant(np.array([layer.size[1] for layer in layers], dtype="int64"))
-        q, k, v = graph.node("Split", packed, sizes, outputs=3, axis=-1)
-        inputs = [rotate(q, heads), rotate(k, shared), v, f"past_key_{i}", f"past_value_{i}", "seqlens_k", "total"]
-        bias = "bias" if self.positions.bidirectional else ""
+        if rotate:
+            sizes = graph.constant(np.array([layer.size[1] for layer in layers], dtype="int64"))
+            q, k, v = graph.node("Split", packed, sizes, outputs=3, axis=-1)
+            inputs = [rotate(q, heads), rotate(k, shared), v]
+        else:
+            inputs = [packed, "", ""]
         context, *_ = graph.contrib(
             "GroupQueryAttention",
             *inputs,
-            *("", "", "", bias),
+            *(f"past_key_{i}", f"past_value_{i}", "seqlens_k", "total"),
+            *(self.angles or ("", "")),
+            *("", "bias" if self.positions.bidirectional else ""),
             outputs=[f"{name}.context", f"present_key_{i}", f"present_value_{i}"],
             num_heads=heads,
             kv_num_heads=shared,
             scale=config.head_dim**-0.5,
             causal=int(not self.positions.bidirectional),
+            do_rotary=int(not rotate),
+            rotary_interleaved=int(not rotate),
         )
         shape = (heads * config.head_dim, config.hidden_size)
         out = Layer(f"{name}.o_proj", shape, config.linear_bias, rows=plain.rows)

@@ -73,7 +73,7 @@ def _side_by_side(layers: list[Layer]) -> Iterator[tuple[Layer, slice]]:
 class FloatWeights:
     """Every weight in float32."""
 
-    kind, block_size, symmetric = "fp32", None, None
+    kind, block_size, symmetric, head_bits = "fp32", None, None, None
 
     def linear(self, graph: Graph, x: str, name: str, layers: list[Layer]) -> str:
         """[..., K] → [..., N], the outputs of the layers side by side."""
@@ -128,6 +128,10 @@ class QuantizedWeights:
     @property
     def symmetric(self) -> bool:
         return self.blocks.symmetric
+
+    @property
+    def head_bits(self) -> int:
+        return (self.tables or self.blocks).bits
 
     def linear(self, graph: Graph, x: str, name: str, layers: list[Layer]) -> str:
         """[..., K] → [..., N], the outputs of the layers side by side."""
@@ -204,8 +208,13 @@ KINDS = {"fp32": None, "int8": (8, 8), "int4": (4, 8)}
 USUAL_BLOCK = 128
 
 
-def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> Weights:
+def weights_of(kind: str, block: int | None = None, symmetric: bool = True, head_bits: int | None = None) -> Weights:
     """The weights of an export by the name of their kind, one of `KINDS`.
+
+    Args:
+        block: numbers that share a scale; 128 if not given.
+        symmetric: without zero points.
+        head_bits: of embedding and head, 4 or 8; those of `KINDS` if not given.
 
     Raises:
         UsageError: an unknown kind, a block size that is not a power of 2 from 16 on, or blocks of float32 weights.
@@ -213,8 +222,13 @@ def weights_of(kind: str, block: int | None = None, symmetric: bool = True) -> W
     if kind not in KINDS:
         raise UsageError(f"weights '{kind}' are unknown; known: {', '.join(KINDS)}")
     if KINDS[kind] is None:
-        if block or not symmetric:
-            raise UsageError(f"weights '{kind}' have no blocks: leave block size and zero points to int8 and int4")
+        if block or not symmetric or head_bits:
+            raise UsageError(
+                f"weights '{kind}' have no blocks: leave block size, zero points and the head's bits to int8 and int4"
+            )
         return FloatWeights()
-    layers, tables = (Blocks(bits, USUAL_BLOCK if block is None else block, symmetric) for bits in KINDS[kind])
+    bits, usual_head = KINDS[kind]
+    layers, tables = (
+        Blocks(count, USUAL_BLOCK if block is None else block, symmetric) for count in (bits, head_bits or usual_head)
+    )
     return QuantizedWeights(layers, tables=tables)

@@ -60,6 +60,7 @@ def export_step_graph(
         weights=stored.kind,
         block_size=stored.block_size,
         symmetric=stored.symmetric,
+        head_bits=stored.head_bits,
         vocab_size=config.vocab_size,
         max_position=config.max_position_embeddings,
         parameters=graph.data.parameters,

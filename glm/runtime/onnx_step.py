@@ -72,11 +72,12 @@ class OnnxStepRuntime:
         inputs = {node.name: node.shape for node in self._session.get_inputs()}
         outputs = {node.name: node.shape for node in self._session.get_outputs()}
         self._layers = sum(name.startswith("past_key_") for name in inputs)
-        if not self._layers or "pos" not in inputs or "logits" not in outputs:
+        if not self._layers or "seqlens_k" not in inputs or "logits" not in outputs:
             raise GLMError(f"{model_file} is no step graph: export the model with --format onnx")
         _, self._heads, _, self._head_dim = inputs["past_key_0"]
-        self.position_rows, self.vocab_size = inputs["pos"][1], outputs["logits"][1]
-        self.bidirectional = "bias" in inputs
+        self.vocab_size, self.bidirectional = outputs["logits"][1], "bias" in inputs
+        # A graph without positions takes the column that a token is read into.
+        self._inputs, self._position_rows = set(inputs), inputs.get("pos", [0, 1, 0])[1]
 
     def cache_bytes(self, rows: int, columns: int) -> int:
         return 4 * int(np.prod(self._shape(rows, columns), dtype="int64"))
@@ -123,7 +124,7 @@ class OnnxStepRuntime:
     def _step_arrays(self, cache: ArrayCache, count: int) -> dict[str, np.ndarray]:
         arrays = {
             "ids": np.zeros([count, 1], dtype="int64"),
-            "pos": np.zeros([count, self.position_rows, 1], dtype="int64"),
+            "pos": np.zeros([count, self._position_rows, 1], dtype="int64"),
             "seqlens_k": np.zeros([count], dtype="int32"),
             # The capacity, at every step: each row sees its own length.
             "total": np.array(cache.columns, dtype="int32"),
@@ -135,8 +136,8 @@ class OnnxStepRuntime:
         """Binds arrays, and `count` rows of the cache from `row` on."""
         binding = self._session.io_binding()
         arrays["logits"] = np.empty([count, self.vocab_size], dtype="float32")
-        for name, array in arrays.items():
-            bind = binding.bind_output if name == "logits" else binding.bind_input
+        for name in (arrays.keys() & self._inputs) | {"logits"}:
+            array, bind = arrays[name], binding.bind_output if name == "logits" else binding.bind_input
             bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         shape = [count, self._heads, cache.columns, self._head_dim]
         for layer in range(self._layers):

@@ -44,7 +44,7 @@ def test_training_tasks_are_acts_of_their_own_and_the_others_share_their_sides()
         ("glm", "generate", ["beam-2"]),
     ]
     # Two rows of one task: a side has one turn, however many rows show it.
-    assert acts[2].sides == [*ROWS["decode-fp32"].sides, "onnx-int4", "llama-q4_0"]
+    assert acts[2].sides == [*ROWS["decode-fp32"].sides, "onnx-int4", "llama-q4_0", "onnx-int4-head4"]
 
 
 def test_a_shape_is_prepared_for_the_sides_that_open_it():

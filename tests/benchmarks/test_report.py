@@ -47,7 +47,7 @@ def test_a_failed_side_shows_its_reason():
 
 def test_without_weights_there_are_rows_and_failures():
     found = START | build_report(Plan(("decode-int4",), 1), Measured(prepared={"glm4": {"error": "no room"}}))
-    assert found["rows"][0]["cells"]["onnx-int4"] == {"error": "no room"} and len(found["failures"]) == 4
+    assert found["rows"][0]["cells"]["onnx-int4"] == {"error": "no room"} and len(found["failures"]) == 5
     assert "no room" in printed(found) and "no room" in page(found)
 
 

@@ -10,7 +10,7 @@ from benchmarks.prepare import HUGGING_FACE, MODEL, TRAINING, config_of, prepare
 from benchmarks.settings import LORA_RANK, QUICK_SHAPES, SIDES, TASKS
 from benchmarks.side import Place
 from benchmarks.sides import eager, loop, onnx, paddlenlp
-from benchmarks.sides.training import own_times
+from benchmarks.sides.training import operator, own_times
 from benchmarks.start import peak_memory, since_start, start_onnx
 from benchmarks.worker import Measured
 from glm.checkpoint.read import open_checkpoint
@@ -158,3 +158,16 @@ def test_a_fresh_start_has_stages(prepared):
     assert [stage["what"] for stage in stages] == ["imports", "model loaded"]
     assert 0 < stages[0]["seconds"] <= stages[1]["seconds"] <= since_start()
     assert 2**20 < stages[0]["memory"] <= peak_memory()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("matmul_grad kernel launch[30.267 ms]", "matmul_grad"),
+        ("Gradient Backward[87.607 ms]", "Gradient Backward"),
+        ("ProfileStep#0[186.224 ms]", "ProfileStep"),
+        ("SelfAttention", "SelfAttention"),
+    ],
+)
+def test_calls_of_an_operator_have_one_name(name, found):
+    assert operator(name) == found

@@ -10,7 +10,8 @@ from tiny_glm import NO_DROPOUT, scatter, tiny_model
 from glm import GLMConfig, GLMForCausalLM
 from glm.parameters import as_numpy
 
-# Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32.
+# Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32. In heads of 32 the attention
+# operator turns 16 dimensions itself.
 MODELS = {
     "glm": {"generation": "glm"},
     "glm, heads of 12": {"generation": "glm", "head_dim": 12},
@@ -19,6 +20,7 @@ MODELS = {
     "glm4-remote, heads of 12": FAMILY["glm4-remote"][1] | {"generation": "glm4-remote"},
     "glm4, tied": FAMILY["glm4-0414"][1] | {"generation": "glm4", "attention_bias": True, "tie_word_embeddings": True},
     "glm4-0414": FAMILY["glm4-0414"][1] | {"generation": "glm4-0414"},
+    "glm4, heads of 32": FAMILY["glm4-0414"][1] | {"generation": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5},
 }
 PRESETS = ("glm-tiny-chinese", "chatglm-6b-tiny", "glm-4-9b-chat-tiny", "glm-4-9b-0414-tiny", "glm-4-32b-0414-tiny")
 

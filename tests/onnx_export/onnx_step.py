@@ -48,8 +48,8 @@ class Stepper:
         if "bias" in self.inputs:
             feeds["bias"] = np.zeros((1, 1, len(ids[0]), total), dtype="float32") if bias is None else bias
         binding.bind_output("logits")
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
+        for name in feeds.keys() & self.inputs.keys():
+            binding.bind_cpu_input(name, feeds[name])
         for name, value in self.cache.items():
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(name.replace("past", "present"), value)

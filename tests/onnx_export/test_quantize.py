@@ -80,9 +80,10 @@ def test_kinds_of_weights():
     """Of 4-bit weights embedding and head have 8."""
     assert weights_of("int4") == QuantizedWeights(Blocks(4, 128), tables=Blocks(8, 128))
     assert weights_of("int4", 32, False) == QuantizedWeights(Blocks(4, 32, False), tables=Blocks(8, 32, False))
+    assert weights_of("int4", head_bits=4) == QuantizedWeights(Blocks(4, 128), tables=Blocks(4, 128))
     eight = Blocks(8, 128, symmetric=False)
     assert weights_of("int8", symmetric=False) == QuantizedWeights(eight, tables=eight)
-    for arguments in (("int5",), ("fp32", 32), ("fp32", None, False), ("int4", 0)):
+    for arguments in (("int5",), ("fp32", 32), ("fp32", None, False), ("fp32", None, True, 8), ("int4", 0)):
         with pytest.raises(UsageError):
             weights_of(*arguments)
 

@@ -22,7 +22,8 @@ PRESETS = ("chatglm-6b-tiny", "glm-4-9b-0414-tiny")
 KINDS = {
     "fp32": ([], ("fp32", None, None), 1e-5),
     "int8": (["--weights", "int8", "--block_size", "64"], ("int8", 64, True), 0.05),
-    "int4": (["--weights", "int4", "--asymmetric"], ("int4", 32, False), 0.5),
+    "int4, small": (["--weights", "int4", "--head_bits", "4"], ("int4", 128, True), 0.6),
+    "int4": (["--weights", "int4", "--asymmetric"], ("int4", 128, False), 0.5),
 }
 
 
@@ -73,7 +74,9 @@ def test_a_preset(run, tmp_path, preset, kind):
     assert (manifest.weights, manifest.block_size, manifest.symmetric) == stored
     assert (manifest.source, manifest.dtype) == (preset, "float32")
     lines = result.out.splitlines()
-    assert lines[0].startswith(f"exported {manifest.parameters:,} parameters ({(flags and kind) or 'float32'}")
+    assert lines[0].startswith(
+        f"exported {manifest.parameters:,} parameters ({'float32' if not flags else manifest.weights}"
+    )
     bits = 8 * manifest.files["glm.onnx.data"]["size"] / manifest.parameters
     assert re.fullmatch(rf"  glm\.onnx, glm\.onnx\.data: [\d.]+ [kM]B, {bits:.2f} bits a weight", lines[1])
     assert lines[2] == f'next: python infer_generation.py --model_path {tmp_path}/infer --model_prefix glm "…"'
@@ -102,7 +105,7 @@ def test_both_formats_in_one_directory(run, exported, model, sources, tmp_path):
     export(run, model, tmp_path / "infer" / "glm", "--weights", "int4")
     assert exported_formats(tmp_path / "infer", "glm") == ["paddle", "onnx"]
     texts = [
-        run("infer_generation.py", "--model_path", folder, "--input_file", sources).texts
+        run("infer_generation.py", "--model_path", folder, "--backend", "paddle", "--input_file", sources).texts
         for folder in (exported[0], tmp_path / "infer")
     ]
     assert texts[0] == texts[1] != []
