@@ -171,3 +171,36 @@ def test_the_simulated_npu_has_none():
     found = on_npu(ON_NPU)
     assert found["core"] == "DenseAttention" and found["undisturbed"]
     assert "flash_attn` is not registered" in found["fault"]
+
+
+IN_HALF_PRECISION = """
+import sys
+sys.path.insert(0, "tests")
+from tiny_glm import small_prompt, tiny_model
+from glm import flash
+from glm.flash import FlashAttention, attention_core, flash_fault
+paddle.set_device("npu:0")
+FlashAttention.backend = "MATH"
+model, prompt = tiny_model(vocab_size=12), small_prompt(12, 3, seed=1)
+fields = (prompt.input_ids, prompt.attention_mask, prompt.position_ids, prompt.prefix_length - 2)
+def loss():
+    with paddle.amp.auto_cast(dtype="bfloat16"):
+        return float(model(*fields, labels=prompt.input_ids))
+calls, call = [], FlashAttention.__call__
+FlashAttention.__call__ = lambda self, *qkv: calls.append(str(self.bias_B1TT.dtype)) or call(self, *qkv)
+kinds = [("bfloat16", 64, 2), ("float16", 64, 2), ("bfloat16", 8, 1)]
+faults = [flash_fault("npu:0", *kind) for kind in kinds]
+calls.clear()
+ours = loss()
+flash.flash_fault = lambda *args: "not now"
+print(json.dumps({"faults": faults, "calls": calls, "losses": [ours, loss()]}))
+"""
+
+
+@needs_compiler
+def test_in_half_precision_on_the_simulated_npu():
+    """Paddle's arithmetic passes the trial there, and a model under mixed precision calls it."""
+    found = on_npu(IN_HALF_PRECISION)
+    assert found["faults"] == [None] * 3
+    assert found["calls"] == ["paddle.bfloat16"] * 2
+    assert found["losses"][0] == pytest.approx(found["losses"][1], rel=0.02)
