@@ -58,6 +58,8 @@ class Side:
             options.n_threads = options.n_threads_batch = threads
             if self.float:  # beside this project's fp32 cache; the others keep llama.cpp's default, fp16
                 options.type_k = options.type_v = llama.GGML_TYPE_F32
+                # Its flash attention rounds to half precision: logits are off by 0.09, and other tokens come.
+                options.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
             context = llama.llama_init_from_model(self.model, options)
             if not context:
                 raise RuntimeError(f"llama.cpp cannot make a context of {options.n_ctx} tokens")
