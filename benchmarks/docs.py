@@ -124,7 +124,8 @@ def shapes(report: dict) -> str:
         "- Start-up: from the start of a fresh process to its first token after a prompt, files in the page cache. "
         "Peak memory: VmHWM of such a process after all its tokens.\n"
         "- llama.cpp is built on this machine for its processor; its cache is float32 beside float32 weights, float16 "
-        "beside quantized ones.\n"
+        "beside quantized ones. Beside float32 weights its flash attention is off: it rounds to half precision, and "
+        "other tokens come.\n"
     )
     return "\n".join(lines)
 
