@@ -49,7 +49,9 @@ def parse() -> argparse.Namespace:
         help="how onnx stores matrices, see above; default: fp32",
     )
     parser.add_argument(
-        "--block_size", type=int, help="numbers of an int8 or int4 matrix that share a scale, a power of 2 from 16 on"
+        "--block_size",
+        type=int,
+        help="numbers of an int8 or int4 matrix that share a scale: 16, 32, 64, 128 or 256",
     )
     parser.add_argument(
         "--head_bits",

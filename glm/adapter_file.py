@@ -58,7 +58,7 @@ def merged(tensors: Iterable[tuple[str, np.ndarray]], directory: Path, config: A
         GLMError: as `read_adapter`, or an adapter of another model.
     """
     settings, adapter = read_adapter(directory, config)
-    modules = {name.split(".")[-2] for name in adapter}
+    modules = {name.rpartition(".")[0].rpartition(".")[2] for name in adapter}
     check_adapter(adapter, _adapter_shapes(config, modules, settings["r"]), directory)
     return _merged(tensors, adapter, np.float32(settings["alpha"] / settings["r"]))
 

@@ -11,8 +11,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from glm.checkpoint.file_names import CONFIG_NAME
 from glm.checkpoint.stream import file_digest
 from glm.errors import GLMError
+from glm.generation_file import NAME as GENERATION_NAME
+from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
+from glm.tokenizers.registry import FORMATS as TOKENIZERS
 
 FORMAT_VERSION = 3
 SMALL_FILE = 16 << 20  # bytes; read in milliseconds
@@ -20,6 +24,9 @@ SMALL_FILE = 16 << 20  # bytes; read in milliseconds
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
 FORMATS = tuple(REQUIRED)
+COUNTS = ("vocab_size", "max_position", "parameters")
+# Files beside graphs and weights that are read where they exist.
+TEXT_SIDE = (CONFIG_NAME, GENERATION_NAME, *TOKENIZER_FILES, *(kind.vocabulary_file for kind in TOKENIZERS))
 OLD_SUFFIX = ".info.json"  # of the manifests of versions 1 and 2
 
 
@@ -86,6 +93,11 @@ def read_manifest(directory: Path, name: str, format: str) -> Manifest:
         raise GLMError(f"{path} is damaged (it {what}): export the model again")
     for file, expected in manifest.files.items():
         _require_size(path, file, expected["size"])
+    if foreign := [file for file in TEXT_SIDE if file not in manifest.files and (directory / file).exists()]:
+        raise GLMError(
+            f"{directory / foreign[0]} is none of the files of {path.name}, and would be read with them: remove it, or "
+            "export again"
+        )
     return manifest
 
 
@@ -101,8 +113,11 @@ def parse_manifest(path: Path) -> Manifest:
             raise GLMError(f"{path} has format version {version}, this code reads {FORMAT_VERSION}: export again")
         manifest = Manifest(**{field.name: raw[field.name] for field in fields(Manifest)})
         for name, expected in manifest.files.items():
-            if Path(name).name != name or type(expected["size"]) is not int or len(expected["crc32"]) != 8:
+            plain = name not in ("", "..") and Path(name).name == name
+            if not plain or type(expected["size"]) is not int or len(expected["crc32"]) != 8:
                 raise ValueError(f"what it says of {name!r}")
+        if wrong := [name for name in COUNTS if type(getattr(manifest, name)) is not int]:
+            raise ValueError(f"{wrong[0]} is {getattr(manifest, wrong[0])!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GLMError(f"{path} is damaged ({type(error).__name__}: {error}): export the model again") from None
     return manifest

@@ -50,6 +50,8 @@ def write_export(
         others = _other_manifests(directory, f"{name}{manifest_suffix(draft.format)}")
         with staged(prefix.with_name(f"{name}.{draft.format}"), needed) as staging:
             text(staging)
+            if taken := [file for file in _graph_names(name, draft.format) if (staging / file).exists()]:
+                raise GLMError(f"{taken[0]} is a file of configuration or tokenizer: give the export another name")
             _refuse_changes(directory, staging, name, draft.format, others)
             graphs(staging / name)
             manifest = replace(draft, files=_described(sorted(staging.iterdir())))

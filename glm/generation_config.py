@@ -1,6 +1,7 @@
 """How text is generated: the options every script shares. Imports no framework, so that serving can use it."""
 
 from dataclasses import dataclass, fields
+from math import isfinite
 
 from glm.errors import UsageError
 
@@ -46,6 +47,12 @@ class GenerationConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least {least}")
         if not self.temperature > 0:
             raise UsageError(f"temperature is {self.temperature}, and must be above 0")
+        for name in ("seed", "top_k", "max_length"):
+            if getattr(self, name) >= 1 << 63:
+                raise UsageError(f"{name} is {getattr(self, name)}, and must be below 2^63")
+        for name in ("length_penalty", "temperature"):
+            if not isfinite(getattr(self, name)):
+                raise UsageError(f"{name} is {getattr(self, name)}, and must be a finite number")
         if self.top_p > 1:
             raise UsageError(f"top_p is {self.top_p}, and must be between 0 and 1")
         if self.min_length > self.max_length:

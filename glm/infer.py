@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from glm.conversation import Conversation
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.device import check_dtype
 from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
-from glm.errors import UsageError
-from glm.export_files import FORMATS, Manifest, exported_formats, read_manifest, start_check
+from glm.errors import GLMError, UsageError
+from glm.export_files import Manifest, exported_formats, read_manifest, start_check
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
-from glm.runtime import Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
+from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
 from glm.sizes import in_words
 from glm.text_generator import Ids, TextGenerator, in_batches
 
@@ -90,6 +91,11 @@ class EngineGenerator(TextGenerator):
             self._require_whole()
             yield token
 
+    def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
+        # A damaged export is no turn that does not fit.
+        self._require_whole()
+        return super().conversation(config, system)
+
     def notes(self) -> str:
         engine = self.engine
         cache = f"key/value cache {in_words(engine.cache_bytes)}"
@@ -111,8 +117,11 @@ def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice
         GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
     """
     directory, name = arguments.model_path, arguments.model_prefix
+    if arguments.cpu_threads < 0:
+        raise UsageError(f"cpu_threads is {arguments.cpu_threads}, and must be at least 1, or 0 for one a core")
     # What is wrong with the directory is said by read_manifest.
-    choice = choose(arguments.backend, _device(arguments), exported_formats(directory, name) or FORMATS[:1])
+    formats = exported_formats(directory, name) or [b.format for b in BACKENDS.values()]
+    choice = choose(arguments.backend, _device(arguments), formats)
     manifest = read_manifest(directory, name, choice.backend.format)
     require_whole = start_check(directory, manifest).result
     options = _runtime_options(arguments, manifest, choice.device)
@@ -120,6 +129,11 @@ def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice
     encoder.check_fits(manifest.vocab_size, manifest.max_position)
     options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
     if choice.backend.loop and not _needs_steps(arguments, choice):
+        if arguments.kv_cache_size is not None:
+            raise UsageError(
+                f"--kv_cache_size is for graphs that go on from a cache, and {choice.name} runs the whole generation "
+                "as one graph: leave it out, or add --stream"
+            )
         return LoopGenerator(choice.backend.open_loop(options), encoder, arguments.stop, require_whole), choice
     runtime = choice.backend.open_step(_step_files(options, manifest, name))
     limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_size))
@@ -163,7 +177,9 @@ def _runtime_options(arguments: argparse.Namespace, manifest: Manifest, device: 
 def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> RuntimeOptions:
     """The same for the graph that goes on from a cache; it may share the weights of the other one."""
     directory = options.model_file.parent
-    graph, own = STEP_GRAPHS[manifest.format].format(name=name), f"{name}.step.pdiparams"
+    if (graph := STEP_GRAPHS[manifest.format].format(name=name)) not in manifest.files:
+        raise GLMError(f"{directory / graph} is not in the export's manifest: export the model again")
+    own = f"{name}.step.pdiparams"
     return replace(
         options,
         model_file=directory / graph,

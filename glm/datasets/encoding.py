@@ -153,7 +153,8 @@ class Encoder(ABC):
         self.max_position = max_position
         if "tgt_length" in self.open_lengths:
             self.tgt_length = max(1, min(self.tgt_length, (max_position + 1) // 2))
-        if "src_length" in self.open_lengths:
+        fits = self.positions.longest(self.src_length, self.tgt_length) <= max_position
+        if "src_length" in self.open_lengths and not fits:
             self.src_length = max(1, min(self.src_length, max_position + 1 - self.tgt_length))
         if len(self.tokenizer) > vocab_size:
             raise GLMError(
@@ -234,6 +235,8 @@ class GLMEncoder(Encoder):
         """[CLS] text [gMASK] <|endoftext|>; a long text loses its beginning, as the reference truncates left."""
         ids = self.tokenizer.encode(text)
         room = self.src_length - 3
+        if room < 1:
+            raise UsageError(f"src_length {self.src_length} has no room beside 3 special tokens: use 4 or more")
         self.truncated["source"] += len(ids) > room
         ids = ids[-room:]
         return [self.tokenizer.cls_token_id, *ids, self.tokenizer.gmask_token_id, self.tokenizer.eos_token_id]

@@ -13,7 +13,7 @@ import numpy as np
 
 from glm.errors import GLMError, UsageError
 
-SMALLEST_BLOCK = 16
+SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256  # those that ONNX Runtime takes
 
 
 class Quantized(NamedTuple):
@@ -36,7 +36,7 @@ class Blocks:
 
     Attributes:
         bits: 4 or 8.
-        block: numbers that share a scale, a power of 2 from 16 on.
+        block: numbers that share a scale, a power of 2 from 16 to 256.
         symmetric: zero is in the middle of the range; else each block has a zero point of its own.
     """
 
@@ -47,8 +47,10 @@ class Blocks:
     def __post_init__(self):
         if self.bits not in (4, 8):
             raise UsageError(f"weights of {self.bits} bits are not supported: choose 4 or 8")
-        if self.block < SMALLEST_BLOCK or self.block & (self.block - 1):
-            raise UsageError(f"block size {self.block} is not a power of 2 from {SMALLEST_BLOCK} on: choose 32 or 128")
+        if not SMALLEST_BLOCK <= self.block <= LARGEST_BLOCK or self.block & (self.block - 1):
+            raise UsageError(
+                f"block size {self.block} is not a power of 2 from {SMALLEST_BLOCK} to {LARGEST_BLOCK}: choose 128"
+            )
 
     def count(self, inputs: int) -> int:
         """b, the blocks of so many inputs."""

@@ -217,7 +217,7 @@ def weights_of(kind: str, block: int | None = None, symmetric: bool = True, head
         head_bits: of embedding and head, 4 or 8; those of `KINDS` if not given.
 
     Raises:
-        UsageError: an unknown kind, a block size that is not a power of 2 from 16 on, or blocks of float32 weights.
+        UsageError: an unknown kind, a block size that is not a power of 2 from 16 to 256, or blocks of float32 weights.
     """
     if kind not in KINDS:
         raise UsageError(f"weights '{kind}' are unknown; known: {', '.join(KINDS)}")

@@ -117,9 +117,11 @@ def _device_of(name: str, wanted: str | None) -> str:
     """The device of a backend; ONNX Runtime needs no Paddle to find one."""
     backend = BACKENDS[name]
     if backend.package == "onnxruntime":
-        kind = (wanted or "cpu").split(":")[0]
+        kind, colon, number = (wanted or "cpu").partition(":")
         if kind not in backend.devices:
             raise UsageError(f"backend {name} runs on {' or '.join(backend.devices)}, not on '{wanted}'")
+        if colon and (kind == "cpu" or not number.isdecimal()):
+            raise UsageError(f"device '{wanted}' has a wrong number: write cpu, gpu or gpu:0")
         return wanted or "cpu"
     return choose_device(wanted)
 

@@ -159,7 +159,7 @@ class OnnxStepRuntime:
             raise GLMError(f"{model_file} is missing: export the model with --format onnx")
         options = self._ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3  # warnings are for those who build graphs
+        options.log_severity_level = 4  # warnings are for those who build graphs, and errors are raised
         try:
             return self._ort.InferenceSession(str(model_file), options, providers=list(providers))
         except Exception as error:  # as above

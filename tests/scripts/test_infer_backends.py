@@ -1,5 +1,6 @@
 """infer_generation.py on every backend: the model's texts, whichever way; the default; streams and stop strings."""
 
+import json
 import re
 import shutil
 import sys
@@ -139,3 +140,54 @@ def test_files_that_are_not_the_export(both, run, tmp_path, name):
     result = run("infer_generation.py", *where, TEXT)
     assert result.code == 1 and result.out == ""
     assert re.search(rf"^error: .*{name} has the checksum [0-9a-f]{{8}}, its manifest says", result.err, re.MULTILINE)
+
+
+WRONG = {
+    "cache of a loop": (
+        ["--backend", "paddle", "--kv_cache_size", "1GiB"],
+        2,
+        "--kv_cache_size is for graphs that go on",
+    ),
+    "number of a gpu": (["--backend", "onnx_runtime", "--device", "gpu:x"], 2, "device 'gpu:x' has a wrong number"),
+    "number of a cpu": (["--backend", "onnx_runtime", "--device", "cpu:7"], 2, "device 'cpu:7' has a wrong number"),
+    "threads": (["--cpu_threads", "-1"], 2, "cpu_threads is -1"),
+    "seed": (["--do_sample", "--seed", str(1 << 63)], 2, "seed is 9223372036854775808, and must be below"),
+    "penalty": (["--num_beams", "2", "--length_penalty", "nan"], 2, "length_penalty is nan"),
+    "no room": (["--src_length", "3"], 2, "src_length is 3; three tokens of frame"),
+    "no directory": (["--model_path", "nowhere", "--backend", "onnx_runtime"], 1, "nowhere is not a directory"),
+}
+
+
+@pytest.mark.parametrize(("flags", "code", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_flags_are_one_line(infer, flags, code, message):
+    result = infer(*flags, TEXT)
+    assert result.code == code
+    assert result.err.splitlines()[-1].startswith(f"error: {message}"), result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_file_that_the_manifest_does_not_name(both, run, tmp_path):
+    """One that would be read all the same: other options of generation, another step graph."""
+    shutil.copytree(both, tmp_path / "infer")
+    where = ["infer_generation.py", "--model_path", tmp_path / "infer", "--backend", "paddle", *SHORT, TEXT]
+    stray = tmp_path / "infer" / "generation_config.json"
+    stray.write_text('{"do_sample": true}', encoding="utf-8")
+    result = run(*where)
+    assert result.code == 1 and "generation_config.json is none of the files of glm.paddle.manifest.json" in result.err
+    stray.unlink()
+    path = tmp_path / "infer" / "glm.paddle.manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["files"]["glm.step.json"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert run(*where).code == 0
+    result = run(*where, "--stream")
+    assert result.code == 1 and "glm.step.json is not in the export's manifest" in result.err
+
+
+@pytest.mark.parametrize("length", ["900", "1022"])
+def test_a_long_answer_takes_nothing_from_the_source(run, both, length):
+    """Positions of GLM's source and answer are apart: the source keeps its 200 tokens."""
+    where = ["--model_path", both, "--backend", "paddle", "--num_beams", "1", "--tgt_length", length]
+    result = run("infer_generation.py", *where, "桥" * 150)
+    assert result.code == 0, result.err
+    assert "cut" not in result.err
