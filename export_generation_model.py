@@ -76,7 +76,11 @@ def parse() -> argparse.Namespace:
 def _refuse_foreign(arguments: argparse.Namespace) -> None:
     """Flags of the other format."""
     if arguments.format == "paddle":
-        given = [name for name in ("weights", "block_size", "head_bits", "asymmetric") if getattr(arguments, name)]
+        given = [
+            n
+            for n in ("weights", "block_size", "head_bits", "asymmetric")
+            if getattr(arguments, n) not in (None, False)
+        ]
         if given:
             value = "" if given[0] == "asymmetric" else f" {getattr(arguments, given[0])}"
             raise UsageError(

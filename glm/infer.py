@@ -123,6 +123,8 @@ def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice
     formats = exported_formats(directory, name) or [b.format for b in BACKENDS.values()]
     choice = choose(arguments.backend, _device(arguments), formats)
     manifest = read_manifest(directory, name, choice.backend.format)
+    if manifest.block_size:
+        choice = replace(choice, reason=f"{choice.reason}; {manifest.weights} weights")
     require_whole = start_check(directory, manifest).result
     options = _runtime_options(arguments, manifest, choice.device)
     encoder = _encoder(arguments)

@@ -222,7 +222,7 @@ def weights_of(kind: str, block: int | None = None, symmetric: bool = True, head
     if kind not in KINDS:
         raise UsageError(f"weights '{kind}' are unknown; known: {', '.join(KINDS)}")
     if KINDS[kind] is None:
-        if block or not symmetric or head_bits:
+        if block is not None or not symmetric or head_bits:
             raise UsageError(
                 f"weights '{kind}' have no blocks: leave block size, zero points and the head's bits to int8 and int4"
             )
