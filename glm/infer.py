@@ -120,7 +120,7 @@ def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice
     if arguments.cpu_threads < 0:
         raise UsageError(f"cpu_threads is {arguments.cpu_threads}, and must be at least 1, or 0 for one a core")
     # What is wrong with the directory is said by read_manifest.
-    formats = exported_formats(directory, name) or [b.format for b in BACKENDS.values()]
+    formats = exported_formats(directory, name) or [BACKENDS[arguments.backend or "paddle"].format]
     choice = choose(arguments.backend, _device(arguments), formats)
     manifest = read_manifest(directory, name, choice.backend.format)
     if manifest.block_size:

@@ -148,7 +148,7 @@ USAGE = {
     ),
     "export: block size": (
         [EXPORT, *GOOD[1:], "--output_path", "x/y", "--format", "onnx", "--weights", "int4", "--block_size", "48"],
-        "block size 48 is not a power of 2 from 16 on",
+        "block size 48 is not a power of 2 from 16 to 256",
     ),
     "export: format": ([EXPORT, *GOOD[1:], "--output_path", "x/y", "--format", "gguf"], ".*--format: invalid choice"),
     "export: dtype": ([EXPORT, *GOOD[1:], "--output_path", "x/y", "--dtype", "float16"], "--dtype float16 needs a GPU"),
