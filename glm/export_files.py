@@ -23,6 +23,8 @@ SMALL_FILE = 16 << 20  # bytes; read in milliseconds
 # Format → how names of graphs and weights go on behind NAME: those that every export has, and those that it may have.
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
+# Format → how the graph that goes on from a key/value cache is called, one of these.
+STEP_GRAPH = {"paddle": ".step.json", "onnx": ".onnx"}
 FORMATS = tuple(REQUIRED)
 COUNTS = ("vocab_size", "max_position", "parameters")
 # Files beside graphs and weights that are read where they exist.

@@ -13,13 +13,12 @@ from glm.datasets.encoding import Encoder, open_encoder
 from glm.device import check_dtype
 from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
 from glm.errors import GLMError, UsageError
-from glm.export_files import Manifest, exported_formats, read_manifest, start_check
+from glm.export_files import STEP_GRAPH, Manifest, exported_formats, read_manifest, start_check
 from glm.generation_config import CONTROL_DTYPES, GenerationConfig
 from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
 from glm.sizes import in_words
 from glm.text_generator import Ids, TextGenerator, in_batches
 
-STEP_GRAPHS = {"paddle": "{name}.step.json", "onnx": "{name}.onnx"}
 CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at most so much
 
 
@@ -179,7 +178,7 @@ def _runtime_options(arguments: argparse.Namespace, manifest: Manifest, device: 
 def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> RuntimeOptions:
     """The same for the graph that goes on from a cache; it may share the weights of the other one."""
     directory = options.model_file.parent
-    if (graph := STEP_GRAPHS[manifest.format].format(name=name)) not in manifest.files:
+    if (graph := f"{name}{STEP_GRAPH[manifest.format]}") not in manifest.files:
         raise GLMError(f"{directory / graph} is not in the export's manifest: export the model again")
     own = f"{name}.step.pdiparams"
     return replace(

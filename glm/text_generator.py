@@ -10,6 +10,7 @@ from glm.conversation import Conversation
 from glm.datasets.encoding import ChatEncoder, Encoder
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
+from glm.stop_strings import StopStrings
 
 Ids = Sequence[int]
 
@@ -23,9 +24,7 @@ class TextGenerator(ABC):
     """
 
     def __init__(self, encoder: Encoder, stop_strings: Sequence[str] = ()):
-        if "" in stop_strings:
-            raise UsageError("an empty stop string would end every text at once: leave it out")
-        self.encoder, self.stop_strings = encoder, tuple(stop_strings)
+        self.encoder, self.stop_strings = encoder, StopStrings(encoder.tokenizer, stop_strings).strings
 
     @abstractmethod
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
