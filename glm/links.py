@@ -13,6 +13,7 @@ import faulthandler
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -276,9 +277,15 @@ def _connect(endpoint: str, end: float) -> socket.socket | None:
             # On its own host a caller can be given the very port that it calls, and then reaches itself.
             if connection.getsockname() != connection.getpeername():
                 return connection
-            connection.close()
+            _reset(connection)
         time.sleep(0.1)
     return None
+
+
+def _reset(connection: socket.socket) -> None:
+    """Closes a connection at once: an orderly end would keep its port from the first process for a minute."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def _keep_alive(connection: socket.socket) -> None:

@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from glm import links
 from glm.errors import GLMError
 from glm.links import Links, start_seconds
 
@@ -190,6 +192,21 @@ def test_a_port_that_is_taken():
             GLMError, match=r"rank 0 cannot listen at 127.0.0.1:\d+ \(Address already in use\): start again"
         ):
             Links(0, 2, f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+def test_a_caller_that_reached_itself_frees_the_port(monkeypatch):
+    """The kernel may give a caller the port that it calls; in a minute of TIME_WAIT nobody could listen there."""
+    endpoint, real, met = free_endpoint(), socket.create_connection, []
+
+    def from_there(address, timeout):
+        met.append(real(address, timeout, source_address=address))
+        return met[-1]
+
+    with monkeypatch.context() as patches:
+        patches.setattr(socket, "create_connection", from_there)
+        assert links._connect(endpoint, time.monotonic() + 0.05) is None
+    assert met
+    links._server(endpoint, 2).close()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])

@@ -223,7 +223,7 @@ def test_two_ranks(tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(RANKS, encoding="utf-8")
     result = launch(str(script), 2, tmp_path / "logs")
-    assert result.code == 0, result
+    assert result.code == 0, str(result)
     for rank, log in enumerate(result.logs):
         assert f"devices npu:{rank} npu:{rank}\n" in log
         assert f"other: device 'npu:{1 - rank}' is another process's: the launcher gave this one npu:{rank}" in log

@@ -64,7 +64,7 @@ class Bench:
         lists = [arguments(**self.flags(run, "two", **own)) for run in runs]
         (self.folder / "runs.json").write_text(json.dumps(lists), encoding="utf-8")
         result = launch(SCRIPT, 2, self.folder / "logs", [str(self.folder / "runs.json")], seconds=400)
-        assert result.code == 0, result
+        assert result.code == 0, str(result)
 
     def on_one(self, run: str) -> Path:
         output = self.folder / "one" / run

@@ -72,7 +72,7 @@ class Bench:
         ]
         (folder / "runs.json").write_text(json.dumps(lists), encoding="utf-8")
         result = launch(SCRIPTS / script, ranks, folder / "logs", [str(folder / "runs.json")], seconds=400)
-        assert result.code == 0, result
+        assert result.code == 0, str(result)
         return folder
 
 

@@ -224,7 +224,7 @@ def test_ranks_of_the_simulated_npu_need_what_was_computed(tmp_path):
     script = str(ROOT / "tests" / "memory" / "rank.py")
     # Copies of transposed tensors, as Paddle's image for Ascend sets it; views need up to 6 % less.
     result = launch(script, 2, tmp_path, [json.dumps([asdict(run) for run in runs])], FLAGS_use_stride_kernel="0")
-    assert result.code == 0, result
+    assert result.code == 0, str(result)
     for log in result.logs:
         lines = [line for line in log.splitlines() if line.startswith("measured ")]
         assert len(lines) == len(runs), log

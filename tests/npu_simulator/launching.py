@@ -20,13 +20,14 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="the NPU simulato
 
 @dataclass(frozen=True)
 class Launch:
-    """How a launch ended: the launcher's exit code, and what each rank printed."""
+    """How a launch ended: the launcher's exit code and standard error, and what each rank printed."""
 
     code: int
     logs: list[str]
+    launcher: str = ""
 
     def __str__(self) -> str:
-        return "\n".join([f"exit code {self.code}", *self.logs])
+        return "\n".join([f"exit code {self.code}", *self.logs, self.launcher])
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -53,4 +54,4 @@ def launch(
     result = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, timeout=seconds)
     files = [logs / f"workerlog.{rank}" for rank in range(ranks)]
     texts = [file.read_text(errors="replace") if file.exists() else result.stderr for file in files]
-    return Launch(result.returncode, texts)
+    return Launch(result.returncode, texts, result.stderr)

@@ -75,7 +75,7 @@ def test_one_process_equals_cpu():
 def test_collectives_equal_numpy(tmp_path, ranks):
     before = shared_memory()
     result = launch("collectives.py", ranks, tmp_path)
-    assert result.code == 0, result
+    assert result.code == 0, str(result)
     for rank, log in enumerate(result.logs):
         assert f"rank {rank} of {ranks}: all equal" in log
     assert shared_memory() <= before
@@ -92,7 +92,7 @@ def test_half_precision_is_float32_rounded():
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
 def test_fleet_layers_equal_one_process(tmp_path, dtype):
     result = launch("fleet_layers.py", 2, tmp_path, [dtype])
-    assert result.code == 0, result
+    assert result.code == 0, str(result)
     for rank, log in enumerate(result.logs):
         assert f"rank {rank} of 2: equal to one process in {dtype}" in log
 
@@ -101,7 +101,7 @@ def fail(how: str, folder: Path, **variables: str) -> tuple[str, list[str]]:
     """Runs failures.py; returns rank 1's process number and the logs."""
     before = shared_memory()
     result = launch("failures.py", 2, folder, [how], **variables)
-    assert result.code != 0, result
+    assert result.code != 0, str(result)
     assert shared_memory() <= before
     return result.logs[1].split("rank 1 is process ")[1].split()[0], result.logs
 

@@ -54,7 +54,7 @@ def test_through_the_launcher(run, shards, model, few, tmp_path):
     """Rank 0 reads standard input for all, is heard on the terminal, and saves the whole model."""
     words = ["--model_name_or_path", shards, "--merge_tensor_parallel_path", tmp_path / "merged", *SHORT, "-"]
     result = run_launched(["--devices", "0,1"], "predict_generation.py", *words, cwd=tmp_path, stdin=few)
-    assert result.code == 0, result
+    assert result.code == 0, str(result)
     whole = run("predict_generation.py", "--model_name_or_path", model, *SHORT, "-", stdin=few)
     assert len(set(result.texts)) > 1 and result.texts == whole.texts
     assert result.logs[1] == ""
@@ -119,7 +119,7 @@ def test_ranks_of_different_arguments(run_npu, shards):
 def refused(ranks: list[Result], said: str) -> None:
     """Every rank ends, with one line; whoever is the second to notice may hear it from the first."""
     for result in ranks:
-        assert result.code in (1, 2), result
+        assert result.code in (1, 2), str(result)
         assert result.out == ""
-        assert result.err.count("error: ") == 1 and said in result.err, result
+        assert result.err.count("error: ") == 1 and said in result.err, str(result)
         assert "Traceback" not in result.err
