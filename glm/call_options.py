@@ -37,7 +37,7 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
     if needed > encoder.max_position:
         raise UsageError(
             f"a prompt of {prompt_length} tokens and {config.max_length} new ones need position {needed}, and the "
-            f"model ends at {encoder.max_position}: ask for a shorter answer"
+            f"model ends at {encoder.max_position}: ask for a shorter answer (--tgt_length, max_new_tokens)"
         )
     return config
 

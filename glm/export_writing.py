@@ -128,10 +128,24 @@ def _refuse_changes(directory: Path, staging: Path, name: str, format: str, othe
                     "export (None: it has no such file), and both would read one file: give --output_path another "
                     "directory"
                 )
-    own = _parsed(directory / f"{name}{manifest_suffix(format)}")
+    _refuse_strays(directory, texts, name, format, {file for manifest in others.values() for file in manifest.files})
+
+
+def _refuse_strays(directory: Path, texts: dict[str, str], name: str, format: str, named: set[str]) -> None:
+    """Looks for files of the text side that no export has written, neither another one nor an earlier one here."""
+    target = directory / f"{name}{manifest_suffix(format)}"
+    earlier = _parsed(target)
     stray = directory / GENERATION_NAME
-    if stray.is_file() and stray.name not in texts and not (own and stray.name in own.files):
+    if stray.is_file() and stray.name not in texts and not (earlier and stray.name in earlier.files):
         raise GLMError(f"{stray} is not of this model and would be read with it: remove it, or give another directory")
+    if target.is_file() or (directory / f"{name}{OLD_SUFFIX}").is_file():
+        return
+    for path in (directory / file for file in texts.keys() - named):
+        if path.is_file() and file_digest(path) != texts[path.name]:
+            raise GLMError(
+                f"{path} is of no export and would be replaced: give --output_path another directory, such as "
+                f"{directory}/export/{name}"
+            )
 
 
 def _described(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -197,8 +197,8 @@ def _encoder(arguments: argparse.Namespace) -> Encoder:
     room = arguments.max_length - encoder.tgt_length
     if room < 4:
         raise UsageError(
-            f"max_length {arguments.max_length} leaves {room} tokens for the source beside tgt_length "
-            f"{encoder.tgt_length}; at least 4 are needed"
+            f"max_length {arguments.max_length} leaves {max(room, 0)} tokens for the source beside tgt_length "
+            f"{encoder.tgt_length}, and at least 4 are needed: raise --max_length or lower --tgt_length"
         )
     encoder.src_length = min(encoder.src_length, room)
     return encoder

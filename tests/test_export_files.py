@@ -311,6 +311,15 @@ def test_a_stray_generation_config(tmp_path):
     assert "generation_config.json is not of this model and would be read with it" in refused(export, tmp_path)
 
 
+def test_a_config_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    message = refused(export, tmp_path)
+    assert "config.json is of no export and would be replaced: give --output_path another directory" in message
+    assert message.endswith(f"such as {tmp_path}/export/glm")
+    (tmp_path / "config.json").write_text(TEXT["config.json"])
+    export(tmp_path)
+
+
 def test_a_checkpoint_is_no_place_for_an_export(tmp_path):
     (tmp_path / "model.safetensors").write_text("weights")
     message = refused(export, tmp_path)

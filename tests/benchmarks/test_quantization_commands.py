@@ -1,0 +1,58 @@
+"""`python -m benchmarks.quality` and `python -m benchmarks.big_export`, as docs/quantization.md has them."""
+
+import json
+
+import pytest
+from tiny_chat import write_chat_model
+
+pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
+from benchmarks import big_checkpoint, big_export, quality, quality_layer
+
+NARROW = {"hidden_size": 512, "num_attention_heads": 4, "ffn_hidden_size": 1024, "seq_length": 2048}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_chat_model("glm4", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "new" / "report.json"
+
+
+def test_quality_of_every_kind_of_weights(model, output, monkeypatch, capsys):
+    monkeypatch.setattr(quality_layer, "SHAPE", (256, 96))
+    arguments = ["--model", str(model), "--data", "dureader_qg", "adgen=/none/there", "--rows", "3"]
+    assert quality.main([*arguments, "--output", str(output)]) == 0
+    report, shown = json.loads(output.read_text(encoding="utf-8")), capsys.readouterr()
+    (measured,) = report["data"].values()
+    assert measured.keys() == quality.kinds().keys() == report["megabytes"].keys()
+    assert all(0 <= each["agreement"] <= 1 and each["perplexity"] > 1 for each in measured.values())
+    assert measured["int8, 32"]["divergence"] < measured["int4, 32"]["divergence"]
+    assert report["megabytes"]["int4, 128"] < report["megabytes"]["int8, 128"] < report["megabytes"]["fp32"]
+    assert all(f"{kind} " in shown.out for kind in measured)
+    assert "/none/there is missing: adgen is left out" in shown.err
+    assert [path.name for path in output.parent.iterdir()] == [output.name], "exports were left behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--model", "/none"], "/none"), (["--data", "adgen=/none"], "none of adgen=/none is there")],
+)
+def test_what_is_missing_is_one_line(model, output, arguments, said, capsys):
+    assert quality.main(["--model", str(model), "--output", str(output), *arguments]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("benchmarks.quality: ") and not output.exists()
+
+
+def test_a_checkpoint_is_exported_and_decodes(tmp_path, output, monkeypatch, capsys):
+    """In processes of their own, as at full size."""
+    monkeypatch.setattr(big_checkpoint, "CONFIG", big_checkpoint.CONFIG | NARROW)
+    arguments = ["--directory", str(tmp_path / "work"), "--layers", "1", "--vocabulary", "512"]
+    big_export.main([*arguments, "--output", str(output)])
+    report, shown = json.loads(output.read_text(encoding="utf-8")), capsys.readouterr().out
+    export, generation = report["export"], report["generation"]
+    assert len(generation["tokens"]) == big_export.NEW_TOKENS + 1
+    assert 0 < generation["tokens_per_second"] <= generation["best_tokens_per_second"]
+    assert 4 / 16 < export["bytes"] / report["checkpoint_bytes"] < 8 / 16
+    assert "decode, of that" in shown and not (tmp_path / "work").exists()
