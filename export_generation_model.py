@@ -6,7 +6,7 @@ from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.cli import ScriptParser, run_script
-from glm.device import check_dtype, choose_device
+from glm.device.choice import check_dtype, choose_device
 from glm.errors import UsageError
 from glm.sizes import in_words
 
@@ -115,7 +115,7 @@ def export_paddle(arguments: argparse.Namespace):
     paddle.set_device(device)
     from rich.console import Console
 
-    from glm.export import export_directory
+    from glm.export.paddle_graphs import export_directory
     from glm.loading import load_encoder, load_merged_model, model_source
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
@@ -125,10 +125,10 @@ def export_paddle(arguments: argparse.Namespace):
 
 
 def export_onnx(arguments: argparse.Namespace):
-    from glm.export_writing import write_text_side
+    from glm.export.onnx.weights import weights_of
+    from glm.export.onnx.write import export_step_graph
+    from glm.export.writing import write_text_side
     from glm.loading import load_encoder, model_source, stream_weights
-    from glm.onnx_export.weights import weights_of
-    from glm.onnx_export.write import export_step_graph
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
     stored = weights_of(
@@ -148,7 +148,7 @@ def export_onnx(arguments: argparse.Namespace):
 
 def report(prefix: Path, manifest, seconds: float) -> None:
     """What was written, and what to type next."""
-    from glm.export_files import REQUIRED
+    from glm.export.files import REQUIRED
 
     graphs = sorted(name for name in manifest.files if name.startswith(f"{prefix.name}."))
     size = sum(manifest.files[name]["size"] for name in graphs)

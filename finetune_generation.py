@@ -16,7 +16,7 @@ Run again with the same --output_dir after an interruption: training resumes fro
 
 def main() -> None:
     from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
-    from glm.finetune import finetune
+    from glm.training.finetune import finetune
 
     arguments = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
     finetune(*parse_arguments(arguments, DESCRIPTION))

@@ -26,7 +26,7 @@ def main() -> None:
         ModelArguments,
         parse_arguments,
     )
-    from glm.finetune import finetune
+    from glm.training.finetune import finetune
 
     arguments = (InstructionDataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
     finetune(*parse_arguments(arguments, DESCRIPTION))

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.answers import answer
 from glm.cli import ScriptParser, run_script
+from glm.device.tuning import usable_cores
 from glm.runtime import BACKENDS
 from glm.sizes import size_in_bytes
-from glm.texts import (
+from glm.text.answers import answer
+from glm.text.texts import (
     add_decode_arguments,
     add_dialogue_arguments,
     add_text_arguments,
@@ -17,7 +18,6 @@ from glm.texts import (
     generation_config,
     read_texts,
 )
-from glm.tuning import usable_cores
 
 DESCRIPTION = """\
 Generate text with an exported GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 in a C++ runtime.
@@ -63,7 +63,7 @@ def main() -> None:
     check_dialogue(arguments)
     texts = [] if arguments.chat else read_texts(arguments)
 
-    from glm.infer import open_generator
+    from glm.text.infer import open_generator
 
     generator, choice = open_generator(arguments)
     print(choice, file=sys.stderr)

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.answers import answer
 from glm.cli import ScriptParser, run_script
-from glm.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
-from glm.texts import (
+from glm.distributed.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
+from glm.text.answers import answer
+from glm.text.texts import (
     add_decode_arguments,
     add_dialogue_arguments,
     add_text_arguments,
@@ -53,7 +53,7 @@ def main() -> None:
     check_dialogue(arguments)
     texts = [] if arguments.chat else from_rank_0(lambda: read_texts(arguments))
 
-    from glm.predict import Predictor
+    from glm.text.predict import Predictor
 
     predictor = Predictor.load(
         arguments.model_name_or_path,

@@ -84,8 +84,8 @@ def export(checkpoint: Path, weights: str, block_size: int | None, prefix: Path)
     memory, begin = PeakMemory(), time.perf_counter()
     from glm.checkpoint.read import open_checkpoint
     from glm.config import GLMConfig
-    from glm.onnx_export.weights import weights_of
-    from glm.onnx_export.write import write_step_graph
+    from glm.export.onnx.weights import weights_of
+    from glm.export.onnx.write import write_step_graph
 
     config, stored = GLMConfig.from_pretrained(str(checkpoint)), weights_of(weights, block_size)
     parameters = write_step_graph(config, open_checkpoint(checkpoint).tensors(config), stored, prefix)

@@ -16,11 +16,11 @@ from glm.checkpoint.read import open_checkpoint
 from glm.config import GLMConfig
 from glm.datasets.batches import BlockPositions, Positions, TextPositions, training_batch
 from glm.datasets.encoding import GLMEncoder
-from glm.export import export_graph
+from glm.export.onnx.weights import weights_of
+from glm.export.onnx.write import export_step_graph
+from glm.export.paddle_graphs import export_graph
 from glm.generation_config import StopTokens
 from glm.model import GLMForCausalLM
-from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import export_step_graph
 from glm.rows import IGNORED, TrainingRow
 
 MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"

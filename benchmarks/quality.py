@@ -27,9 +27,9 @@ from glm.config import GLMConfig
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.datasets.tasks import load_examples
 from glm.errors import GLMError
-from glm.onnx_export.quantize import Blocks
-from glm.onnx_export.weights import FloatWeights, QuantizedWeights, Weights
-from glm.onnx_export.write import write_step_graph
+from glm.export.onnx.quantize import Blocks
+from glm.export.onnx.weights import FloatWeights, QuantizedWeights, Weights
+from glm.export.onnx.write import write_step_graph
 from glm.rows import TrainingRow
 from glm.runtime.onnx_step import OnnxStepRuntime
 

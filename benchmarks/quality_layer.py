@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto
 
-from glm.onnx_export.graph import Graph
-from glm.onnx_export.quantize import Blocks
-from glm.onnx_export.weights import Layer, QuantizedWeights
+from glm.export.onnx.graph import Graph
+from glm.export.onnx.quantize import Blocks
+from glm.export.onnx.weights import Layer, QuantizedWeights
 
 SHAPE = (4096, 4608)  # GLM-4-9B's query, key and value together
 TOKENS = 16

@@ -37,11 +37,11 @@ def start_onnx(directory: Path, side, shape, stages: list[dict]):
     from benchmarks.settings import TASKS
     from benchmarks.sides.positions import positions_of
     from benchmarks.sides.prompts import end_token, prompts_of
+    from glm.device.tuning import usable_cores
     from glm.engine import Engine, EngineOptions
-    from glm.export_files import exported_formats, read_manifest, start_check
+    from glm.export.files import exported_formats, read_manifest, start_check
     from glm.generation_config import GenerationConfig, StopTokens
     from glm.runtime import RuntimeOptions, choose
-    from glm.tuning import usable_cores
 
     stages.append(stage("imports"))
     export = directory / f"onnx-{side.weights}"

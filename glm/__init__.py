@@ -7,7 +7,7 @@ only serves an exported graph never imports PaddleNLP.
 import os
 from importlib import import_module
 
-from glm.tuning import keep_freed_memory, tune_cpu
+from glm.device.tuning import keep_freed_memory, tune_cpu
 
 CPU_SETTINGS = [*tune_cpu(os.environ), keep_freed_memory(os.environ)]
 
@@ -16,7 +16,7 @@ _HOMES = {
     "GLMForCausalLM": "glm.model",
     "GLMTokenizer": "glm.tokenizers",
     "GenerationConfig": "glm.generation_config",
-    "pipeline": "glm.pipelines",
+    "pipeline": "glm.text.pipelines",
 }
 __all__ = ["CPU_SETTINGS", *_HOMES]
 

@@ -10,11 +10,11 @@ from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 from glm.argument_file import expand
 from glm.cli import HelpFormatter, unknown_argument
 from glm.datasets.encoding import Encoder
-from glm.device import check_dtype, choose_device
+from glm.device.choice import check_dtype, choose_device
+from glm.device.probe import default_dtype, require
+from glm.distributed.processes import check_degrees, code_version, command_line, require_agreement
 from glm.errors import UsageError
 from glm.generation_config import GenerationConfig
-from glm.probe import default_dtype, require
-from glm.processes import check_degrees, code_version, command_line, require_agreement
 from glm.progress import note
 
 TASK_HELP = (

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 from glm.argument_file import expand
+from glm.distributed.processes import ended_process, leave_with, process_count, process_rank
 from glm.errors import GLMError, UsageError
-from glm.processes import ended_process, leave_with, process_count, process_rank
 
 # `(External) CustomDevice error, the error code is : 2. (at /paddle/…/custom_device.cc:799)`, alone or in a report.
 _PADDLE_FAULT = re.compile(r"\([A-Z]\w+\) +([^{}\n]+?)\s*(?:\[Hint: [^\]]*\]\s*)?\(at /[^)]*:\d+\)")

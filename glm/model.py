@@ -13,10 +13,9 @@ from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
 from glm.cache import AttentionDropout, CachedAttention, Prefix
-from glm.chat_mixin import ChatMixin
 from glm.checkpoint.model_io import CheckpointMixin
 from glm.config import GLMConfig
-from glm.flash import attention_core, compute_dtype
+from glm.device.flash import attention_core, compute_dtype
 from glm.generation import GenerationMixin
 from glm.initialise import draw_seed, randomise, undrawn
 from glm.inputs import attention_bias, key_bias
@@ -24,6 +23,7 @@ from glm.layers import NORMS, Attend, Block, tied_logits
 from glm.loss import smoothed_cross_entropy
 from glm.parallel import Ranks, embedding, linear
 from glm.positions import POSITIONS
+from glm.text.chat_mixin import ChatMixin
 
 
 class GLMPretrainedModel(PretrainedModel):

@@ -19,9 +19,9 @@ from paddle.distributed.fleet.meta_parallel import (
     get_rng_state_tracker,
 )
 
+from glm.distributed.processes import process_count
 from glm.errors import UsageError
 from glm.plan import COLUMN, KEYS_AND_VALUES, PADDED, PLAN, padded
-from glm.processes import process_count
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from glm.processes import process_rank
+from glm.distributed.processes import process_rank
 
 # Of what the Trainer logs, what is worth a place beside the bar.
 SHOWN = {

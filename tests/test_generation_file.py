@@ -12,12 +12,12 @@ from tiny_chat import KINDS, tokenizer_of
 from glm import GLMForCausalLM
 from glm.datasets.encoding import encoder_of, open_encoder
 from glm.errors import GLMError
-from glm.export import export_directory
+from glm.export.paddle_graphs import export_directory
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
 from glm.generation_file import NAME, GenerationFile
-from glm.predict import Predictor
-from glm.texts import add_decode_arguments, add_text_arguments, generation_config
+from glm.text.predict import Predictor
+from glm.text.texts import add_decode_arguments, add_text_arguments, generation_config
 
 REAL = SHARED / "real" / "configs" / "glm-4-9b-chat.generation_config.json"
 OPTIONS = {

@@ -30,7 +30,7 @@ RUN_BY = {
     r"convert_checkpoint\.py": "tests/scripts/test_convert_script.py::test_both_ways",
     r"distributed\.launch .*finetune_generation\.py": f"{DISTRIBUTED_TEST}::test_fine_tuning_on_two_devices",
     r"distributed\.launch .*predict_generation\.py": f"{DISTRIBUTED_TEST}::test_merging_on_two_devices",
-    r"-m glm\.memory": "tests/test_distributed_docs.py::test_the_memory_command_runs",
+    r"-m glm\.memory": "tests/distributed/test_distributed_docs.py::test_the_memory_command_runs",
     r"finetune_generation\.py .*--r 8": f"{SEED_TEST}::test_lora_fine_tuning",
     r"finetune_generation\.py .*--do_eval": f"{SEED_TEST}::test_full_fine_tuning",
     r"finetune_generation\.py \S+\.(json|yaml)": f"{FINETUNE_TEST}::test_one_file_as_the_only_argument",
@@ -199,7 +199,9 @@ SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 def flags_of(script: str) -> frozenset[str]:
     if script.startswith("finetune"):
         return frozenset(training_parser(script)._option_string_actions)
-    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "glm" / "texts.py").read_text(encoding="utf-8")
+    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "glm" / "text" / "texts.py").read_text(
+        encoding="utf-8"
+    )
     return frozenset(re.findall(r'"(--\w+)"', text + (ROOT / "glm" / "cli.py").read_text(encoding="utf-8")))
 
 

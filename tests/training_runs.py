@@ -64,7 +64,7 @@ def command(model: Path, data: Path, output: Path, **flags) -> list[str]:
 def train(model: Path, data: Path, output: Path, **flags):
     """Runs in this process; returns the trainer."""
     from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
-    from glm.finetune import finetune
+    from glm.training.finetune import finetune
 
     classes = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
     return finetune(*parse_arguments(classes, "", arguments(model, data, output, **flags)))

@@ -20,7 +20,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from glm.device import may_have_accelerator  # noqa: E402
+from glm.device.choice import may_have_accelerator  # noqa: E402
 from glm.runtime import choose  # noqa: E402
 
 OUTPUT = ROOT / "output" / "quickstart"

@@ -19,7 +19,7 @@ from glm.model import GLMForCausalLM
 
 
 class Side(TrainedSide):
-    """`glm.GLMForCausalLM`, trained as `glm.trainer` trains it; see `benchmarks.side`."""
+    """`glm.GLMForCausalLM`, trained as `glm.training.trainer` trains it; see `benchmarks.side`."""
 
     def __init__(self, place: Place):
         self.directory, self.shape = place.directory, place.shape

@@ -14,10 +14,10 @@ from benchmarks.settings import Task
 from benchmarks.side import Generation, Place
 from benchmarks.sides.positions import positions_of
 from benchmarks.sides.prompts import end_token, prompts_of
+from glm.device.tuning import usable_cores
 from glm.engine import Engine, EngineOptions, Request
 from glm.generation_config import GenerationConfig, StopTokens
 from glm.runtime.onnx_step import OnnxStepRuntime
-from glm.tuning import usable_cores
 
 OUTSIDE = "outside the graph's kernels (search, numpy, calls)"
 

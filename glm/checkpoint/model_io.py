@@ -13,12 +13,12 @@ from glm.checkpoint.hub import download_model
 from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.write import finish_shards, save_index, save_part, save_shard, save_state, share_out
 from glm.config import GLMConfig
+from glm.device.probe import usable_dtype
 from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
 from glm.plan import filed
 from glm.presets import PRESETS, UNTRAINED_PRESETS, preset_name
-from glm.probe import usable_dtype
 
 logger = logging.getLogger(__name__)
 PRESET_SEED = 42  # of the weights of presets that nobody has trained
@@ -158,7 +158,7 @@ def _build(cls, config: GLMConfig) -> nn.Layer:
     before = paddle.get_default_dtype()
     paddle.set_default_dtype(config.dtype)
     try:
-        # Master weights are named after a counter of the process (glm/optimizer_state.py): start it anew.
+        # Master weights are named after a counter of the process (glm/training/optimizer_state.py): start it anew.
         with unique_name.guard():
             return cls(config)
     finally:

@@ -24,8 +24,8 @@ from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 from glm.generation_file import NO_FILE, GenerationFile
 from glm.rows import TrainingRow
-from glm.stop_strings import StopStrings
 from glm.tokenizers import GLMTokenizer
+from glm.tokenizers.stop_strings import StopStrings
 
 
 class Encoder(ABC):

@@ -2,7 +2,7 @@
 
 from glm.engine.engine import Engine, EngineOptions, Event, Request, Result, padded
 from glm.generation_config import GenerationConfig, StopTokens
-from glm.stop_strings import StopStrings
+from glm.tokenizers.stop_strings import StopStrings
 
 __all__ = [
     "Engine",

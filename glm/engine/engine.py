@@ -17,7 +17,7 @@ from glm.engine.slots import Slots
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig, StopTokens
 from glm.runtime.step import StepRuntime, reorder
-from glm.stop_strings import StopStrings
+from glm.tokenizers.stop_strings import StopStrings
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Request:
     Attributes:
         ids: the prompt, the token to decode from last.
         config: decoding options.
-        stop_strings: what ends the text besides stop tokens (glm/engine/stop_strings.py); one beam only.
+        stop_strings: what ends the text besides stop tokens (glm/tokenizers/stop_strings.py); one beam only.
     """
 
     ids: Sequence[int]

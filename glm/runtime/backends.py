@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from glm.device import choose_device, may_have_accelerator
+from glm.device.choice import choose_device, may_have_accelerator
 from glm.errors import GLMError, UsageError
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.step import LoopRuntime, StepRuntime

@@ -1,4 +1,4 @@
-"""Step graphs (glm/onnx_export) in ONNX Runtime on a CPU or CUDA GPU. Imports neither paddle nor paddlenlp.
+"""Step graphs (glm/export/onnx) in ONNX Runtime on a CPU or CUDA GPU. Imports neither paddle nor paddlenlp.
 
 One array holds the whole cache. A call is bound to it by address, to one row or to the first B rows, and writes its new
 columns in place: nothing is copied between steps. Shapes: as in glm/runtime/step.py.

@@ -3,10 +3,10 @@
 import numpy as np
 from paddle import inference
 
-from glm.capabilities import GENERATION
+from glm.device.capabilities import GENERATION
+from glm.device.paddle_reason import paddle_reason
+from glm.device.probe import require, require_dtype
 from glm.errors import GLMError
-from glm.paddle_reason import paddle_reason
-from glm.probe import require, require_dtype
 from glm.runtime.options import RuntimeOptions
 
 

@@ -1,4 +1,4 @@
-"""Step graphs (glm/paddle_step.py) in Paddle Inference: CPU, CUDA GPU and NPU. No PaddleNLP.
+"""Step graphs (glm/export/paddle_step.py) in Paddle Inference: CPU, CUDA GPU and NPU. No PaddleNLP.
 
 The cache lies on the device. The graph reads it where it lies and gives the new columns, which are then written into
 it: on a CPU by numpy, elsewhere by Paddle, in the same words. Shapes: as in glm/runtime/step.py.

@@ -17,7 +17,7 @@ class LoopRuntime(Protocol):
     """A loaded graph that holds the whole generation."""
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Tokens [B, t] and scores [B] for the inputs of `glm.export.export_graph` by name."""
+        """Tokens [B, t] and scores [B] for the inputs of `glm.export.paddle_graphs.export_graph` by name."""
 
 
 class Cache(Protocol):

@@ -6,8 +6,8 @@ import pytest
 from tiny_glm import tiny_model
 
 from glm.datasets.batches import BlockPositions, TextPositions, training_batch
-from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import write_step_graph
+from glm.export.onnx.weights import weights_of
+from glm.export.onnx.write import write_step_graph
 from glm.parameters import as_numpy
 from glm.rows import TrainingRow
 

@@ -18,7 +18,7 @@ from glm.datasets.tasks import TASKS
 from glm.errors import GLMError, UsageError
 from glm.rows import IGNORED
 from glm.tokenizers import GLMTokenizer
-from glm.training_data import EncodedDataset
+from glm.training.data import EncodedDataset
 
 REAL = SHARED / "real"
 no = IGNORED

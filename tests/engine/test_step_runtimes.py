@@ -12,9 +12,9 @@ from tiny_chat import chat_model
 from glm import GenerationConfig
 from glm.engine import Engine, EngineOptions
 from glm.errors import GLMError
-from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import write_step_graph
-from glm.paddle_step import export_step_graph
+from glm.export.onnx.weights import weights_of
+from glm.export.onnx.write import write_step_graph
+from glm.export.paddle_step import export_step_graph
 from glm.runtime.onnx_step import OnnxStepRuntime
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_step import PaddleStepRuntime

@@ -12,8 +12,8 @@ import paddle.distributed as dist
 from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 
 from glm import parallel
+from glm.distributed.processes import process_count
 from glm.memory import Run
-from glm.processes import process_count
 from tests.memory import measurement
 
 paddle.set_device("npu")

@@ -4,8 +4,8 @@ import paddle
 
 from glm.datasets.prompts import Example
 from glm.generation_config import GenerationConfig
-from glm.predict import Predictor
-from glm.text_generator import TextGenerator
+from glm.text.generator import TextGenerator
+from glm.text.predict import Predictor
 
 TEXTS = ("请介绍一下北京", "今天")
 ANSWER = "今天很多大家都喜欢。"

@@ -27,17 +27,17 @@ from glm.arguments import (
     parse_arguments,
 )
 from glm.checkpoint.convert import Conversion, convert_checkpoint
-from glm.export import export_directory
-from glm.export_writing import write_text_side
-from glm.finetune import finetune
-from glm.infer import open_generator
+from glm.export.onnx.weights import weights_of
+from glm.export.onnx.write import export_step_graph
+from glm.export.paddle_graphs import export_directory
+from glm.export.writing import write_text_side
 from glm.loading import load_merged_model, stream_weights
 from glm.memory.weights import parameter_shapes
-from glm.onnx_export.weights import weights_of
-from glm.onnx_export.write import export_step_graph
-from glm.predict import Predictor
 from glm.presets import PRESETS, UNTRAINED_PRESETS
-from glm.text_generator import TextGenerator
+from glm.text.generator import TextGenerator
+from glm.text.infer import open_generator
+from glm.text.predict import Predictor
+from glm.training.finetune import finetune
 from tests.npu_simulator.launching import launch, needs_compiler
 
 MODELS = [name for name in PRESETS if name not in UNTRAINED_PRESETS]

@@ -10,8 +10,8 @@ import paddle
 
 from glm import GLMForCausalLM
 from glm.cli import run_script
+from glm.distributed.processes import process_count, process_rank
 from glm.parallel import start
-from glm.processes import process_count, process_rank
 
 
 def main() -> None:

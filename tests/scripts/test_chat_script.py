@@ -14,11 +14,11 @@ from tiny_chat import GENERATION_FILES, KINDS
 import infer_generation
 from glm.datasets.encoding import open_encoder
 from glm.errors import UsageError
-from glm.infer import open_generator
-from glm.metrics import WORD_METRICS
 from glm.model import GLMForCausalLM
-from glm.predict import Predictor
-from glm.texts import check_dialogue
+from glm.text.infer import open_generator
+from glm.text.predict import Predictor
+from glm.text.texts import check_dialogue
+from glm.training.metrics import WORD_METRICS
 
 needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
 ASKED = ["你好", "云溪桥建于哪一年？", "a"]

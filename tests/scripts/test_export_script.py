@@ -11,7 +11,7 @@ from commands import run_cold
 
 from glm import GLMForCausalLM
 from glm.datasets.batches import Positions
-from glm.export_files import exported_formats, read_manifest, start_check
+from glm.export.files import exported_formats, read_manifest, start_check
 from glm.loading import load_encoder
 from glm.lora import load_lora
 

@@ -2,7 +2,7 @@
 
 import glm  # noqa: F401
 from glm.cli import run_script
-from glm.processes import barrier
+from glm.distributed.processes import barrier
 
 if __name__ == "__main__":
     run_script(barrier)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from training_runs import train
 
+from glm.distributed.processes import process_rank
 from glm.errors import GLMError
-from glm.processes import process_rank
 from tests.distributed.launched_runs import DISTRIBUTED, STEPS
 
 

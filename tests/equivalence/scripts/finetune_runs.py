@@ -13,8 +13,8 @@ from pathlib import Path
 
 from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
 from glm.cli import run_script
-from glm.finetune import finetune
-from glm.trainer import GLMTrainer
+from glm.training.finetune import finetune
+from glm.training.trainer import GLMTrainer
 
 
 def runs() -> Iterator[GLMTrainer]:

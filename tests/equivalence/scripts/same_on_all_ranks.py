@@ -6,9 +6,9 @@ import glm  # noqa: F401  first: it chooses Paddle's settings
 from finetune_runs import runs
 
 from glm.cli import run_script
+from glm.distributed.processes import digest, require_agreement
 from glm.parameters import as_numpy
 from glm.plan import split_axis
-from glm.processes import digest, require_agreement
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from model_checks import loss_and_tokens
 
 from glm.cli import run_script
-from glm.processes import process_rank
+from glm.distributed.processes import process_rank
 
 
 def main() -> None:

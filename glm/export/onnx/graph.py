@@ -1,0 +1,94 @@
+"""An ONNX graph under construction: nodes, small constants, and weights in external data."""
+
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from glm.export.onnx.external_data import ExternalData, Slot
+
+CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
+OPSET = 23  # the first with RotaryEmbedding
+IR_VERSION = 10
+
+
+class Graph:
+    """Nodes in the order in which they run.
+
+    Attributes:
+        data: the weights' file.
+        inputs, outputs: of the whole graph.
+    """
+
+    def __init__(self):
+        self.data = ExternalData()
+        self.inputs: list[ValueInfoProto] = []
+        self.outputs: list[ValueInfoProto] = []
+        self._nodes, self._constants = [], {}
+
+    def input(self, name: str, dtype: int, shape: list) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: int, shape: list) -> str:
+        self.outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def constant(self, numbers: np.ndarray) -> str:
+        """A small array that lies in the graph's own file; equal ones lie there once."""
+        numbers = np.asarray(numbers, order="C")
+        key = (numbers.dtype.str, numbers.shape, numbers.tobytes())
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(numbers, f"constant_{len(self._constants)}")
+        return self._constants[key].name
+
+    def node(self, operator: str, *inputs: str, outputs: int | list[str] = 1, domain: str = "", **attributes: Any):
+        """Adds a node.
+
+        Args:
+            inputs: names, "" for an optional one that is not given.
+            outputs: their names, "" for one that is not wanted, or how many to name.
+        Returns:
+            The name of its output, or the list of them if there are several.
+        """
+        number = len(self._nodes)
+        if isinstance(outputs, int):
+            outputs = [f"{operator}_{number}_{i}" for i in range(outputs)]
+        given = list(inputs)
+        while given[-1] == "":
+            given.pop()
+        name = f"{operator}_{number}"
+        self._nodes.append(helper.make_node(operator, given, outputs, name=name, domain=domain, **attributes))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def contrib(self, operator: str, *inputs: str, outputs: int | list[str] = 1, **attributes: Any):
+        """`node` with one of ONNX Runtime's own operators."""
+        return self.node(operator, *inputs, outputs=outputs, domain=CONTRIB, **attributes)
+
+    def name_result(self, name: str) -> None:
+        """Gives the output of the last node this name."""
+        self._nodes[-1].output[0] = name
+
+    def model(self, location: str, properties: dict[str, str] | None = None) -> ModelProto:
+        """The graph as a file would have it.
+
+        Args:
+            location: name of the weights' file, beside the graph's.
+            properties: what else to say of the model.
+        """
+        used = {name for node in self._nodes for name in node.input}
+        slots = [slot for slot in self.data.slots if slot.name in used]  # an alias may serve alone
+        tensors = [*self._constants.values(), *(_external(slot, location) for slot in slots)]
+        graph = helper.make_graph(self._nodes, "glm", self.inputs, self.outputs, tensors)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="glm")
+        helper.set_model_props(model, properties or {})
+        return model
+
+
+def _external(slot: Slot, location: str) -> TensorProto:
+    tensor = TensorProto(name=slot.name, data_type=helper.np_dtype_to_tensor_dtype(slot.dtype), dims=slot.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", slot.offset), ("length", slot.nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

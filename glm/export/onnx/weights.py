@@ -1,0 +1,234 @@
+"""Matrices of a graph, as float32 or in blocks of few bits: a linear layer, an embedding, a head.
+
+Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from glm.errors import UsageError
+from glm.export.onnx.external_data import Slot, Write, chunks
+from glm.export.onnx.graph import Graph
+from glm.export.onnx.quantize import Blocks
+
+Arrange = Callable[[np.ndarray], np.ndarray]
+
+
+def as_it_is(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of the model, one of those that a matrix of the graph consists of.
+
+    Attributes:
+        name: without `.weight` and `.bias`.
+        shape: [in, out] in memory.
+        bias: whether it has one.
+        columns: what the graph has as its outputs, from an array [..., out]; heads may be padded or reordered.
+        rows: the same of its inputs, from [in, out].
+    """
+
+    name: str
+    shape: tuple[int, int]
+    bias: bool
+    columns: Arrange = as_it_is
+    rows: Arrange = as_it_is
+
+    def arranged(self, array: np.ndarray) -> np.ndarray:
+        return self.rows(self.columns(array))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """K and N in the graph."""
+        inputs, outputs = self.shape
+        return len(self.rows(np.zeros((inputs, 1)))), len(self.columns(np.zeros(outputs)))
+
+
+def bias_of(graph: Graph, name: str, layers: list[Layer]) -> str:
+    """The bias [N] of layers side by side, "" if they have none."""
+    if not layers[0].bias:
+        return ""
+    slot = graph.data.slot(f"{name}.bias", "float32", (sum(layer.size[1] for layer in layers),))
+    for layer, where in _side_by_side(layers):
+
+        def writes(array, layer=layer, where=where):
+            return [Write(slot, (where,), layer.columns(array))]
+
+        graph.data.fill(f"{layer.name}.bias", layer.shape[1:], writes)
+    return slot.name
+
+
+def _side_by_side(layers: list[Layer]) -> Iterator[tuple[Layer, slice]]:
+    start = 0
+    for layer in layers:
+        width = layer.size[1]
+        yield layer, slice(start, start + width)
+        start += width
+
+
+class FloatWeights:
+    """Every weight in float32."""
+
+    kind, block_size, symmetric, head_bits = "fp32", None, None, None
+
+    def linear(self, graph: Graph, x: str, name: str, layers: list[Layer]) -> str:
+        """[..., K] → [..., N], the outputs of the layers side by side."""
+        inputs = layers[0].size[0]
+        slot = graph.data.slot(f"{name}.weight", "float32", (inputs, sum(layer.size[1] for layer in layers)))
+        for layer, where in _side_by_side(layers):
+
+            def writes(array, layer=layer, where=where):
+                for rows, numbers in chunks(layer.arranged(array)):
+                    yield Write(slot, (rows, where), numbers)
+
+            graph.data.fill(f"{layer.name}.weight", layer.shape, writes)
+        bias = bias_of(graph, name, layers)
+        product = graph.node("MatMul", x, slot.name)
+        return graph.node("Add", product, bias) if bias else product
+
+    def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
+        """Rows of a table [V, H]."""
+        return graph.node("Gather", graph.data.copy(weight, shape), ids)
+
+    def head(self, graph: Graph, x: str, layer: Layer) -> str:
+        """Logits [B, V] of x [B, H]."""
+        return self.linear(graph, x, layer.name, [layer])
+
+    def tied_head(self, graph: Graph, x: str, weight: str, shape: tuple[int, int]) -> str:
+        """Logits [B, V] of x [B, H], with the table of `embedding` as the head."""
+        return graph.node("Gemm", x, weight, transB=1)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """Every matrix in blocks of few bits; biases, norms and learned positions in float32.
+
+    Attributes:
+        blocks: how those of the layers are stored.
+        accuracy_level: of MatMulNBits: 4 multiplies 8-bit integers, 0 float32.
+        tables: how embedding and head are stored; None = as the layers.
+    """
+
+    blocks: Blocks
+    accuracy_level: int = 4
+    tables: Blocks | None = None
+
+    @property
+    def kind(self) -> str:
+        return f"int{self.blocks.bits}"
+
+    @property
+    def block_size(self) -> int:
+        return self.blocks.block
+
+    @property
+    def symmetric(self) -> bool:
+        return self.blocks.symmetric
+
+    @property
+    def head_bits(self) -> int:
+        return (self.tables or self.blocks).bits
+
+    def linear(self, graph: Graph, x: str, name: str, layers: list[Layer]) -> str:
+        """[..., K] → [..., N], the outputs of the layers side by side."""
+        outputs, inputs = sum(layer.size[1] for layer in layers), layers[0].size[0]
+        slots = self._slots(graph, f"{name}.weight", outputs, inputs)
+        for layer, where in _side_by_side(layers):
+
+            def writes(array, layer=layer, where=where):
+                return self._writes(slots, layer.arranged(array).T, where.start)
+
+            graph.data.fill(f"{layer.name}.weight", layer.shape, writes)
+        return self._matmul(graph, x, slots, inputs, outputs, bias_of(graph, name, layers))
+
+    def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
+        """Rows of a table [V, H]."""
+        table = self._table
+        slots = table._slots(graph, weight, *shape)
+        graph.data.fill(weight, shape, lambda array: table._writes(slots, array, 0))
+        return table._gather(graph, ids, weight, slots, shape)
+
+    def head(self, graph: Graph, x: str, layer: Layer) -> str:
+        """Logits [B, V] of x [B, H]."""
+        return self._table.linear(graph, x, layer.name, [layer])
+
+    def tied_head(self, graph: Graph, x: str, weight: str, shape: tuple[int, int]) -> str:
+        """Logits [B, V] of x [B, H], with the table of `embedding` as the head."""
+        named = {slot.name: slot for slot in graph.data.slots}
+        slots = [named.get(f"{weight}.{part}") for part in ("data", "scales", "zeros")]
+        return self._table._matmul(graph, x, slots, shape[1], shape[0], "")
+
+    @property
+    def _table(self) -> "QuantizedWeights":
+        """How embedding and head are stored."""
+        return replace(self, blocks=self.tables or self.blocks, tables=None)
+
+    def _slots(self, graph: Graph, name: str, outputs: int, inputs: int) -> list[Slot | None]:
+        """For the fields of `Quantized`."""
+        count, blocks = self.blocks.count(inputs), self.blocks
+        data = graph.data.slot(f"{name}.data", "uint8", (outputs, count, blocks.packed(blocks.block)))
+        scales = graph.data.slot(f"{name}.scales", "float32", (outputs, count))
+        if blocks.symmetric:
+            return [data, scales, None]
+        return [data, scales, graph.data.slot(f"{name}.zeros", "uint8", (outputs, blocks.packed(count)))]
+
+    def _writes(self, slots: list[Slot | None], rows_NK: np.ndarray, start: int) -> Iterator[Write]:
+        for rows, numbers in chunks(rows_NK):
+            where = (slice(start + rows.start, start + rows.stop),)
+            for slot, part in zip(slots, self.blocks.quantize(numbers), strict=True):
+                if slot:
+                    yield Write(slot, where, part)
+
+    def _matmul(self, graph: Graph, x: str, slots: list[Slot | None], inputs: int, outputs: int, bias: str) -> str:
+        names = [slot.name if slot else "" for slot in slots]
+        attributes = {"K": inputs, "N": outputs, "bits": self.blocks.bits, "block_size": self.blocks.block}
+        return graph.contrib("MatMulNBits", x, *names, "", bias, **attributes, accuracy_level=self.accuracy_level)
+
+    def _gather(self, graph: Graph, ids: str, weight: str, slots: list[Slot | None], shape: tuple[int, int]) -> str:
+        """The operator wants whole rows; where H is not a multiple of the block, the padding is cut off behind it."""
+        data, scales, zeros = slots
+        rows = graph.data.alias(data, f"{weight}.rows", (shape[0], data.shape[1] * data.shape[2]))
+        attributes = {"bits": self.blocks.bits, "block_size": self.blocks.block, "gather_axis": 0, "quantize_axis": 1}
+        names = [rows.name, ids, scales.name, zeros.name if zeros else ""]
+        x = graph.contrib("GatherBlockQuantized", *names, **attributes)
+        if shape[1] == data.shape[1] * self.blocks.block:
+            return x
+        start, stop, axis = (graph.constant(np.array([i], dtype="int64")) for i in (0, shape[1], -1))
+        return graph.node("Slice", x, start, stop, axis)
+
+
+Weights = FloatWeights | QuantizedWeights
+# --weights → how many bits, and those of embedding and head, whose errors reach the logits directly: measured in
+# docs/quantization.md.
+KINDS = {"fp32": None, "int8": (8, 8), "int4": (4, 8)}
+USUAL_BLOCK = 128
+
+
+def weights_of(kind: str, block: int | None = None, symmetric: bool = True, head_bits: int | None = None) -> Weights:
+    """The weights of an export by the name of their kind, one of `KINDS`.
+
+    Args:
+        block: numbers that share a scale; 128 if not given.
+        symmetric: without zero points.
+        head_bits: of embedding and head, 4 or 8; those of `KINDS` if not given.
+
+    Raises:
+        UsageError: an unknown kind, a block size that is not a power of 2 from 16 to 256, or blocks of float32 weights.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"weights '{kind}' are unknown; known: {', '.join(KINDS)}")
+    if KINDS[kind] is None:
+        if block is not None or not symmetric or head_bits:
+            raise UsageError(
+                f"weights '{kind}' have no blocks: leave block size, zero points and the head's bits to int8 and int4"
+            )
+        return FloatWeights()
+    bits, usual_head = KINDS[kind]
+    layers, tables = (
+        Blocks(count, USUAL_BLOCK if block is None else block, symmetric) for count in (bits, head_bits or usual_head)
+    )
+    return QuantizedWeights(layers, tables=tables)

@@ -1,0 +1,72 @@
+"""A model as one static graph that reads tokens into a key/value cache: a prompt at once, in chunks, or a token a row.
+
+Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (columns of the cache that each row has read),
+prefix_length [B] (leading new tokens that see each other in both directions), all int64; then past_key_i and
+past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, V] of each row's last token, and the new keys and values
+[2L, B, K, T, D], float32. The graph never writes into the cache: who runs it files the new columns
+(glm/runtime/paddle_step.py).
+"""
+
+from pathlib import Path
+
+import paddle
+from paddle import Tensor, nn
+from paddle.static import InputSpec
+
+from glm.cache import StepAttention, step_bias
+from glm.inputs import attention_bias, key_bias
+from glm.tracing import dim, save_graph
+
+
+class StepGraph(nn.Layer):
+    """One call of a `GLMForCausalLM` as the forward of a layer, which is what Paddle traces."""
+
+    def __init__(self, model: nn.Layer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, position_ids, lengths, prefix_length, past: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return read(self.model, input_ids, position_ids, lengths, prefix_length, past)
+
+
+def read(
+    model, ids_BT: Tensor, position_ids_BPT: Tensor, lengths_B: Tensor, prefix_length_B: Tensor, past: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Reads tokens behind a cache; arguments and results are the graph's, `past` keys and values by turns."""
+    config = model.config
+    column_C = paddle.arange(dim(past[0], 2), dtype="int64")
+    past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))
+    new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
+    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.heads_a_group)
+    attends = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
+    hidden_BTH = model.model(ids_BT, position_ids_BPT, attends)
+    new = paddle.stack([part for attend in attends for part in (attend.keys, attend.values)])
+    return model.logits(hidden_BTH[:, -1]).astype("float32"), new.astype("float32")
+
+
+def export_step_graph(model: nn.Layer, prefix: Path) -> None:
+    """Writes `prefix`.json and `prefix`.pdiparams, with the parameters of the whole loop's file.
+
+    Args:
+        model: a `GLMForCausalLM` without LoRA adapters, on one device.
+    """
+    graph = StepGraph(model)
+    graph.eval()
+    save_graph(graph, step_spec(model), prefix)
+
+
+def step_spec(model: nn.Layer) -> list:
+    config = model.config
+    rows = model.model.positions.position_rows
+    past = [None, config.num_key_value_heads, None, config.head_dim]
+    return [
+        InputSpec([None, None], "int64", "input_ids"),
+        InputSpec([None, rows, None], "int64", "position_ids"),
+        InputSpec([None], "int64", "lengths"),
+        InputSpec([None], "int64", "prefix_length"),
+        [
+            InputSpec(past, config.dtype, f"past_{part}_{layer}")
+            for layer in range(config.num_hidden_layers)
+            for part in ("key", "value")
+        ],
+    ]

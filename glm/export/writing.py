@@ -1,0 +1,176 @@
+"""Writing an export, of any format, whole or not at all. Imports no framework.
+
+Everything is built in a staging directory beside the export. Then the manifest of an earlier export of that name and
+format is removed, its files are replaced, and the new manifest comes last. Configuration and tokenizer belong to all
+exports of a directory: one that would change them for another is refused before its weights are read.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from glm.checkpoint.atomic import staged, sync
+from glm.checkpoint.file_names import CONFIG_NAME, weight_names
+from glm.checkpoint.stream import file_digest
+from glm.config_file import config_json
+from glm.datasets.encoding import Encoder
+from glm.errors import GLMError
+from glm.export.files import FORMATS, OLD_SUFFIX, OPTIONAL, REQUIRED, Manifest, manifest_suffix, parse_manifest
+from glm.generation_file import NAME as GENERATION_NAME
+
+BAR_DELAY = 2.0  # seconds of work that need no bar
+
+
+def write_export(
+    prefix: Path, draft: Manifest, needed: int, text: Callable[[Path], Any], graphs: Callable[[Path], Any]
+) -> Manifest:
+    """Writes an export in the place of an earlier one of its name and format.
+
+    Args:
+        prefix: path and common beginning of its files' names, such as checkpoints/infer/glm.
+        draft: its manifest without files.
+        needed: bytes that the graphs will take, about.
+        text: writes configuration and tokenizer into a directory.
+        graphs: writes graphs and weights, given their prefix.
+    Returns:
+        The manifest.
+    Raises:
+        GLMError: no place for the directory, a directory of something else, files there that another export needs as
+            they are, or a full disk; nothing that was there has then changed.
+    """
+    directory, name = prefix.parent, prefix.name
+    if prefix.is_dir():
+        raise GLMError(f"{prefix} is a directory; output_path needs a name in it as well, such as {prefix / 'glm'}")
+    with _made(directory):
+        others = _other_manifests(directory, f"{name}{manifest_suffix(draft.format)}")
+        with staged(prefix.with_name(f"{name}.{draft.format}"), needed) as staging:
+            text(staging)
+            if taken := [file for file in _graph_names(name, draft.format) if (staging / file).exists()]:
+                raise GLMError(f"{taken[0]} is a file of configuration or tokenizer: give the export another name")
+            _refuse_changes(directory, staging, name, draft.format, others)
+            graphs(staging / name)
+            manifest = replace(draft, files=_described(sorted(staging.iterdir())))
+            for path in staging.iterdir():
+                sync(path)
+            _move(staging, prefix, manifest, {file for other in others.values() for file in other.files})
+    return manifest
+
+
+def write_text_side(config: Any, encoder: Encoder, directory: Path) -> None:
+    """Writes what a runtime needs besides graphs: configuration, tokenizer, and generation_config.json if there is one.
+
+    The configuration says nothing of a dtype, so that exports of one model in several can share it.
+    """
+    fields = {name: value for name, value in config_json(config).items() if name not in ("dtype", "torch_dtype")}
+    (directory / CONFIG_NAME).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    encoder.save_pretrained(directory)
+
+
+@contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """The directory of an export; if that fails, no new one is left."""
+    if directory.exists() and not directory.is_dir():
+        raise GLMError(f"{directory} is a file; output_path needs a directory and a name in it, such as infer/glm")
+    if weights := weight_names(directory):
+        raise GLMError(
+            f"{directory} holds the checkpoint {weights[0]}, whose config.json an export would replace: give "
+            f"--output_path a directory of its own, such as {directory}/export/glm"
+        )
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # something else may lie there by now
+                folder.rmdir()
+        raise
+
+
+def _other_manifests(directory: Path, own: str) -> dict[str, Manifest]:
+    """By file name; one that cannot be read protects nothing."""
+    found = {}
+    for path in sorted(path for format in FORMATS for path in directory.glob(f"*{manifest_suffix(format)}")):
+        manifest = None if path.name == own else _parsed(path)
+        found |= {path.name: manifest} if manifest else {}
+    return found
+
+
+def _parsed(path: Path) -> Manifest | None:
+    try:
+        return parse_manifest(path)
+    except (GLMError, OSError):
+        return None
+
+
+def _graph_names(name: str, format: str) -> list[str]:
+    return [f"{name}{suffix}" for suffix in (*REQUIRED[format], *OPTIONAL[format])]
+
+
+def _refuse_changes(directory: Path, staging: Path, name: str, format: str, others: dict[str, Manifest]) -> None:
+    """Compares the text side, which is staged, with what the directory's other exports need it to be."""
+    texts = {path.name: file_digest(path) for path in staging.iterdir()}
+    for other, manifest in others.items():
+        owner = other.removesuffix(manifest_suffix(manifest.format))
+        foreign = {file: part["crc32"] for file, part in manifest.files.items()}
+        if taken := [file for file in _graph_names(name, format) if file in foreign]:
+            raise GLMError(f"{directory / taken[0]} belongs to {other}: give --output_path another name or directory")
+        shared = foreign.keys() - set(_graph_names(owner, manifest.format))
+        for file in sorted(shared | texts.keys()):
+            if texts.get(file) != foreign.get(file):
+                raise GLMError(
+                    f"{directory / file} has the checksum {foreign.get(file)} in {other} and {texts.get(file)} in this "
+                    "export (None: it has no such file), and both would read one file: give --output_path another "
+                    "directory"
+                )
+    _refuse_strays(directory, texts, name, format, {file for manifest in others.values() for file in manifest.files})
+
+
+def _refuse_strays(directory: Path, texts: dict[str, str], name: str, format: str, named: set[str]) -> None:
+    """Looks for files of the text side that no export has written, neither another one nor an earlier one here."""
+    target = directory / f"{name}{manifest_suffix(format)}"
+    earlier = _parsed(target)
+    stray = directory / GENERATION_NAME
+    if stray.is_file() and stray.name not in texts and not (earlier and stray.name in earlier.files):
+        raise GLMError(f"{stray} is not of this model and would be read with it: remove it, or give another directory")
+    if target.is_file() or (directory / f"{name}{OLD_SUFFIX}").is_file():
+        return
+    for path in (directory / file for file in texts.keys() - named):
+        if path.is_file() and file_digest(path) != texts[path.name]:
+            raise GLMError(
+                f"{path} is of no export and would be replaced: give --output_path another directory, such as "
+                f"{directory}/export/{name}"
+            )
+
+
+def _described(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """`Manifest.files` of files, which are read for it."""
+    sizes = {path: path.stat().st_size for path in paths}
+    with tqdm(
+        total=sum(sizes.values()), desc="checksums", unit="B", unit_scale=True, delay=BAR_DELAY, leave=False
+    ) as bar:
+        return {path.name: {"size": size, "crc32": file_digest(path, bar.update)} for path, size in sizes.items()}
+
+
+def _move(staging: Path, prefix: Path, manifest: Manifest, kept: set[str]) -> None:
+    """Puts staged files in their place; between the two manifests the directory has no export of this name."""
+    directory, target = prefix.parent, prefix.with_name(f"{prefix.name}{manifest_suffix(manifest.format)}")
+    written = staging / target.name
+    written.write_text(manifest.to_json(), encoding="utf-8")
+    sync(written)
+    earlier = _parsed(target)
+    target.unlink(missing_ok=True)
+    sync(directory)
+    for file in manifest.files:
+        (staging / file).replace(directory / file)
+    gone = set(earlier.files if earlier else ()) | set(_graph_names(prefix.name, manifest.format))
+    gone |= {f"{prefix.name}{OLD_SUFFIX}"} if manifest.format == FORMATS[0] else set()
+    for file in gone - manifest.files.keys() - kept:
+        (directory / file).unlink(missing_ok=True)
+    written.replace(target)
+    sync(directory)

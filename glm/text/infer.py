@@ -1,0 +1,213 @@
+"""Generation with an exported model: what infer_generation.py runs. Imports neither PaddleNLP nor the model."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from glm.datasets.encoding import Encoder, open_encoder
+from glm.device.choice import check_dtype
+from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
+from glm.errors import GLMError, UsageError
+from glm.export.files import STEP_GRAPH, Manifest, exported_formats, read_manifest, start_check
+from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
+from glm.sizes import in_words
+from glm.text.conversation import Conversation
+from glm.text.generator import Ids, TextGenerator, in_batches
+
+CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at most so much
+
+
+class LoopGenerator(TextGenerator):
+    """A graph that holds the whole generation.
+
+    Args:
+        runtime: where it is loaded.
+        encoder, stop_strings: see `TextGenerator`.
+        require_whole: raises where the export is not what was written; called before anything is shown.
+    """
+
+    def __init__(
+        self,
+        runtime: LoopRuntime,
+        encoder: Encoder,
+        stop_strings: Sequence[str] = (),
+        require_whole: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(encoder, stop_strings)
+        self.runtime, self._require_whole = runtime, require_whole
+
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
+        control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
+
+        def write(some: Sequence[Ids]) -> list[list[int]]:
+            ids = self.runtime.run(self.encoder.prompt_batch(some) | control)[0].tolist()
+            self._require_whole()
+            return ids
+
+        return in_batches(prompts, batch_size, write, self.encoder.stop_token_ids)
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        """Raises UsageError: the graph shows nothing before its end."""
+        raise UsageError("a graph that holds the whole generation shows nothing before its end")
+
+
+class EngineGenerator(TextGenerator):
+    """A graph that goes on from a key/value cache, and the engine that generates with it.
+
+    Args:
+        runtime: where it is loaded.
+        encoder, stop_strings: see `TextGenerator`.
+        options: of the engine.
+        require_whole: see `LoopGenerator`.
+    """
+
+    def __init__(
+        self,
+        runtime: StepRuntime,
+        encoder: Encoder,
+        stop_strings: Sequence[str] = (),
+        options: EngineOptions | None = None,
+        require_whole: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(encoder, stop_strings)
+        self.engine = Engine(runtime, encoder.positions, StopTokens.of(encoder), options)
+        self._require_whole = require_whole
+
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
+        requests = [Request(ids, config, self._watch(config)) for ids in prompts]
+        for event in self.engine.run(requests, batch_size):
+            if event.result:
+                self._require_whole()
+                yield event.index, event.result.tokens
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        for token in self.engine.stream(ids, config):
+            self._require_whole()
+            yield token
+
+    def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
+        # A damaged export is no turn that does not fit.
+        self._require_whole()
+        return super().conversation(config, system)
+
+    def notes(self) -> str:
+        engine = self.engine
+        cache = f"key/value cache {in_words(engine.cache_bytes)}"
+        if not engine.reused_tokens:
+            return cache
+        return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
+
+    def _watch(self, config: GenerationConfig) -> StopStrings | None:
+        """What ends a text early; of beams the one that wins is cut at its end."""
+        if not self.stop_strings or config.num_beams > 1:
+            return None
+        return StopStrings(self.encoder.tokenizer, self.stop_strings)
+
+
+def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice]:
+    """Loads what the arguments of infer_generation.py name, and says what runs it.
+
+    Raises:
+        GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
+    """
+    directory, name = arguments.model_path, arguments.model_prefix
+    if arguments.cpu_threads < 0:
+        raise UsageError(f"cpu_threads is {arguments.cpu_threads}, and must be at least 1, or 0 for one a core")
+    # What is wrong with the directory is said by read_manifest.
+    formats = exported_formats(directory, name) or [BACKENDS[arguments.backend or "paddle"].format]
+    choice = choose(arguments.backend, _device(arguments), formats)
+    manifest = read_manifest(directory, name, choice.backend.format)
+    if manifest.block_size:
+        choice = replace(choice, reason=f"{choice.reason}; {manifest.weights} weights")
+    require_whole = start_check(directory, manifest).result
+    options = _runtime_options(arguments, manifest, choice.device)
+    encoder = _encoder(arguments)
+    encoder.check_fits(manifest.vocab_size, manifest.max_position)
+    options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
+    if choice.backend.loop and not _needs_steps(arguments, choice):
+        if arguments.kv_cache_size is not None:
+            raise UsageError(
+                f"--kv_cache_size is for graphs that go on from a cache, and {choice.name} runs the whole generation "
+                "as one graph: leave it out, or add --stream"
+            )
+        return LoopGenerator(choice.backend.open_loop(options), encoder, arguments.stop, require_whole), choice
+    runtime = choice.backend.open_step(_step_files(options, manifest, name))
+    limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_size))
+    return EngineGenerator(runtime, encoder, arguments.stop, limits, require_whole), choice
+
+
+def _needs_steps(arguments: argparse.Namespace, choice: Choice) -> bool:
+    """Whether text has to be seen before its end."""
+    wanted = [flag for flag in ("stream", "chat") if getattr(arguments, flag)]
+    if wanted and not choice.backend.step:
+        raise UsageError(f"backend {choice.name} shows nothing before the end of a text: leave out --{wanted[0]}")
+    return bool(wanted)
+
+
+def _device(arguments: argparse.Namespace) -> str | None:
+    """`--device npu:1`, or `--device npu --device_id 1`."""
+    device, number = arguments.device, arguments.device_id
+    return f"{device}:{number}" if device and number and device != "cpu" and ":" not in device else device
+
+
+def _runtime_options(arguments: argparse.Namespace, manifest: Manifest, device: str) -> RuntimeOptions:
+    """Options for the graph that holds the whole generation, when the device can run it."""
+    kind, _, number = device.partition(":")
+    check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
+    check_dtype(manifest.dtype, device, "a graph exported in")
+    if kind == "npu":
+        from glm.device.probe import require_dtype  # imports Paddle
+
+        require_dtype(device if number else f"{device}:{arguments.device_id}", manifest.dtype, "a graph exported in")
+    prefix = arguments.model_path / arguments.model_prefix
+    return RuntimeOptions(
+        model_file=prefix.with_name(f"{prefix.name}.json"),
+        params_file=prefix.with_name(f"{prefix.name}.pdiparams"),
+        device=kind,
+        device_id=int(number or arguments.device_id),
+        cpu_threads=arguments.cpu_threads,
+        use_fp16=arguments.use_fp16,
+    )
+
+
+def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> RuntimeOptions:
+    """The same for the graph that goes on from a cache; it may share the weights of the other one."""
+    directory = options.model_file.parent
+    if (graph := f"{name}{STEP_GRAPH[manifest.format]}") not in manifest.files:
+        raise GLMError(f"{directory / graph} is not in the export's manifest: export the model again")
+    own = f"{name}.step.pdiparams"
+    return replace(
+        options,
+        model_file=directory / graph,
+        params_file=directory / own if own in manifest.files else options.params_file,
+    )
+
+
+def _encoder(arguments: argparse.Namespace) -> Encoder:
+    """The text side of the export, with room for source and text in `max_length`."""
+    options = {"no_block_position": arguments.no_block_position, "plain": arguments.plain}
+    encoder = open_encoder(arguments.model_path, (arguments.src_length, arguments.tgt_length), **options)
+    if arguments.max_length is None:
+        return encoder
+    room = arguments.max_length - encoder.tgt_length
+    if room < 4:
+        raise UsageError(
+            f"max_length {arguments.max_length} leaves {max(room, 0)} tokens for the source beside tgt_length "
+            f"{encoder.tgt_length}, and at least 4 are needed: raise --max_length or lower --tgt_length"
+        )
+    encoder.src_length = min(encoder.src_length, room)
+    return encoder
+
+
+def _cache_limit(wanted: int | None) -> int | None:
+    """Bytes of key/value cache: what the user allows, else a share of the memory that is free."""
+    if wanted is not None:
+        return wanted
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
+    return int(CACHE_SHARE * 1024 * int(found[1])) if found else None

@@ -1,0 +1,105 @@
+"""`glm.pipeline`: a model as a function from texts or conversations to generated texts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from glm.chat import Message
+from glm.datasets.encoding import ChatEncoder
+from glm.errors import UsageError
+from glm.text.call_options import call_config, check_names
+from glm.text.predict import Predictor
+
+TASK = "text-generation"
+Prompts = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
+
+
+class TextGenerationPipeline:
+    """Generates for texts, or for conversations with a chat model.
+
+    Args:
+        predictor: a model with its text side.
+        batch_size: prompts that are generated together.
+        options: defaults of `__call__`'s.
+
+    Raises:
+        UsageError: a batch size below 1, or an unknown option.
+    """
+
+    def __init__(self, predictor: Predictor, batch_size: int = 8, **options):
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, and must be at least 1")
+        check_names(options)
+        self.predictor, self.batch_size, self.options = predictor, batch_size, options
+
+    def __call__(self, prompts: Prompts, **options) -> list[dict[str, str]]:
+        """Generates for a text, several texts, a conversation (a list of messages) or several.
+
+        Args:
+            options: of `glm.text.call_options.call_config`. max_length counts the longest prompt of a batch.
+
+        Returns:
+            {"generated_text": …} for each, without the prompt.
+
+        Raises:
+            UsageError: an unknown option, or a max_length that leaves no room.
+        """
+        encoder, results = self.predictor.encoder, []
+        ids = [self._ids(prompt) for prompt in _listed(prompts)]
+        for start in range(0, len(ids), self.batch_size):
+            batch = ids[start : start + self.batch_size]
+            config = call_config(encoder, self.options | options, max(map(len, batch)))
+            results += [{"generated_text": encoder.answer(row)} for row in self.predictor.generate(batch, config)]
+        return results
+
+    def _ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        encoder = self.predictor.encoder
+        if isinstance(prompt, str):
+            return encoder.text_prompt(prompt)
+        if not isinstance(encoder, ChatEncoder):
+            raise UsageError("a GLM (2021) model holds no conversations: pass a text")
+        return encoder.messages_prompt(prompt)
+
+
+def pipeline(
+    task: str = TASK,
+    model: str | Path | None = None,
+    *,
+    lora_path: str | Path | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    batch_size: int = 8,
+    plain: bool = False,
+    **options,
+) -> TextGenerationPipeline:
+    """A pipeline, as in Hugging Face's and MindFormers' libraries.
+
+    Args:
+        task: "text-generation".
+        model: directory of a model, or a preset.
+        lora_path: directory of an adapter to merge in.
+        dtype, device: the model's own, and the best one present, if not given.
+        plain: texts are continued as they are, without a chat template.
+        options: defaults of the calls.
+
+    Example:
+        >>> generate = glm.pipeline("text-generation", model="GLM-4-9B-0414")
+        >>> generate("你好", max_new_tokens=64)
+        [{'generated_text': '…'}]
+
+    Raises:
+        GLMError: as `Predictor.load`; an unknown task.
+    """
+    if task.replace("_", "-") != TASK:
+        raise UsageError(f"unknown task '{task}'; the one there is: {TASK}")
+    if model is None:
+        raise UsageError("pipeline needs model=, the directory of a model or a preset")
+    adapter = Path(lora_path) if lora_path else None
+    predictor = Predictor.load(str(model), adapter, dtype=dtype, device=device, plain=plain)
+    return TextGenerationPipeline(predictor, batch_size, **options)
+
+
+def _listed(prompts: Prompts) -> list[str | Sequence[Message]]:
+    """One prompt as a list of one."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+        return [prompts]
+    return list(prompts)

@@ -1,0 +1,190 @@
+"""Texts in, generated texts out: what prediction with a model and inference with a graph have in common."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glm.checkpoint.atomic import atomic_write
+from glm.datasets.encoding import Encoder
+from glm.errors import GLMError, UsageError
+from glm.generation_config import GenerationConfig
+from glm.text.conversation import require_streaming
+
+RESULT_NAME = "text_generation_result.txt"
+EXAMPLES = (
+    "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。",
+    "答案：9层，上下文：祥信塔很有名，高72米，共有9层。",
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens that were generated, end tokens included and padding not, and seconds."""
+
+    tokens: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens in {self.seconds:.2f} s: {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s"
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where texts come from and go to."""
+    group = parser.add_argument_group("texts")
+    group.add_argument("texts", nargs="*", metavar="TEXT", help="source texts; - reads standard input, a text a line")
+    group.add_argument("--input_file", type=Path, help="a file with a text a line")
+    group.add_argument("--output_file", type=Path, help="write the generated texts there as well, a text a line")
+    group.add_argument(
+        "--predict_data", help="a text, or a file with a text a line; the results go to text_generation_result.txt"
+    )
+    group.add_argument(
+        "--batch_size", "--predict_batch_size", type=int, default=2, help="texts that are generated together"
+    )
+    group.add_argument("--src_length", type=int, help="most tokens of a source text; default: 200, chat models 7168")
+    group.add_argument("--tgt_length", type=int, help="most tokens of a generated text; default: 20, chat models 1024")
+    group.add_argument("--no_block_position", action="store_true", help="as in fine-tuning; GLM (2021) only")
+    group.add_argument("--plain", action="store_true", help="the text as it is, without chat template: for base models")
+
+
+def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `GenerationConfig`."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--min_tgt_length", type=int, help="no end token before this many tokens")
+    group.add_argument("--num_beams", type=int, help="beams of the search; 1 = greedy or sampling")
+    group.add_argument(
+        "--length_penalty", type=float, help="exponent of the length in a beam's rank; 0.7, chat models 1"
+    )
+    group.add_argument("--no_repeat_ngram_size", type=int, help="no n-gram of this size twice; 0 = off")
+    group.add_argument(
+        "--do_sample", action=argparse.BooleanOptionalAction, help="draw tokens instead of taking the most likely"
+    )
+    group.add_argument("--temperature", type=float, help="divides the logits before drawing; 1")
+    group.add_argument("--top_k", type=int, help="draw from the k most likely tokens; 0 = all")
+    group.add_argument("--top_p", type=float, help="draw from the nucleus of this mass; 0 = all")
+    group.add_argument("--seed", type=int, default=0, help="of the drawing")
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="STRING",
+        help="ends a text, and is not part of it; may be given again",
+    )
+
+
+def add_dialogue_arguments(parser: argparse.ArgumentParser) -> None:
+    """Ways to see text while it is generated."""
+    parser.add_argument("--stream", action="store_true", help="show each token as soon as it is generated")
+    parser.add_argument("--chat", action="store_true", help="hold a conversation: questions from standard input")
+    parser.add_argument("--system", help="instructions before the first question of --chat")
+
+
+def check_dialogue(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for flags that do nothing in a conversation, or outside of one, or that cannot be streamed."""
+    if arguments.system is not None and not arguments.chat:
+        raise UsageError("--system begins a conversation: add --chat")
+    useless = {
+        "TEXT": arguments.texts,
+        "--input_file": arguments.input_file,
+        "--predict_data": arguments.predict_data,
+        "--output_file": arguments.output_file,
+        "--plain": arguments.plain,
+    }
+    if given := [name for name, value in useless.items() if arguments.chat and value]:
+        raise UsageError(f"--chat reads questions from standard input and prints the answers: leave out {given[0]}")
+    if arguments.stream or arguments.chat:
+        require_streaming(generation_config(arguments))
+
+
+def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = None) -> GenerationConfig:
+    """The flags, then what generation_config.json says, then the defaults of the kind of model.
+
+    Args:
+        encoder: of the model; None checks the flags before there is one.
+    """
+    names = ("num_beams", "length_penalty", "no_repeat_ngram_size", "do_sample", "temperature", "top_k", "top_p")
+    flags = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    lengths = {"max_length": arguments.tgt_length, "min_length": arguments.min_tgt_length, "seed": arguments.seed}
+    flags |= {name: value for name, value in lengths.items() if value is not None}
+    return encoder.generation_config(**flags) if encoder else GenerationConfig(**{"max_length": sys.maxsize} | flags)
+
+
+def read_texts(arguments: argparse.Namespace) -> list[str]:
+    """The texts that the command line names; two examples if it names none.
+
+    Raises:
+        UsageError: an empty or unreadable source of texts, or a batch size below 1.
+    """
+    if arguments.batch_size < 1:
+        raise UsageError(f"batch_size is {arguments.batch_size}, and must be at least 1")
+    if arguments.output_file and not arguments.output_file.parent.is_dir():
+        raise UsageError(f"output_file {arguments.output_file}: {arguments.output_file.parent} is not a directory")
+    ways = {"TEXT": arguments.texts, "--input_file": arguments.input_file, "--predict_data": arguments.predict_data}
+    given = [way for way, value in ways.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"texts come from {' and from '.join(given)}: choose one")
+    if arguments.predict_data:
+        path = Path(arguments.predict_data)
+        if path.suffix == ".txt" or _is_file(path):
+            return _lines(_read(path), str(path))
+        return [arguments.predict_data]
+    if arguments.input_file:
+        return _lines(_read(arguments.input_file), str(arguments.input_file))
+    if arguments.texts == ["-"]:
+        return _lines(sys.stdin.read(), "standard input")
+    if arguments.texts:
+        return arguments.texts
+    print("no text given: generating for two examples", file=sys.stderr)
+    return list(EXAMPLES)
+
+
+def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
+    """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
+    for text, result in zip(texts, results, strict=True):
+        print(f"{text}\n  → {result}")
+    write_texts(texts, results, arguments)
+    print(speed, file=sys.stderr)
+
+
+def write_texts(texts: Sequence[str], results: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Writes the results where they were asked for: a text a line, or for --predict_data a JSON object a line."""
+    if arguments.output_file:
+        with atomic_write(arguments.output_file, "w", "utf-8") as file:
+            file.writelines(result.replace("\n", " ") + "\n" for result in results)
+    if arguments.predict_data:
+        rows = ({"text": text, "text_generation_text": [result]} for text, result in zip(texts, results, strict=True))
+        with atomic_write(RESULT_NAME, "w", "utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        print(f"results written to {RESULT_NAME}", file=sys.stderr)
+
+
+def report_truncation(encoder: Encoder) -> None:
+    """Says how many sources were cut, if any."""
+    count = encoder.truncated["source"]
+    if count:
+        print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.cuts['source']}", file=sys.stderr)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is too long for a name
+        return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise GLMError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _lines(content: str, where: str) -> list[str]:
+    texts = [line.strip() for line in content.splitlines() if line.strip()]
+    if not texts:
+        raise UsageError(f"{where} holds no text")
+    return texts

@@ -1,0 +1,1 @@
+"""Fine-tuning: from arguments and rows to checkpoints, metrics and predictions."""

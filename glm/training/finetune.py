@@ -1,0 +1,229 @@
+"""Fine-tuning from arguments to files: what both fine-tuning scripts run."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import paddle
+from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
+from paddlenlp.trainer.trainer_utils import get_last_checkpoint
+
+from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.config import GLMConfig
+from glm.datasets import TASKS, LoadedExamples, load_examples
+from glm.datasets.encoding import Encoder
+from glm.datasets.prompts import Example
+from glm.device.probe import probe_collectives
+from glm.distributed.processes import advise, barrier, digest, require_agreement, require_shared
+from glm.distributed.rank_table import environment_note
+from glm.errors import GLMError, UsageError
+from glm.loading import load_encoder
+from glm.lora import add_lora, load_lora, merge_lora
+from glm.model import GLMForCausalLM
+from glm.progress import BarCallback, note, print_metrics, print_samples
+from glm.training.data import EncodedDataset
+from glm.training.evaluation import GenerationEvaluation
+from glm.training.metrics import METRICS
+from glm.training.run_directory import check_output_dir, check_same_kind, clear_directory, resume_point
+from glm.training.trainer import GLMTrainer
+
+HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
+
+
+def finetune(
+    data: DataArguments, decode: DecodeArguments, options: ModelArguments, training: GLMTrainingArguments
+) -> GLMTrainer:
+    """Trains and evaluates as the arguments say, and writes everything into `training.output_dir`.
+
+    Returns:
+        The trainer, for callers that go on with its model.
+
+    Raises:
+        GLMError: of any of the parts; nothing was overwritten then.
+    """
+    if not (training.do_train or training.do_eval or training.do_predict):
+        raise UsageError("nothing to do: pass --do_train, --do_eval or both")
+    if training.do_export and training.tensor_parallel_degree > 1:
+        raise UsageError(
+            f"--do_export writes a graph for one device, not for {training.tensor_parallel_degree}: run "
+            "export_generation_model.py on the trained model"
+        )
+    paddle.set_device(training.device)
+    if training.tensor_parallel_degree > 1:
+        if training.do_train:
+            degree = training.tensor_parallel_degree
+            GLMConfig.from_pretrained(options.model_name_or_path, tensor_parallel_degree=degree).require_trainable()
+        probe_collectives()
+    if rank_table := environment_note(os.environ):
+        note(rank_table)
+    resume = None
+    if training.do_train:
+        check_output_dir(training.output_dir)
+        advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
+        require_shared(Path(training.output_dir))
+        resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
+        check_same_kind(resume, lora=bool(options.lora or options.lora_path))
+    examples, held_out = load_splits(data, training)
+    encoder = load_encoder(
+        options.tokenizer_name_or_path or options.model_name_or_path,
+        (data.src_length, data.tgt_length),
+        no_block_position=data.no_block_position,
+    )
+    model = load_model(options, training)
+    encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+    _require_same_run(model, examples, held_out)
+    trainer = build_trainer(model, encoder, data, decode, options, training, examples, held_out)
+    _report_truncation(encoder)
+    if training.do_train:
+        run_training(trainer, resume)
+        if options.lora and options.save_peft:
+            peft = Path(training.output_dir) / "peft"
+            trainer.model.save_pretrained(peft, peft=True, is_main_process=training.should_save)
+    for wanted, prefix in ((training.do_eval, "eval"), (training.do_predict, "test")):
+        if wanted:
+            run_evaluation(trainer, prefix)
+    if training.do_export and training.should_save:
+        _export(trainer, encoder)
+    return trainer
+
+
+def _after_an_interruption(output_dir: str, overwrite: bool) -> str:
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if last is None:
+        return "no checkpoint was written yet: the same command starts anew"
+    return f"the same command{' without --overwrite_output_dir' * overwrite} resumes from {last}"
+
+
+def _require_same_run(model, *splits: list[Example]) -> None:
+    """Each process has read model and data from its own disk: they must be the same ones."""
+    config = (f"{name} {json.dumps(value)}" for name, value in model.config.to_checkpoint_dict().items())
+    rows = ["\n".join(map(repr, split)) for split in splits]
+    count = " + ".join(str(len(split)) for split in splits)
+    facts = {"the model's config.json": "\n".join(config), "the data": f"{count} rows with the digest {digest(*rows)}"}
+    require_agreement(facts)
+
+
+def load_splits(data: DataArguments, training: GLMTrainingArguments) -> tuple[list[Example], list[Example]]:
+    """Training and evaluation examples; rows are held out where the data has no evaluation split."""
+
+    def load(split: str) -> LoadedExamples | None:
+        loaded = load_examples(data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows)
+        if loaded:
+            note(f"{split}: {loaded.source_description}")
+        return loaded
+
+    dev = load("dev") if training.do_eval or training.do_predict else None
+    if not training.do_train and dev:
+        return [], dev.examples
+    train = load("train").examples
+    if dev or not (training.do_eval or training.do_predict):
+        return train, dev.examples if dev else []
+    count = max(1, min(HELD_OUT, len(train) // 20))
+    if count >= len(train):
+        raise GLMError(f"{data.data_path} has {len(train)} row, too few to train and to evaluate on")
+    note(f"the data has no evaluation split: its last {count} rows are held out")
+    return train[:-count], train[-count:]
+
+
+def load_model(options: ModelArguments, training: GLMTrainingArguments):
+    """The model to train, with LoRA adapters where they are asked for."""
+    dtype = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+    # Mixed precision at level O1 casts inside the operators; O2 keeps the weights themselves in half precision.
+    in_memory = dtype if training.fp16_opt_level == "O2" else "float32"
+    paddle.seed(training.seed)
+    model = GLMForCausalLM.from_pretrained(
+        options.model_name_or_path, dtype=in_memory, from_scratch=options.from_scratch
+    )
+    if warning := model.config.dtype_warning(dtype):
+        note(warning)
+    if options.lora_path:
+        return load_lora(model, options.lora_path)
+    if options.lora:
+        return add_lora(model, options.r, options.lora_alpha, options.lora_targets, options.lora_dropout)
+    return model
+
+
+def build_trainer(model, encoder, data, decode, options, training, examples, held_out) -> GLMTrainer:
+    """The trainer, with this project's progress bar in place of PaddleNLP's."""
+    evaluation = GenerationEvaluation(
+        encoder,
+        decode.generation_config(encoder, training.seed),
+        training.per_device_eval_batch_size,
+        show_progress=not training.disable_tqdm and training.local_process_index == 0,
+        score=METRICS[TASKS[data.task_name].metrics],
+    )
+    encode = partial(_encode, encoder=encoder, skip_bad_rows=data.skip_bad_rows)
+    smoothing = encoder.label_smoothing if options.label_smoothing is None else options.label_smoothing
+    trainer = GLMTrainer(
+        model=model,
+        args=training,
+        train_dataset=encode("train", examples) if training.do_train else None,
+        eval_dataset=encode("dev", held_out, with_prompts=True) if held_out else None,
+        evaluation=evaluation,
+        label_smoothing=smoothing,
+        lr_decay_ratio=options.lr_decay_ratio,
+        weight_format=options.weight_format,
+    )
+    if not training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(BarCallback)
+    else:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(PrinterCallback)
+    return trainer
+
+
+def _encode(split: str, examples: list[Example], **options) -> EncodedDataset:
+    dataset = EncodedDataset(examples, **options)
+    for why in dataset.left_out:
+        note(f"{split}: rows left out: {why}")
+    return dataset
+
+
+def run_training(trainer: GLMTrainer, resume: str | None) -> None:
+    """Trains, saves the model and its metrics, and prints them."""
+    if resume:
+        note(f"resuming from {resume}")
+    elif trainer.args.overwrite_output_dir:
+        if trainer.args.should_save:
+            clear_directory(trainer.args.output_dir)
+        barrier()
+    sizes, trained = trainer.weight_sizes()
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    trainer.save_state()
+    metrics = result.metrics
+    if not metrics:
+        note(f"{resume} is the last step of this run: nothing left to train")
+        return
+    rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
+    metrics |= {"train_tokens_per_second": round(rate, 1)}
+    metrics |= {"parameters": sizes, "trained_parameters": trained}
+    if trainer.is_world_process_zero():
+        trainer.save_metrics("train", metrics)
+        print_metrics(f"training: {trainer.args.output_dir}", metrics)
+
+
+def run_evaluation(trainer: GLMTrainer, prefix: str) -> dict[str, float]:
+    """Evaluates, saves the metrics, and prints them with a few samples."""
+    metrics = trainer.evaluate(metric_key_prefix=prefix)
+    if trainer.is_world_process_zero():
+        trainer.save_metrics(prefix, metrics)
+        print_samples(trainer.predictions[: trainer.args.eval_samples_shown])
+        print_metrics(f"evaluation on {len(trainer.eval_dataset.examples)} held-out rows", metrics)
+    return metrics
+
+
+def _report_truncation(encoder: Encoder) -> None:
+    if encoder.truncation:
+        note(f"truncated: {', '.join(encoder.truncation)}")
+
+
+def _export(trainer: GLMTrainer, encoder: Encoder) -> None:
+    from glm.export.paddle_graphs import export_directory
+
+    lora = hasattr(trainer.model, "lora_config")
+    model = merge_lora(trainer.model) if lora else trainer.model
+    output = Path(trainer.args.output_dir)
+    export_directory(model, encoder, output / "export" / "glm", source=str(output))

@@ -1,0 +1,270 @@
+"""GLMTrainer: PaddleNLP's Trainer with GLM's schedule, evaluation by generation, and runs that resume exactly."""
+
+import json
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import paddle
+from paddle.utils import unique_name
+from paddlenlp.trainer import Trainer
+from paddlenlp.trainer.trainer_callback import TrainerState
+from paddlenlp.trainer.trainer_utils import TrainOutput
+
+from glm.checkpoint.atomic import atomic_directory, atomic_write
+from glm.checkpoint.file_names import FILE_NAMES, remove_weights
+from glm.distributed.processes import written_together
+from glm.lora import GLMLoRAModel
+from glm.parameters import whole_shape
+from glm.progress import note
+from glm.training import random_state
+from glm.training.data import EncodedDataset, EpochSampler, training_batch
+from glm.training.evaluation import GenerationEvaluation, Replica
+from glm.training.history import LossHistory
+from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
+from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
+
+PREDICTIONS_NAME = "eval_predictions.jsonl"
+
+
+class GLMTrainer(Trainer):
+    """Trains a `GLMForCausalLM` or its LoRA model on encoded pairs.
+
+    Args:
+        evaluation: how to generate, and with which texts' encoder.
+        label_smoothing, lr_decay_ratio, weight_format: see `glm.arguments.ModelArguments`.
+        kwargs: of PaddleNLP's Trainer.
+    """
+
+    def __init__(
+        self,
+        *args,
+        evaluation: GenerationEvaluation,
+        label_smoothing: float = 0.0,
+        lr_decay_ratio: float = 0.0,
+        weight_format: str = "safetensors",
+        **kwargs,
+    ):
+        random_state.forget()
+        super().__init__(*args, data_collator=partial(training_batch, evaluation.encoder), **kwargs)
+        random_state.seed_replica(self.args)
+        self.evaluation, self.label_smoothing = evaluation, label_smoothing
+        self.lr_decay_ratio, self.weight_format = lr_decay_ratio, weight_format
+        self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
+        self._rng_to_restore: str | None = None
+        self._resumed_step, self._draws_anew = 0, False
+        self.predictions: list[tuple[str, str]] = []
+
+    # training
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        weight = inputs.pop("loss_weight")
+        return model(**inputs, label_smoothing=self.label_smoothing) * weight
+
+    def training_step(self, model, inputs, step_control=0):
+        if self._rng_to_restore:
+            # At the first step and not before: building the data loader draws random numbers of its own.
+            self._load_rng_state(self._rng_to_restore)
+            self._rng_to_restore = None
+        loss = super().training_step(model, inputs, step_control)
+        self.history.add(self.state.global_step + 1, self._mean_over_replicas(loss), self._get_learning_rate())
+        return loss
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is None:
+            return
+        if self._draws_anew:
+            random_state.seed_from(self.args, self._resumed_step)
+        else:
+            super()._load_rng_state(checkpoint)
+
+    def _mean_over_replicas(self, loss: paddle.Tensor) -> paddle.Tensor:
+        """Tensor-parallel ranks have the same loss, so the mean over all processes is that over the replicas."""
+        if self.args.dataset_world_size == 1:
+            return loss
+        total = loss.clone()
+        paddle.distributed.all_reduce(total)
+        return total / paddle.distributed.get_world_size()
+
+    def create_scheduler(self, num_training_steps: int):
+        """Linear warm-up, then linear decay to learning_rate · lr_decay_ratio; other schedules are PaddleNLP's."""
+        if self.args.lr_scheduler_type.value != "linear" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps)
+        warmup = self.args.warmup_steps or int(num_training_steps * self.args.warmup_ratio)
+        self.lr_scheduler = linear_schedule(self.args.learning_rate, warmup, num_training_steps, self.lr_decay_ratio)
+        return self.lr_scheduler
+
+    def _get_train_sampler(self):
+        return EpochSampler(
+            self.train_dataset,
+            self.args.per_device_train_batch_size,
+            num_replicas=self.args.dataset_world_size,
+            rank=self.args.dataset_rank,
+            drop_last=self.args.dataloader_drop_last,
+            seed=self.args.seed,
+            accumulation=self.args.gradient_accumulation_steps,
+        )
+
+    # resuming
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self._glm.config.require_trainable()
+        if resume_from_checkpoint:
+            resume_from_checkpoint = str(resume_from_checkpoint)
+            check_training_state(Path(resume_from_checkpoint))
+            self._rng_to_restore = resume_from_checkpoint
+            self._resumed_step = saved_step(Path(resume_from_checkpoint))
+            self.history.resume(self._resumed_step)
+            if differs := random_state.difference(Path(resume_from_checkpoint), self.args):
+                self._draws_anew = True
+                note(f"dropout draws fresh random numbers: the checkpoint's do not fit this run ({differs})")
+        # Master weights are named after a counter of the process (glm/training/optimizer_state.py): start it anew.
+        with unique_name.guard():
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.history.finish()
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            # PaddleNLP's own attempt looks for a file name that only one of our formats has.
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        return result
+
+    def _inner_training_loop(self, args, model, train_dataloader, len_dataloader, max_steps, *rest):
+        """PaddleNLP's loop, unless the checkpoint is the last one already: it would train a step beyond the end."""
+        if not self._resumed_step or self._resumed_step < max_steps:
+            return super()._inner_training_loop(args, model, train_dataloader, len_dataloader, max_steps, *rest)
+        self.state = TrainerState.load_from_json(str(Path(self._rng_to_restore) / STATE_NAME))
+        return TrainOutput(self._resumed_step, 0.0, {})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint=None):
+        if not resume_from_checkpoint:
+            return
+        if isinstance(self.model, GLMLoRAModel):
+            self.model.load_adapter(Path(resume_from_checkpoint))
+        else:
+            self.model.load_checkpoint(resume_from_checkpoint)
+
+    def _load_best_model_from_peft_checkpoint(self):
+        """Nothing: `train` loads the best model of either kind."""
+
+    # saving
+
+    def _save_checkpoint(self, model, metrics=None):
+        """Builds checkpoint-N beside its place and moves it there whole, so that a killed run leaves no half."""
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.history.flush()
+        run_directory, signal_directory, limit = (
+            self.args.output_dir,
+            self.args.output_signal_dir,
+            self.args.save_total_limit,
+        )
+        with written_together(final, atomic_directory) as staging:
+            self.args.output_dir = self.args.output_signal_dir = str(staging.parent)
+            self.args.save_total_limit, self.args.ignore_save_lr_and_optim = None, True
+            try:
+                super()._save_checkpoint(model, metrics)
+            finally:
+                self.args.output_dir, self.args.output_signal_dir = run_directory, signal_directory
+                self.args.save_total_limit, self.args.ignore_save_lr_and_optim = limit, False
+            self._save_optimizer_and_scheduler(staging)
+            if self.state.best_model_checkpoint == str(staging):
+                self.state.best_model_checkpoint = str(final)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staging / STATE_NAME))
+        if self.args.should_save:
+            self._rotate_checkpoints(use_mtime=False, output_dir=run_directory)
+
+    def _save_optimizer_and_scheduler(self, directory: Path) -> None:
+        """Each rank's optimizer state under the weights' names (optimizer_state.py); replicas hold the same."""
+        args = self.args
+        degrees = max(args.tensor_parallel_degree, 1), max(args.sharding_parallel_degree, 1)
+        if args.data_parallel_rank == 0:
+            name = file_name(args.tensor_parallel_rank, degrees[0], args.sharding_parallel_rank, degrees[1])
+            save_optimizer(directory / name, self.optimizer, self._weight_names(), degrees)
+        if args.should_save:
+            random_state.save_layout(directory, args)
+            paddle.save(self.lr_scheduler.state_dict(), str(directory / "scheduler.pdparams"))
+            if self.do_grad_scaling:
+                paddle.save(self.scaler.state_dict(), str(directory / "scaler.pdparams"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint=None):
+        if checkpoint is None:
+            return
+        directory = Path(checkpoint)
+        load_optimizer(directory, self.optimizer, self._weight_names(), self._glm.config)
+        self.lr_scheduler.set_state_dict(paddle.load(str(directory / "scheduler.pdparams")))
+        if self.do_grad_scaling and (directory / "scaler.pdparams").is_file():
+            self.scaler.load_state_dict(paddle.load(str(directory / "scaler.pdparams"), return_numpy=True))
+
+    @property
+    def _glm(self):
+        """The GLM itself, without adapters' wrapper."""
+        return self.model.model if isinstance(self.model, GLMLoRAModel) else self.model
+
+    def weight_sizes(self) -> tuple[int, int]:
+        """Parameters of the whole model, on all ranks together: all of them, and those that are trained."""
+        named = list(self._glm.named_parameters())
+        sizes = [prod(whole_shape(name, p, self._glm.config)) for name, p in named]
+        return sum(sizes), sum(size for size, (_, p) in zip(sizes, named, strict=True) if not p.stop_gradient)
+
+    def _weight_names(self) -> dict[str, str]:
+        """Names of the trained weights, by those of their parameters."""
+        return {p.name: name for name, p in self._glm.named_parameters() if not p.stop_gradient}
+
+    def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
+        """Model, tokenizer and arguments of a run."""
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, GLMLoRAModel):
+            self.model.save_pretrained(directory, is_main_process=self.args.should_save)
+        else:
+            self._save_weights(directory)
+        if self.args.should_save:
+            self.evaluation.encoder.save_pretrained(directory)
+            paddle.save(self.args, str(directory / "training_args.bin"))
+
+    def _save_weights(self, directory: Path) -> None:
+        """The weights in the chosen format; an earlier run's in another format would be read in their place."""
+        if self.args.should_save:
+            for other in set(FILE_NAMES) - {self.weight_format}:
+                remove_weights(directory, other)
+        self.model.ranks.barrier()
+        self.model.save_pretrained(directory, is_main_process=self.args.should_save, weight_format=self.weight_format)
+
+    # evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Loss, and metrics of generated texts against their references; predictions go to eval_predictions.jsonl."""
+        dataset = eval_dataset or self.eval_dataset
+        self.model.eval()
+        replica = Replica(self.args.dataset_rank, self.args.dataset_world_size)
+        loss, self.predictions = self.evaluation.run(self.model, dataset, replica)
+        metrics = {"loss": loss} | self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self._write_predictions(dataset)
+        if self.state.global_step:
+            self.history.add_evaluation(self.state.global_step, metrics)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.model.train()
+        return metrics
+
+    def _write_predictions(self, dataset: EncodedDataset) -> None:
+        if not self.is_world_process_zero():
+            return
+        rows = (
+            {"source": example.source, "prediction": prediction, "reference": reference}
+            for example, (prediction, reference) in zip(dataset.examples, self.predictions, strict=True)
+        )
+        with atomic_write(Path(self.args.output_dir) / PREDICTIONS_NAME, "w", "utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def linear_schedule(learning_rate: float, warmup: int, steps: int, decay_ratio: float):
+    """Learning rate a step: up to `learning_rate` over `warmup` steps, then down to `decay_ratio` of it at `steps`."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        left = max(0.0, (steps - step) / max(1, steps - warmup))
+        return decay_ratio + (1.0 - decay_ratio) * left
+
+    return paddle.optimizer.lr.LambdaDecay(learning_rate, factor)

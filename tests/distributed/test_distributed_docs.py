@@ -1,0 +1,134 @@
+"""docs/distributed.md: its tables are what glm.memory computes, and its commands are taken by their parsers."""
+
+import re
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from glm import GLMConfig
+from glm.distributed.rank_table import PORT
+from glm.errors import GLMError
+from glm.memory import HEADROOM, Run, estimate, fits
+from glm.memory import __main__ as memory_command
+from glm.memory.__main__ import DEGREES
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))
+import predict_generation  # noqa: E402
+
+TEXT = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+MODELS = ("glm-large-chinese", "glm-10b-chinese", "chatglm-6b", "glm-4-9b-chat", "glm-4-32b-0414")
+HALF = {"dtype": "bfloat16", "opt_level": "O2", "batch_size": 2, "src_length": 608, "tgt_length": 160, "num_beams": 5}
+JOBS = {
+    "full training": Run(train="full", recompute=True, **HALF),
+    "LoRA training": Run(train="lora", recompute=True, **HALF),
+    "inference": Run(train="none", **HALF),
+}
+DEVICES = (16, 32, 64, 80)  # GiB
+GIB = 2**30
+
+
+def table(heading: str) -> list[list[str]]:
+    """Cells of the first table under a heading, without its rule."""
+    section = TEXT.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = re.search(r"^\|.*?(?=\n\n|\Z)", section, flags=re.DOTALL | re.MULTILINE)[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [rows[0], *rows[2:]]
+
+
+def estimates(model: str, run: Run) -> dict:
+    """Of the degrees that divide the model."""
+    found = {}
+    for degree in DEGREES:
+        with suppress(GLMError):
+            found[degree] = estimate(GLMConfig.preset(model, tensor_parallel_degree=degree), run)
+    return found
+
+
+def smallest(memories: dict, device: int) -> str:
+    """The lowest degree that fits."""
+    return next((str(degree) for degree, memory in memories.items() if fits(memory, device)), "-")
+
+
+def test_what_a_rank_needs():
+    heading = ["model", "run", *(f"degree {degree}" for degree in DEGREES)]
+    rows = [
+        [model, job, *(f"{found[degree].peak / GIB:.1f}" if degree in found else "-" for degree in DEGREES)]
+        for model in MODELS
+        for job, run in JOBS.items()
+        if (found := estimates(model, run))
+    ]
+    assert table("What a rank needs") == [heading, *rows]
+
+
+def test_which_degree_fits():
+    heading = ["model", "run", *(f"{device} GB" for device in DEVICES)]
+    rows = [
+        [model, job, *(smallest(estimates(model, run), device) for device in DEVICES)]
+        for model in MODELS
+        for job, run in JOBS.items()
+    ]
+    assert table("Which degree fits") == [heading, *rows]
+
+
+def test_two_key_value_heads_limit_the_degree():
+    """Of training; prediction gives each rank a copy."""
+    assert list(estimates("glm-4-9b-chat", JOBS["full training"])) == [1, 2]
+    assert list(estimates("glm-4-9b-chat", JOBS["inference"])) == [1, 2, 4, 8]
+    with pytest.raises(GLMError, match=r"tensor_parallel_degree 4 .* 2 key/value heads.* train with 2 at most"):
+        GLMConfig.preset("glm-4-9b-chat", tensor_parallel_degree=4).require_trainable()
+
+
+def test_the_settings_of_the_tables_are_named():
+    for words in ("bfloat16", "O2", "--recompute", "2 rows", "608 + 160 tokens", "5 beams", f"{HEADROOM:.0%}"):
+        assert words in TEXT, words
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_there_are_commands():
+    assert {line.split()[2] for line in commands()} >= {
+        "glm.memory",
+        "glm.distributed.rank_table",
+        "paddle.distributed.launch",
+    }
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if "glm.memory" in line])
+def test_the_memory_command_runs(line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
+    memory_command.main()
+    assert "peak of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if "distributed.launch" in line])
+def test_the_launcher_and_the_script_take_the_command(line, monkeypatch):
+    from paddle.distributed.launch.context.args_envs import parse_args
+
+    from glm import arguments
+
+    monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
+    known, unknown = parse_args()
+    assert unknown == []
+    if known.nnodes != "1":
+        assert (known.nnodes, known.rank in (0, 1), known.master.split(":")[1]) == ("2", True, str(PORT))
+    assert (ROOT / known.training_script).is_file()
+    if known.training_script.startswith("predict"):
+        monkeypatch.setattr(sys, "argv", [known.training_script, *known.training_script_args])
+        predict_generation.parse()
+        return
+    classes = [arguments.DataArguments, arguments.DecodeArguments, arguments.ModelArguments]
+    parser = arguments.ArgumentParser([*classes, arguments.GLMTrainingArguments], allow_abbrev=False)
+    assert parser.parse_known_args(known.training_script_args)[1] == []
+
+
+def test_links_and_files_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", TEXT)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
