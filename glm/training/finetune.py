@@ -42,28 +42,9 @@ def finetune(
     Raises:
         GLMError: of any of the parts; nothing was overwritten then.
     """
-    if not (training.do_train or training.do_eval or training.do_predict):
-        raise UsageError("nothing to do: pass --do_train, --do_eval or both")
-    if training.do_export and training.tensor_parallel_degree > 1:
-        raise UsageError(
-            f"--do_export writes a graph for one device, not for {training.tensor_parallel_degree}: run "
-            "export_generation_model.py on the trained model"
-        )
-    paddle.set_device(training.device)
-    if training.tensor_parallel_degree > 1:
-        if training.do_train:
-            degree = training.tensor_parallel_degree
-            GLMConfig.from_pretrained(options.model_name_or_path, tensor_parallel_degree=degree).require_trainable()
-        probe_collectives()
-    if rank_table := environment_note(os.environ):
-        note(rank_table)
-    resume = None
-    if training.do_train:
-        check_output_dir(training.output_dir)
-        advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
-        require_shared(Path(training.output_dir))
-        resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
-        check_same_kind(resume, lora=bool(options.lora or options.lora_path))
+    _check_task(training)
+    _prepare_devices(options, training)
+    resume = _resume_point(options, training) if training.do_train else None
     examples, held_out = load_splits(data, training)
     encoder = load_encoder(
         options.tokenizer_name_or_path or options.model_name_or_path,
@@ -86,6 +67,38 @@ def finetune(
     if training.do_export and training.should_save:
         _export(trainer, encoder)
     return trainer
+
+
+def _check_task(training: GLMTrainingArguments) -> None:
+    if not (training.do_train or training.do_eval or training.do_predict):
+        raise UsageError("nothing to do: pass --do_train, --do_eval or both")
+    if training.do_export and training.tensor_parallel_degree > 1:
+        raise UsageError(
+            f"--do_export writes a graph for one device, not for {training.tensor_parallel_degree}: run "
+            "export_generation_model.py on the trained model"
+        )
+
+
+def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:
+    """Chooses this process's device; finds out what would fail only later, and in each process elsewhere."""
+    paddle.set_device(training.device)
+    if training.tensor_parallel_degree > 1:
+        if training.do_train:
+            degree = training.tensor_parallel_degree
+            GLMConfig.from_pretrained(options.model_name_or_path, tensor_parallel_degree=degree).require_trainable()
+        probe_collectives()
+    if rank_table := environment_note(os.environ):
+        note(rank_table)
+
+
+def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> str | None:
+    """The checkpoint of `output_dir` to go on from, after making sure that all processes see the directory."""
+    check_output_dir(training.output_dir)
+    advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
+    require_shared(Path(training.output_dir))
+    resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
+    check_same_kind(resume, lora=bool(options.lora or options.lora_path))
+    return resume
 
 
 def _after_an_interruption(output_dir: str, overwrite: bool) -> str:
