@@ -1,7 +1,8 @@
-"""docs/benchmarks.md, written from bench.json: nothing in it is typed by hand."""
+"""docs/benchmarks.md and its picture, written from bench.json: nothing in them is typed by hand."""
 
 from pathlib import Path
 
+from benchmarks.picture import draw
 from benchmarks.report import SHOWN, aim_text, number, ratio, shown, side_title, spread
 from benchmarks.settings import SIDES
 from glm.checkpoint.atomic import atomic_write
@@ -15,16 +16,19 @@ Written by `{command}` on {day} UTC from `output/bench.json`; every number below
 All sides open the same random weights and read the same prompts. Each is a process of its own, and those that are
 compared take turns, run by run, after a warm-up: a machine that slows down slows all of them. Numbers are medians of
 at least {runs} runs. Before anything is compared the losses of one batch and the greedy tokens in float32 are, below.
+
+![Speed as a multiple of each peer's](benchmarks.svg)
 """
 
 
 def write_docs(report: dict, path: Path) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page, and the picture beside it under the same name; each whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: they cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    draw(report, path.with_suffix(".svg"))
     with atomic_write(path, "w", "utf-8") as file:
         file.write(page(report))
 
