@@ -1,6 +1,7 @@
 """How every script begins and ends: --help that teaches, one line for an error, and exit code 1, or 2 for usage."""
 
 import argparse
+import atexit
 import logging
 import os
 import re
@@ -85,11 +86,38 @@ def run_script(main: Callable[[], None]) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if process_count() > 1 and "--debug" not in sys.argv:
         _be_quiet_in_a_launch()
+    code = [1]  # of an exception that nobody expects
+    if process_count() > 1 and main.__module__ == "__main__":
+        atexit.register(_end_at_once, code)
+    try:
+        _run(main)
+        code[0] = 0
+    except SystemExit as end:
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _end_at_once(code: list[int]) -> None:
+    """Ends a process of a launch behind all that was registered later, such as the goodbye to the other processes.
+
+    Paddle's store and device runtime are not torn down: now and then that aborts a process that has done its work,
+    and the launcher calls the job failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code[0])
+
+
+def _run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
         leave_with("interrupted")
         sys.exit(130)
+    except BrokenPipeError:  # who read the output has left, as `head` does
+        leave_with("its output was closed")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         if not _has_a_line(error):
             raise

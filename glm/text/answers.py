@@ -10,6 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from glm.distributed.processes import process_rank
+from glm.errors import GLMError
 from glm.generation_config import GenerationConfig
 from glm.text.conversation import require_streaming
 from glm.text.generator import TextGenerator
@@ -48,7 +49,7 @@ def generate_texts(
     Returns:
         A text for each, and how fast it went.
     """
-    prompts, results, tokens = [generator.encoder.text_prompt(text) for text in texts], {}, 0
+    prompts, results, tokens = prompts_of(texts, generator), {}, 0
     quiet = len(texts) <= batch_size or process_rank() > 0
     start = time.perf_counter()
     written = generator.results(prompts, config, batch_size)
@@ -58,9 +59,25 @@ def generate_texts(
     return [results[place] for place in range(len(texts))], Speed(tokens, time.perf_counter() - start)
 
 
+def prompts_of(texts: Sequence[str], generator: TextGenerator) -> list[list[int]]:
+    """The prompt of each text.
+
+    Raises:
+        GLMError: one that does not fit, with its place among many.
+    """
+    prompts = []
+    for number, text in enumerate(texts, 1):
+        try:
+            prompts.append(generator.encoder.text_prompt(text))
+        except GLMError as error:
+            raise type(error)(f"text {number} of {len(texts)}: {error}" if len(texts) > 1 else str(error)) from None
+    return prompts
+
+
 def stream_texts(texts: Sequence[str], generator: TextGenerator, config: GenerationConfig, out: TextIO) -> list[str]:
     """Shows each text and what follows it while that is generated."""
     results = []
+    prompts_of(texts, generator)  # a text that does not fit is found before the first is shown
     for text in texts:
         print(text, end="\n  → ", file=out)
         pieces = []

@@ -68,6 +68,8 @@ class TextGenerator(ABC):
         """
         if not isinstance(self.encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: leave out --chat")
+        if system and "system" not in self.encoder.chat.roles:
+            raise UsageError("this model's conversations have no system message: leave out --system")
         messages = [{"role": "system", "content": system}] if system else []
         return Conversation(self, config, messages)
 

@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from glm.generation_config import GenerationConfig
 from glm.text.conversation import require_streaming
 
 RESULT_NAME = "text_generation_result.txt"
+NAMED_AS_FILES = (".txt", ".json", ".jsonl")
 EXAMPLES = (
     "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。",
     "答案：9层，上下文：祥信塔很有名，高72米，共有9层。",
@@ -119,44 +121,58 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
     """
     if arguments.batch_size < 1:
         raise UsageError(f"batch_size is {arguments.batch_size}, and must be at least 1")
-    if arguments.output_file and not arguments.output_file.parent.is_dir():
-        raise UsageError(f"output_file {arguments.output_file}: {arguments.output_file.parent} is not a directory")
-    ways = {"TEXT": arguments.texts, "--input_file": arguments.input_file, "--predict_data": arguments.predict_data}
-    given = [way for way, value in ways.items() if value]
+    if arguments.output_file is not None:
+        _check_output(arguments.output_file)
+    if arguments.predict_data is not None:
+        _check_output(Path(RESULT_NAME))
+    ways = {"TEXT": arguments.texts or None, "--input_file": arguments.input_file}
+    ways |= {"--predict_data": arguments.predict_data}
+    given = [way for way, value in ways.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"texts come from {' and from '.join(given)}: choose one")
-    if arguments.predict_data:
-        path = Path(arguments.predict_data)
-        if path.suffix == ".txt" or _is_file(path):
-            return _lines(_read(path), str(path))
-        return [arguments.predict_data]
-    if arguments.input_file:
+    if not given:
+        print("no text given: generating for two examples", file=sys.stderr)
+        return list(EXAMPLES)
+    texts = _given_texts(arguments)
+    for number, text in enumerate(texts, 1):
+        if not _is_utf8(text):
+            raise UsageError(f"text {number} of {len(texts)} is not UTF-8: convert it first")
+    return texts
+
+
+def _given_texts(arguments: argparse.Namespace) -> list[str]:
+    if arguments.predict_data is not None:
+        return _text_or_lines(arguments.predict_data)
+    if arguments.input_file is not None:
         return _lines(_read(arguments.input_file), str(arguments.input_file))
-    if arguments.texts == ["-"]:
-        return _lines(sys.stdin.read(), "standard input")
-    if arguments.texts:
-        return arguments.texts
-    print("no text given: generating for two examples", file=sys.stderr)
-    return list(EXAMPLES)
+    return _lines(_read_stdin(), "standard input") if arguments.texts == ["-"] else arguments.texts
+
+
+def _text_or_lines(given: str) -> list[str]:
+    """A text, or those of a file. What looks like a file's name and is none was mistyped."""
+    path = Path(given)
+    if not given.strip():
+        raise UsageError("predict_data is empty: give a text, or a file with a text a line")
+    if _exists(path) or (path.suffix in NAMED_AS_FILES and not any(map(str.isspace, given))):
+        return _lines(_read(path), given)
+    return [given]
 
 
 def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
     """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
+    write_texts(texts, results, arguments)  # first: who reads the screen may have left
     for text, result in zip(texts, results, strict=True):
         print(f"{text}\n  → {result}")
-    write_texts(texts, results, arguments)
     print(speed, file=sys.stderr)
 
 
 def write_texts(texts: Sequence[str], results: Sequence[str], arguments: argparse.Namespace) -> None:
     """Writes the results where they were asked for: a text a line, or for --predict_data a JSON object a line."""
-    if arguments.output_file:
-        with atomic_write(arguments.output_file, "w", "utf-8") as file:
-            file.writelines(result.replace("\n", " ") + "\n" for result in results)
-    if arguments.predict_data:
+    if arguments.output_file is not None:
+        _write(arguments.output_file, (" ".join(result.splitlines()) for result in results))
+    if arguments.predict_data is not None:
         rows = ({"text": text, "text_generation_text": [result]} for text, result in zip(texts, results, strict=True))
-        with atomic_write(RESULT_NAME, "w", "utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        _write(Path(RESULT_NAME), (json.dumps(row, ensure_ascii=False) for row in rows))
         print(f"results written to {RESULT_NAME}", file=sys.stderr)
 
 
@@ -167,16 +183,53 @@ def report_truncation(encoder: Encoder) -> None:
         print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.cuts['source']}", file=sys.stderr)
 
 
-def _is_file(path: Path) -> bool:
+def _check_output(path: Path) -> None:
+    """Finds out before anything is generated what would make the results impossible to write."""
+    if path.is_dir():
+        raise UsageError(f"output_file {path} is a directory: give a file's name in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"output_file {path}: {path.parent} is not a directory")
+    place = path if path.exists() and not path.is_file() else path.resolve().parent
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"output_file {path}: {place} cannot be written; choose another directory")
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """A file appears whole or not at all, behind a link as well; a pipe or device takes lines as they are."""
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        return
+    with atomic_write(path.resolve(), "w", "utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _exists(path: Path) -> bool:
     try:
-        return path.is_file()
-    except OSError:  # a text that is too long for a name
+        return path.exists()
+    except (OSError, ValueError):  # a text that is too long for a name, or holds what no name does
         return False
+
+
+def _is_utf8(text: str) -> bool:
+    """Bytes of the command line that are not UTF-8 reach Python as half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise GLMError(f"standard input is not UTF-8 (byte {error.start}): convert it first") from None
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise GLMError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
     except OSError as error:
@@ -184,7 +237,10 @@ def _read(path: Path) -> str:
 
 
 def _lines(content: str, where: str) -> list[str]:
-    texts = [line.strip() for line in content.splitlines() if line.strip()]
+    lines = [line.strip() for line in content.removesuffix("\n").split("\n")]
+    texts = [line for line in lines if line]
     if not texts:
         raise UsageError(f"{where} holds no text")
+    if blank := len(lines) - len(texts):
+        print(f"{where}: {blank} blank line(s) left out", file=sys.stderr)
     return texts

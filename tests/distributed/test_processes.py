@@ -1,10 +1,17 @@
 """What the processes of a launch compare, and how a script ends whose launch went wrong; launches: distributed/."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from glm import cli
 from glm.distributed.processes import command_line, difference
 
+ROOT = Path(__file__).resolve().parents[2]
 REPORT = """(External) {
 
 ============================ Error message in backward of GradNodePyLayer ============================
@@ -81,3 +88,33 @@ def test_arguments_are_compared_by_flags(tmp_path):
     file.write_text('{\n "a": 1\n}')
     assert command_line([str(file)]) == '{\n "a": 1\n}'
     assert command_line(["nowhere.json"]) == "nowhere.json"
+
+
+ENDING = """
+import os, sys
+from glm.cli import run_script
+
+class Store:
+    def __del__(self):
+        os.abort()
+
+store = Store()
+
+def main():
+    print("done")
+    sys.exit({code})
+
+if __name__ == "__main__":
+    run_script(main)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize(("ranks", "aborts"), [(1, True), (2, False)])
+def test_what_a_process_of_a_launch_tears_down_does_not_fail_it(tmp_path, ranks, aborts, code):
+    """Alone, the interpreter tears everything down as always."""
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING.format(code=code))
+    environ = os.environ | {"PADDLE_TRAINERS_NUM": str(ranks), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGABRT if aborts else code, "done\n")
