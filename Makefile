@@ -1,7 +1,12 @@
+# make setup          install the pinned requirements into .venv; make PYTHON=/path/to/python3.11 setup chooses the Python
 # make quickstart     install, then train, evaluate, export and run a small GLM (a few minutes on two cores)
 # make test           install, check the style, run the tests
+# make test-all       the same, the slow tests too
+# make lint           install, check the style
 # make bench          install, also torch and llama.cpp beside it, then measure this project beside its peers (docs/benchmarks.md)
 # make npu-simulator  install, then build the simulated NPU, on which `--device npu` runs anywhere, and say how to use it
+# make lock           write requirements.lock and requirements-bench.lock anew
+# make clean          remove what was installed, and output/
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready

@@ -15,12 +15,13 @@ from safetensors.numpy import load_file
 
 from glm.checkpoint.names import table_of
 from glm.checkpoint.unpickle import load_pdparams
+from glm.config_file import ADAPTER_CONFIGS
 from glm.errors import GLMError
 from glm.memory.weights import parameter_shapes
 from glm.plan import PLAN
 
-PADDLE_CONFIG, PADDLE_WEIGHTS = "lora_config.json", "lora_model_state.pdparams"
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PADDLE_CONFIG, PEFT_CONFIG = ADAPTER_CONFIGS
+PADDLE_WEIGHTS, PEFT_WEIGHTS = "lora_model_state.pdparams", "adapter_model.safetensors"
 Adapter = dict[str, np.ndarray]  # "model.layers.0.self_attn.q_proj.lora_A" → [in, r]; lora_B [r, out]
 # Settings of either format under which the same matrices stand for another function.
 _OTHER_FUNCTIONS = (

@@ -25,10 +25,11 @@ class ScriptParser(argparse.ArgumentParser):
     Args:
         description: first lines of --help, examples included.
         from_file: whether the first word may be a JSON or YAML file of arguments (glm/argument_file.py).
+        prog, usage: of --help; a module that `python -m` runs is not called as its file is.
     """
 
-    def __init__(self, description: str, from_file: bool = True):
-        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    def __init__(self, description: str, from_file: bool = True, prog: str | None = None, usage: str | None = None):
+        super().__init__(prog, usage, description, formatter_class=HelpFormatter, allow_abbrev=False)
         self._from_file = from_file
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

@@ -8,9 +8,10 @@ from typing import Any
 from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
 from glm.generations import GENERATIONS, SIZES, Generation
-from glm.presets import PRESETS
+from glm.presets import PRESETS, is_directory
 
 CONFIG_NAME = "config.json"
+ADAPTER_CONFIGS = ("lora_config.json", "adapter_config.json")  # PaddleNLP's, PEFT's
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
 # Of every format; any other value would make another model of it.
 _FIXED: Mapping[str, Any] = {
@@ -135,11 +136,13 @@ def read_config_file(directory: Path) -> dict[str, Any]:
     """The fields of `GLMConfig` that a directory's config.json gives.
 
     Raises:
-        GLMError: no such file, no JSON, no known generation, a missing field, or one that this code cannot honour.
+        GLMError: no such file, an adapter's directory, no JSON, no known generation, a missing field, or one that this
+            code cannot honour.
     """
     path = directory / CONFIG_NAME
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise GLMError(f"'{directory}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
+    refuse_adapter(directory)
     if not path.is_file():
         raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
     try:
@@ -158,6 +161,17 @@ def read_config_file(directory: Path) -> dict[str, Any]:
         f"{path}: model_type '{raw.get('model_type')}' with these fields is none of the known generations: "
         f"{', '.join(GENERATIONS)}"
     )
+
+
+def refuse_adapter(directory: Path) -> None:
+    """Raises GLMError where a directory holds a LoRA adapter and no model."""
+    found = [name for name in ADAPTER_CONFIGS if (directory / name).is_file()]
+    if found and not (directory / CONFIG_NAME).is_file():
+        raise GLMError(
+            f"{directory} holds a LoRA adapter ({found[0]}) and no {CONFIG_NAME}: pass it as --lora_path and its base "
+            "model as --model_name_or_path; predict_generation.py with --merge_tensor_parallel_path makes one model of "
+            "both"
+        )
 
 
 def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:

@@ -8,12 +8,11 @@ import numpy as np
 from glm.adapter_file import adapter_dtype, merged
 from glm.checkpoint import open_checkpoint
 from glm.checkpoint.hub import download_model
+from glm.config_file import refuse_adapter
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.errors import GLMError
 from glm.plain_config import PlainConfig
-from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, preset_name
-
-BUNDLED = Path(__file__).resolve().parents[1] / "data"
+from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
 
 
 def load_encoder(name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Encoder:
@@ -26,15 +25,19 @@ def load_encoder(name_or_path: str | Path, lengths: Sequence[int | None] = (None
 
 
 def _text_directory(name_or_path: str) -> Path:
-    name = preset_name(name_or_path)
-    untrained = name in UNTRAINED_PRESETS and not Path(name_or_path).is_dir()
-    return BUNDLED / bundled_tokenizer(name) if untrained else _directory(name_or_path)
+    return bundled_tokenizer(name_or_path) if _untrained(name_or_path) else _directory(name_or_path)
+
+
+def _untrained(name_or_path: str) -> bool:
+    """Whether it is a preset that nobody trained, and no directory of that name is there."""
+    return preset_name(name_or_path) in UNTRAINED_PRESETS and not is_directory(name_or_path)
 
 
 def _directory(name_or_path: str) -> Path:
     """Of a model that somebody trained."""
     directory, name = Path(name_or_path), preset_name(name_or_path)
-    if directory.is_dir():
+    if is_directory(directory):
+        refuse_adapter(directory)
         return directory
     if name in PRESETS:
         return download_model(name)
@@ -59,7 +62,7 @@ def stream_weights(
         GLMError: nothing there, a damaged or foreign file, an adapter of another model.
     """
     name = str(name_or_path)
-    if preset_name(name) in UNTRAINED_PRESETS and not Path(name).is_dir():
+    if _untrained(name):
         config, tensors = PlainConfig.preset(name), _drawn(name)
     else:
         directory = _directory(name)

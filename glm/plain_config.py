@@ -12,7 +12,7 @@ from glm.config_file import read_config_file
 from glm.errors import GLMError, UsageError
 from glm.generations import GENERATIONS, Generation
 from glm.plan import held
-from glm.presets import PRESETS, preset_name
+from glm.presets import PRESETS, is_directory, preset_name
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -138,7 +138,7 @@ class ConfigFields:
         Raises:
             GLMError: neither a preset nor a directory with a config.json that describes a known generation.
         """
-        if preset_name(name_or_path) in PRESETS and not Path(name_or_path).is_dir():
+        if preset_name(name_or_path) in PRESETS and not is_directory(name_or_path):
             return cls.preset(name_or_path, **overrides)
         return cls(**read_config_file(Path(name_or_path)) | overrides)
 

@@ -5,10 +5,13 @@ A preset is only what differs from its generation (glm/generations.py). Needs no
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import ENAMETOOLONG
+from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
 
+BUNDLED = Path(__file__).resolve().parents[1] / "data"
 OWNERS = ("THUDM", "zai-org")  # of the published repositories: one organisation under its old and its new name
 
 
@@ -155,6 +158,16 @@ def preset_name(name: str) -> str:
     return rest.lower() if known and rest.lower() in PRESETS else name
 
 
+def is_directory(name: str | Path) -> bool:
+    """Whether there is such a directory; an over-long name is none, where `Path.is_dir` raises."""
+    try:
+        return Path(name).is_dir()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise
+
+
 def repository(name: str) -> str:
     """`owner/name` of a preset's weights on the Hugging Face Hub.
 
@@ -169,8 +182,8 @@ def repository(name: str) -> str:
     return preset.repository
 
 
-def bundled_tokenizer(name: str) -> str:
-    """The directory in data/ with the tokenizer of a tiny preset.
+def bundled_tokenizer(name: str) -> Path:
+    """The directory with the tokenizer of a tiny preset.
 
     Raises:
         GLMError: a preset whose tokenizer comes with its weights, or no preset.
@@ -179,4 +192,4 @@ def bundled_tokenizer(name: str) -> str:
     if preset is None or preset.tokenizer is None:
         known = ", ".join(sorted(UNTRAINED_PRESETS))
         raise GLMError(f"no tokenizer of '{name}' comes with this project, only of {known}: give a model directory")
-    return preset.tokenizer
+    return BUNDLED / preset.tokenizer

@@ -7,9 +7,11 @@ import pytest
 from shared_files import SHARED
 
 from glm import GLMConfig, GLMForCausalLM
+from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.config_file import PADDLENLP_FIELDS, config_json
 from glm.errors import GLMError
 from glm.generations import GENERATIONS
+from glm.loading import load_encoder
 from glm.presets import PRESETS
 
 REAL = SHARED / "real" / "configs"
@@ -69,6 +71,10 @@ CHATGLM = {
 }
 GLM = {"model_type": "glm", "hidden_size": 64, "num_layers": 3, "num_attention_heads": 4, "vocab_size": 80}
 SIZES = {"vocab_size": 80, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+def converted(source: str) -> None:
+    convert_checkpoint(Conversion(Path(source), Path(source) / "target", "hf"))
 
 
 def read(directory: Path, fields) -> GLMConfig:
@@ -163,6 +169,24 @@ def test_what_cannot_be_honoured_is_one_line(base, changes, message, tmp_path):
 def test_no_model_at_all(tmp_path):
     with pytest.raises(GLMError, match="holds a list, not the fields of a model"):
         read(tmp_path, [1])
+
+
+@pytest.mark.parametrize("name", ["lora_config.json", "adapter_config.json"])
+@pytest.mark.parametrize("read", [GLMConfig.from_pretrained, GLMForCausalLM.from_pretrained, load_encoder, converted])
+def test_an_adapter_is_no_model(name, read, tmp_path):
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(
+        GLMError, match=rf"holds a LoRA adapter \({name}\).* --lora_path and its base model as --model_"
+    ):
+        read(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(GLM), encoding="utf-8")
+    assert GLMConfig.from_pretrained(str(tmp_path)).hidden_size == 64  # a model with an adapter beside it is one
+
+
+@pytest.mark.parametrize("read", [GLMConfig.from_pretrained, GLMForCausalLM.from_pretrained, load_encoder])
+def test_an_over_long_name_is_no_model(read):
+    with pytest.raises(GLMError, match=r"'n{300}' is neither a directory nor a preset"):
+        read("n" * 300)
 
 
 @pytest.mark.parametrize("name", [*PRESETS])

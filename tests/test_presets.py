@@ -12,7 +12,6 @@ from glm.checkpoint.hub import download_model
 from glm.errors import GLMError
 from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, preset_name, repository
 
-DATA = Path(__file__).resolve().parents[1] / "data"
 TINY = [name for name in PRESETS if name.endswith("-tiny")]
 SIZES = {
     "vocab_size",
@@ -98,6 +97,10 @@ def test_nothing_is_downloaded_for_an_untrained_preset():
         download_model("glm-4-9b-tiny")
     with pytest.raises(GLMError, match="no tokenizer of 'glm-4-9b' comes with this project, only of chatglm-6b-tiny"):
         bundled_tokenizer("glm-4-9b")
+    with pytest.raises(
+        GLMError, match=r"no tokenizer of 'THUDM/chatglm-6b' comes with this project, .* a model direct"
+    ):
+        GLMTokenizer.from_pretrained("THUDM/chatglm-6b")
 
 
 # tiny presets
@@ -131,7 +134,7 @@ def test_a_tiny_preset_is_the_model_in_everything_but_size(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_preset_goes_with_its_tokenizer(name):
-    tokenizer, config = GLMTokenizer.from_pretrained(DATA / bundled_tokenizer(name)), GLMConfig.preset(name)
+    tokenizer, config = GLMTokenizer.from_pretrained(name), GLMConfig.preset(name)
     assert max(tokenizer.all_special_ids) < config.vocab_size
     stop = config.eos_token_id
     assert tokenizer.stop_token_ids == (stop if isinstance(stop, list) else [stop])

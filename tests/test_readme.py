@@ -112,6 +112,12 @@ def test_make_targets_and_files_exist(readme):
     assert len(places) > 30
 
 
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    public = re.search(r"^\.PHONY: help (.*)", makefile, flags=re.MULTILINE)[1].split()
+    assert sorted(re.findall(r"^# make ([a-z-]+)  ", makefile, flags=re.MULTILINE)) == sorted(public)
+
+
 @pytest.mark.parametrize("line", SCRIPTS)
 def test_the_scripts_parser_takes_the_command(line, monkeypatch):
     words = shlex.split(line.split("|")[-1])

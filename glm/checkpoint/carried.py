@@ -10,7 +10,10 @@ from glm.config import GLMConfig
 
 _CARRIED = ("*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 # What a training run leaves beside a model is not the model's.
-_LEFT = (CONFIG_NAME, "*.index.json", "trainer_state.json", "*_results.json", "requirements*.txt", "log*.txt")
+_LEFT = (
+    *(CONFIG_NAME, "*.index.json", "requirements*.txt", "log*.txt"),
+    *("trainer_state.json", "random_layout.json", "*_results.json"),
+)
 _MODEL_CODE = ("modeling_*.py", "configuration_*.py", "quantization*.py")
 # Fields of config.json that mean the same in every generation, and that GLMConfig does not know.
 _SHARED_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")

@@ -18,7 +18,7 @@ from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
 from glm.plan import filed
-from glm.presets import PRESETS, UNTRAINED_PRESETS, preset_name
+from glm.presets import PRESETS, UNTRAINED_PRESETS, is_directory, preset_name
 
 logger = logging.getLogger(__name__)
 PRESET_SEED = 42  # of the weights of presets that nobody has trained
@@ -48,13 +48,13 @@ class CheckpointMixin:
         overrides = tensor_parallel() | overrides | ({"dtype": dtype} if dtype else {})
         if from_scratch:
             return _build(cls, GLMConfig.from_pretrained(name_or_path, **overrides))
-        if not Path(name_or_path).is_dir() and preset_name(name_or_path) in UNTRAINED_PRESETS:
+        if not is_directory(name_or_path) and preset_name(name_or_path) in UNTRAINED_PRESETS:
             # The same model in every process, so that an adapter trained on it still fits later.
             with seeded(PRESET_SEED):
                 model = _build(cls, GLMConfig.from_pretrained(name_or_path, **overrides | {"dtype": "float32"}))
             return model.cast(overrides.get("dtype", "float32"))
         directory = Path(name_or_path)
-        if not directory.is_dir() and preset_name(name_or_path) in PRESETS:
+        if not is_directory(directory) and preset_name(name_or_path) in PRESETS:
             directory = download_model(preset_name(name_or_path))
         config = GLMConfig.from_pretrained(str(directory), **overrides)
         if dtype is None:

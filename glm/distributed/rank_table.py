@@ -128,6 +128,10 @@ def _check_servers(servers: list[Server], path: Path) -> None:
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GLMError(
+            f"{path} cannot be read: {error.strerror}; give the JSON file that hccl_tools.py or merge_hccl.py wrote"
+        ) from None
     except ValueError as error:
         raise GLMError(f"{path} is not valid JSON: {error}") from None
 
@@ -173,7 +177,8 @@ def main() -> None:
 
 
 def _parse() -> tuple[Path, int, list[str]]:
-    parser = ScriptParser(DESCRIPTION, from_file=False)
+    usage = "%(prog)s [-h] [--debug] [--port PORT] rank_table [-- SCRIPT …]"
+    parser = ScriptParser(DESCRIPTION, from_file=False, prog="python -m glm.distributed.rank_table", usage=usage)
     parser.add_argument("rank_table", type=Path, help="the JSON file")
     parser.add_argument("--port", type=int, default=PORT, help="a free port of the first server, for the rendezvous")
     words, behind = sys.argv[1:], []

@@ -16,7 +16,7 @@ from glm.memory.run import OPT_LEVELS, SHARDING, TRAIN
 DEGREES = (1, 2, 4, 8)
 DESCRIPTION = f"""How much memory one device needs for a model, computed: nothing is loaded and no device is needed.
 
-  python -m glm.memory --preset glm-10b-chinese --tensor_parallel_degree 4
+  python -m glm.memory --preset glm-10b-chinese --tensor_parallel_degree 4 --dtype bfloat16
   python -m glm.memory --preset glm-large-chinese --train full --dtype bfloat16 --fp16_opt_level O2 --recompute
   python -m glm.memory --preset glm-10b-chinese --train lora --dtype bfloat16 --fp16_opt_level O2 --device_memory 32
 
@@ -31,13 +31,13 @@ def main() -> None:
     name, run = _model(arguments), _run(arguments)
     degree = arguments.tensor_parallel_degree
     config = GLMConfig.from_pretrained(name, tensor_parallel_degree=degree)
-    print_memory(f"{name}, tensor-parallel degree {degree}, a rank", estimate(config, run), run)
+    print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", estimate(config, run), run)
     if arguments.device_memory is not None:
         print_fits(lambda d: GLMConfig.from_pretrained(name, tensor_parallel_degree=d), run, arguments.device_memory)
 
 
 def _parse() -> Namespace:
-    parser = ScriptParser(DESCRIPTION)
+    parser = ScriptParser(DESCRIPTION, prog="python -m glm.memory")
     model = parser.add_argument_group("model").add_argument
     model("--preset", help=f"one of {', '.join(PRESETS)}")
     model("--model_name_or_path", help="a directory with a config.json, instead of a preset")

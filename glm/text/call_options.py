@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from glm.datasets.encoding import Encoder
 from glm.errors import UsageError
@@ -10,13 +13,20 @@ from glm.generation_config import GenerationConfig
 
 _LENGTHS = {"max_new_tokens", "max_length", "min_new_tokens"}
 _SAME = {field.name for field in fields(GenerationConfig)} - {"max_length", "min_length", "gnmt_length"}
+_TYPES = {field.name: field.type for field in fields(GenerationConfig)} | dict.fromkeys(_LENGTHS, int)
+# What a value may be, and what an error calls it; numpy's numbers are among them.
+_KINDS = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: ((bool, np.bool_), "True or False")}
 
 
-def check_names(options: Mapping[str, Any]) -> None:
-    """Raises UsageError for an option that there is not."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that there is not, or a value of another type."""
     known = sorted(_LENGTHS | _SAME)
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"unknown option '{unknown[0]}'; known: {', '.join(known)}")
+    for name, value in options.items():
+        kind, words = _KINDS[_TYPES[name]]
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f"{name} is {value!r:.80}, and must be {words}")
 
 
 def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int) -> GenerationConfig:
@@ -29,9 +39,10 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
         prompt_length: tokens of the prompt.
 
     Raises:
-        UsageError: an unknown option, a max_length that leaves no room, or an answer longer than the model can count.
+        UsageError: an unknown option or a value of another type, a max_length that leaves no room, or an answer longer
+            than the model can count.
     """
-    check_names(options)
+    check_options(options)
     config = encoder.generation_config(**_fields(options, prompt_length))
     needed = encoder.positions.longest(prompt_length, config.max_length)
     if needed > encoder.max_position:

@@ -189,11 +189,16 @@ def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> Runti
 
 
 def _encoder(arguments: argparse.Namespace) -> Encoder:
-    """The text side of the export, with room for source and text in `max_length`."""
+    """The text side of the export, with room for source and text in `max_length`.
+
+    A tgt_length that was left open becomes half of it, at most, as `check_fits` does for a small model.
+    """
     options = {"no_block_position": arguments.no_block_position, "plain": arguments.plain}
     encoder = open_encoder(arguments.model_path, (arguments.src_length, arguments.tgt_length), **options)
     if arguments.max_length is None:
         return encoder
+    if "tgt_length" in encoder.open_lengths:
+        encoder.tgt_length = max(1, min(encoder.tgt_length, arguments.max_length // 2))
     room = arguments.max_length - encoder.tgt_length
     if room < 4:
         raise UsageError(

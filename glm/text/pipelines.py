@@ -6,7 +6,7 @@ from pathlib import Path
 from glm.chat import Message
 from glm.datasets.encoding import ChatEncoder
 from glm.errors import UsageError
-from glm.text.call_options import call_config, check_names
+from glm.text.call_options import call_config, check_options
 from glm.text.predict import Predictor
 
 TASK = "text-generation"
@@ -22,13 +22,13 @@ class TextGenerationPipeline:
         options: defaults of `__call__`'s.
 
     Raises:
-        UsageError: a batch size below 1, or an unknown option.
+        UsageError: a batch size below 1, an unknown option, or a value of another type.
     """
 
     def __init__(self, predictor: Predictor, batch_size: int = 8, **options):
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}, and must be at least 1")
-        check_names(options)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size!r}, and must be at least 1")
+        check_options(options)
         self.predictor, self.batch_size, self.options = predictor, batch_size, options
 
     def __call__(self, prompts: Prompts, **options) -> list[dict[str, str]]:
@@ -41,7 +41,7 @@ class TextGenerationPipeline:
             {"generated_text": …} for each, without the prompt.
 
         Raises:
-            UsageError: an unknown option, or a max_length that leaves no room.
+            UsageError: no prompts, an unknown option or a value of another type, or a max_length that leaves no room.
         """
         encoder, results = self.predictor.encoder, []
         ids = [self._ids(prompt) for prompt in _listed(prompts)]
@@ -87,19 +87,33 @@ def pipeline(
         [{'generated_text': '…'}]
 
     Raises:
-        GLMError: as `Predictor.load`; an unknown task.
+        GLMError: as `Predictor.load`; an unknown task, or a model that is no name.
     """
     if task.replace("_", "-") != TASK:
         raise UsageError(f"unknown task '{task}'; the one there is: {TASK}")
     if model is None:
         raise UsageError("pipeline needs model=, the directory of a model or a preset")
+    if not isinstance(model, (str, Path)):
+        raise UsageError(
+            f"model is a {type(model).__name__}: give a directory or a name; a loaded model has model.chat"
+        )
     adapter = Path(lora_path) if lora_path else None
     predictor = Predictor.load(str(model), adapter, dtype=dtype, device=device, plain=plain)
     return TextGenerationPipeline(predictor, batch_size, **options)
 
 
 def _listed(prompts: Prompts) -> list[str | Sequence[Message]]:
-    """One prompt as a list of one."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+    """One prompt as a list of one. Raises UsageError where there is something else than prompts."""
+    if _is_prompt(prompts):
         return [prompts]
+    for each in prompts if isinstance(prompts, Sequence) else [prompts]:
+        if not _is_prompt(each):
+            raise UsageError(f"a prompt is {each!r:.80}: give a text, a list of messages, or a list of such prompts")
     return list(prompts)
+
+
+def _is_prompt(value: object) -> bool:
+    """Whether it is a text, or a conversation of at least one message."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(each, Mapping) for each in value)

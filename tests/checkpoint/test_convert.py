@@ -25,6 +25,7 @@ from tiny_glm import relative_error
 from glm.checkpoint import load_pdparams, load_state, outgoing, save_shard, save_state
 from glm.config import GLMConfig
 from glm.errors import GLMError
+from glm.training.random_state import LAYOUT_NAME
 
 ALL = [*FIXTURES, "glm"]
 
@@ -184,6 +185,19 @@ def test_small_files_come_along(tmp_path):
         weights = "model_state.pdparams" if form == "paddle" else "model.safetensors"
         assert found.keys() == {*files, "config.json", weights}
         assert all(found[name] == (source / name).read_bytes() for name in files)
+
+
+def test_a_checkpoint_of_a_training_run_leaves_its_traces_behind(tmp_path):
+    """The files that test_seed_commands.py and test_resume.py find in a checkpoint-N."""
+    source = remote_directory("glm-g4-bias-rope500", tmp_path / "checkpoint-2")
+    state = ("optimizer.pdopt", "rng_state.pth", "scheduler.pdparams", "trainer_state.json", "training_args.bin")
+    for name in (*state, LAYOUT_NAME, "tokenizer.model", "tokenizer_config.json", "generation_config.json"):
+        (source / name).write_bytes(b"{}")
+    convert(source, tmp_path / "hf", "hf")
+    assert contents(tmp_path / "hf").keys() == {
+        *("config.json", "model.safetensors"),
+        *("tokenizer.model", "tokenizer_config.json", "generation_config.json"),
+    }
 
 
 def missing_weight(source: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from glm.cli import run_script
+from glm.device.__main__ import main
 from glm.device.choice import check_dtype, choose_device, device_counts
 from glm.device.tuning import keep_freed_memory, tune_cpu, usable_cores
 from glm.errors import UsageError
@@ -112,7 +114,8 @@ def machine(monkeypatch):
     """Makes up a machine and the variables of a launcher."""
 
     def made(counts: dict[str, int], **launched: str):
-        monkeypatch.setattr("glm.device.choice.device_counts", lambda: counts)
+        for module in ("choice", "__main__"):
+            monkeypatch.setattr(f"glm.device.{module}.device_counts", lambda: counts)
         for kind in ("npu", "gpu"):
             monkeypatch.delenv(f"FLAGS_selected_{kind}s", raising=False)
         for kind, number in launched.items():
@@ -200,6 +203,44 @@ def test_python_m_glm_device():
     assert lines[0].startswith(f"device: {next(iter(device_counts()))}  (found: ")
     names = [line.split(":")[0] for line in lines[1:]]
     assert names == ["MKL_DEBUG_CPU_TYPE", "MKL_NUM_THREADS", "FLAGS_use_stride_kernel", "mallopt"]
+
+
+def device_command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `python -m glm.device`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["__main__.py", *arguments])
+    code = 0
+    try:
+        run_script(main)
+    except SystemExit as end:
+        code = end.code or 0
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+def test_the_command_takes_a_device(machine, monkeypatch, capsys):
+    machine({"npu": 2, "cpu": 1})
+    code, out, _ = device_command(monkeypatch, capsys, "--device", "cpu")
+    assert code == 0
+    assert out.startswith("device: cpu  (found: 2 npus, cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "npu"], "device 'npu' is not on this machine; found: cpu"),
+        (["--nonsense"], "unknown argument --nonsense (see --help)"),
+        (["--devic", "cpu"], "unknown argument --devic; did you mean --device? (see --help)"),
+    ],
+)
+def test_wrong_arguments_are_one_line(machine, monkeypatch, capsys, arguments, message):
+    machine({"cpu": 1})
+    assert device_command(monkeypatch, capsys, *arguments) == (2, "", f"error: {message}\n")
+
+
+def test_help_names_the_command(monkeypatch, capsys):
+    code, out, _ = device_command(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert out.startswith("usage: python -m glm.device [-h] [--debug] [--device DEVICE]\n")
 
 
 def test_importing_glm_sets_the_environment_before_paddle():

@@ -108,6 +108,17 @@ def test_the_memory_command_runs(line, monkeypatch, capsys):
     assert "peak of" in capsys.readouterr().out
 
 
+def test_the_readmes_memory_command_gives_the_tables_number(monkeypatch, capsys):
+    line = re.search(r"^python -m glm\.memory .*", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)[0]
+    monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
+    memory_command.main()
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert title == "glm-10b-chinese in bfloat16, tensor-parallel degree 4, a rank"
+    shown = next(float(row.split("│")[2].split()[0]) for row in rows if "peak of generation" in row)
+    wanted = next(row for row in table("What a rank needs") if row[:2] == ["glm-10b-chinese", "inference"])[4]
+    assert f"{shown:.1f}" == wanted
+
+
 @pytest.mark.parametrize("line", [line for line in commands() if "distributed.launch" in line])
 def test_the_launcher_and_the_script_take_the_command(line, monkeypatch):
     from paddle.distributed.launch.context.args_envs import parse_args

@@ -169,7 +169,7 @@ def test_what_cannot_be_started_is_refused(tmp_path, case):
     ("arguments", "code", "message"),
     [
         ([], 2, "rank_table (see --help)"),
-        (["none.json"], 1, "none.json"),
+        (["none.json"], 1, "error: none.json cannot be read: No such file or directory; give the JSON file that hccl"),
         (["{table}"], 1, "server_count is 3, and server_list has 2"),
         (["{table}", "--port", "0"], 2, "port is 0, and must be between 1 and 65535"),
         (["{table}", "--prt", "5"], 2, "did you mean --port?"),
@@ -187,6 +187,8 @@ def test_errors_are_one_line(tmp_path, arguments, code, message):
 def test_help_teaches():
     result = run("--help")
     assert result.returncode == 0
+    usage = "usage: python -m glm.distributed.rank_table [-h] [--debug] [--port PORT] rank_table [-- SCRIPT …]\n"
+    assert result.stdout.startswith(usage)
     assert "python -m glm.distributed.rank_table hccl_8p.json" in result.stdout
 
 

@@ -346,6 +346,7 @@ def test_the_command_prints_the_parts():
     for size in (memory.weights, memory.optimizer, memory.training, memory.generation):
         assert f"{size / GIB:.2f} GiB" in result.stdout
     assert "gradients" in result.stdout
+    assert result.stdout.startswith(f"THUDM/{LARGE} in float32, tensor-parallel degree 1, a rank\n")
 
 
 def test_the_command_says_which_degrees_fit(monkeypatch, capsys):
@@ -395,4 +396,5 @@ def test_a_degree_that_does_not_divide_is_one_line(monkeypatch, capsys):
 def test_help_teaches(monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "--help")
     assert code == 0
+    assert out.startswith("usage: python -m glm.memory [-h]")
     assert "python -m glm.memory --preset glm-10b-chinese --tensor_parallel_degree 4" in out

@@ -216,6 +216,24 @@ def test_the_graph_generates_what_the_model_generates(graph, chat_models, monkey
     assert found[0] != found[1] != found[2]
 
 
+def test_max_length_alone_leaves_half_for_the_text(graph, monkeypatch):
+    words = ["infer_generation.py", "--model_path", str(graph[1]), "--device", "cpu", "--max_length"]
+
+    def lengths(*arguments):
+        monkeypatch.setattr("sys.argv", [*words, *arguments])
+        encoder = open_generator(infer_generation.parse())[0].encoder
+        return encoder.src_length, encoder.tgt_length
+
+    assert lengths("100") == (50, 50)
+    assert lengths("100", "--tgt_length", "90") == (10, 90)
+    with pytest.raises(
+        UsageError, match="max_length 100 leaves 0 tokens for the source beside tgt_length 1024, and at"
+    ):
+        lengths("100", "--tgt_length", "1024")
+    with pytest.raises(UsageError, match="max_length 6 leaves 3 tokens for the source beside tgt_length 3"):
+        lengths("6")
+
+
 # Fine-tuning
 
 

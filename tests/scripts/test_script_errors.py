@@ -168,6 +168,18 @@ FAILURES = {
     ),
     "no network for data": ([*TUNE_TINY, "--data_path", "Belle/x"], "data set Belle/x is no path here and cannot be"),
     "no config": ([PREDICT, "--model_name_or_path", "no config", TEXT], "no config holds no config.json"),
+    "an adapter as the model": (
+        [PREDICT, "--model_name_or_path", "cut adapter", TEXT],
+        r"cut adapter holds a LoRA adapter \(lora_config.json\) and no config.json: pass it as --lora_path and its",
+    ),
+    "an adapter to be exported": (
+        [EXPORT, "--model_name_or_path", "cut adapter", "--output_path", "x/y", "--format", "onnx"],
+        "cut adapter holds a LoRA adapter",
+    ),
+    "an over-long name": (
+        [PREDICT, "--model_name_or_path", "n" * 300, TEXT],
+        "'n{300}' is neither a directory nor a pr",
+    ),
     "no tokenizer": ([PREDICT, "--model_name_or_path", "no tokenizer", TEXT], "no tokenizer holds no tokenizer"),
     "no weights": ([PREDICT, "--model_name_or_path", "no weights", TEXT], "no weights holds no weights: found "),
     "bad config": ([PREDICT, "--model_name_or_path", "bad json", TEXT], "bad json/config.json is not valid JSON"),

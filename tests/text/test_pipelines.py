@@ -1,5 +1,6 @@
 """glm.pipeline: what it takes, what its options mean, and that it generates what prediction generates."""
 
+import numpy as np
 import pytest
 from tiny_chat import KINDS
 
@@ -113,6 +114,35 @@ def test_no_conversation_with_glm_2021():
         glm.pipeline(model="glm-tiny-chinese")([{"role": "user", "content": "你好"}])
 
 
+@pytest.mark.parametrize(
+    "prompts", [3, None, b"a", [3], ["a", None], {"role": "user"}, ["a", {"role": "user"}], [["a"]]]
+)
+def test_what_is_no_prompt(chat, prompts):
+    with pytest.raises(UsageError, match=r"a prompt is .*: give a text, a list of messages, or a list of such prompts"):
+        chat(prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": "3"}, "max_new_tokens is '3', and must be a whole number"),
+        ({"max_length": 2.5}, "max_length is 2.5, and must be a whole number"),
+        ({"temperature": [1.0]}, r"temperature is \[1.0\], and must be a number"),
+        ({"do_sample": "no"}, "do_sample is 'no', and must be True or False"),
+    ],
+)
+def test_values_of_another_type(chat, options, message):
+    with pytest.raises(UsageError, match=message):
+        chat("a", **options)
+    with pytest.raises(UsageError, match=message):
+        chat.predictor.model.chat(chat.predictor.encoder, "a", **options)
+
+
+def test_numpys_numbers_are_numbers(chat):
+    options = {"max_new_tokens": np.int64(4), "temperature": np.float32(1.0), "do_sample": np.bool_(False)}
+    assert chat("a", **options) == chat("a", max_new_tokens=4)
+
+
 def test_what_is_wrong_is_said(chat, chat_models):
     with pytest.raises(
         UsageError, match="unknown option 'num_beam'; known: do_sample, length_penalty, max_length, max_"
@@ -122,11 +152,21 @@ def test_what_is_wrong_is_said(chat, chat_models):
         glm.pipeline(model=chat_models["glm4"], beams=2)
     with pytest.raises(UsageError, match="batch_size is 0, and must be at least 1"):
         glm.pipeline(model=chat_models["glm4"], batch_size=0)
+    with pytest.raises(UsageError, match="batch_size is '3', and must be at least 1"):
+        glm.pipeline(model=chat_models["glm4"], batch_size="3")
+    with pytest.raises(UsageError, match="top_p is '1', and must be a number"):
+        glm.pipeline(model=chat_models["glm4"], top_p="1")
     with pytest.raises(UsageError, match="num_beams is 0, and must be at least 1"):
         chat("你好", num_beams=0)
     with pytest.raises(UsageError, match="unknown task 'translation'; the one there is: text-generation"):
         glm.pipeline("translation", model="x")
     with pytest.raises(UsageError, match="pipeline needs model="):
         glm.pipeline("text_generation")
+    with pytest.raises(
+        UsageError, match="model is a GLMForCausalLM: give a directory or a name; a loaded model has mo"
+    ):
+        glm.pipeline(model=chat.predictor.model)
+    with pytest.raises(GLMError, match=r"'n{300}' is neither a directory nor a preset"):
+        glm.pipeline(model="n" * 300)
     with pytest.raises(GLMError, match="'nowhere' is neither a directory nor a preset"):
         glm.pipeline(model="nowhere")

@@ -232,9 +232,10 @@ def one_line(error) -> str:
 
 
 def test_missing_directory(tmp_path):
-    with pytest.raises(GLMError) as error:
-        GLMTokenizer.from_pretrained(tmp_path / "nowhere")
-    assert "nowhere is not a directory" in one_line(error)
+    for name in (tmp_path / "nowhere", "n" * 300):
+        with pytest.raises(GLMError) as error:
+            GLMTokenizer.from_pretrained(name)
+        assert f"{name} is not a directory, and no preset whose vocabulary is bundled" in one_line(error)
 
 
 def test_missing_vocabulary(tmp_path):
