@@ -317,7 +317,8 @@ def test_do_predict_takes_the_test_split(tune, model, rows, evaluated, tmp_path)
     out = tmp_path / "out"
     assert predictions(out) == evaluated["greedy"]
     tested = [json.loads(line) for line in (out / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["reference"] for row in tested] == [f"问题：{json.loads(line)['question']}" for line in lines]
+    wanted = [f"答案：{row['answer']}，上下文：{row['context']}" for row in map(json.loads, lines)]
+    assert [row["source"] for row in tested] == wanted
     assert read(out / "test_results.json")["test_loss"] != read(out / "eval_results.json")["eval_loss"]
 
 
@@ -346,6 +347,14 @@ def test_max_evaluate_steps_takes_the_first_rows(tune, model, evaluated, tmp_pat
     assert result.code == 0, result.err
     assert "dev: the first 6 of 8 rows (max_evaluate_steps 2)" in result.err
     assert "evaluation on 6 held-out rows" in result.out
+    assert predictions(tmp_path / "out") == evaluated["greedy"][:6]
+
+
+def test_max_evaluate_steps_of_two_replicas(run_npu, model, rows, evaluated, tmp_path):
+    where = ["--model_name_or_path", model, "--data_path", rows, "--output_dir", tmp_path / "out", "--bf16", "False"]
+    steps = ["--max_evaluate_steps", "1", "--per_device_eval_batch_size", "3"]
+    results = run_npu.ranks(2, "finetune_generation.py", *where, "--do_eval", *SHORT, *GREEDY, *steps)
+    assert [result.code for result in results] == [0, 0], results[0].err
     assert predictions(tmp_path / "out") == evaluated["greedy"][:6]
 
 
