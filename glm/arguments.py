@@ -247,6 +247,9 @@ def refuse_unsupported(args: TrainingArguments) -> None:
         raise UsageError("sharding_parallel_config split_param is not supported: a run with it cannot be resumed")
     if "stage3" in str(args.sharding):
         raise UsageError("sharding stage3 is not supported: use stage1 or stage2, and --tensor_parallel_degree")
+    best = args.metric_for_best_model
+    if args.prediction_loss_only and best not in (None, "loss", "eval_loss"):
+        raise UsageError(f"metric_for_best_model is {best}, and prediction_loss_only is True: leave one of them out")
     for name, (unused, instead) in NOT_IN_EVALUATION.items():
         if getattr(args, name) != unused:
             raise UsageError(f"{name} is {getattr(args, name)}, and evaluation has no use for it: {instead}")

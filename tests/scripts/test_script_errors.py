@@ -112,6 +112,10 @@ USAGE = {
     "fp16_full_eval": ([*TUNE_TINY, "--fp16_full_eval"], "fp16_full_eval is True, and evaluation has no use for it"),
     "bf16_full_eval": ([*TUNE_TINY, "--bf16_full_eval"], "bf16_full_eval is True, and evaluation has no use for it"),
     "eval_accumulation": ([*TUNE_TINY, "--eval_accumulation_steps", "2"], "eval_accumulation_steps is 2, and evalua"),
+    "best metric of no texts": (
+        [*TUNE_TINY, "--prediction_loss_only", "--metric_for_best_model", "bleu4"],
+        "metric_for_best_model is bleu4, and prediction_loss_only is True: leave one",
+    ),
     "past_index": ([*TUNE_TINY, "--past_index", "1"], "past_index is 1, and evaluation has no use for it: leave it"),
     "label_names": ([*TUNE_TINY, "--label_names", "a"], r"label_names is \['a'\], and evaluation has no use for it"),
     "fp16": ([*TUNE_TINY, "--fp16"], ".*fp16 needs a GPU or an NPU"),
