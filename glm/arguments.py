@@ -23,6 +23,14 @@ TASK_HELP = (
 )
 # Paddle's launcher reads --r as the beginning of its own --rank, wherever it stands.
 RENAMED = {"--lora_rank": "--r"}
+# PaddleNLP's flags that evaluation by generation would ignore: their default, and what to do instead.
+NOT_IN_EVALUATION = {
+    "fp16_full_eval": (False, "leave it out, the weights keep the dtype that they train in"),
+    "bf16_full_eval": (False, "leave it out, the weights keep the dtype that they train in"),
+    "eval_accumulation_steps": (None, "leave it out, no logits are kept"),
+    "past_index": (-1, "leave it out, generation keeps its own cache"),
+    "label_names": (None, "leave it out, the labels are the targets' tokens"),
+}
 
 
 @dataclass
@@ -130,7 +138,10 @@ class ModelArguments:
 
     model_name_or_path: str = field(
         default="THUDM/glm-large-chinese",
-        metadata={"help": "Directory of a model, or a preset: glm-tiny-chinese, glm-large-chinese, glm-10b-chinese."},
+        metadata={
+            "help": "Directory of a model, or a preset, by its Hub name too: THUDM/glm-large-chinese, glm-4-9b-chat, … "
+            "and the untrained glm-tiny-chinese, glm-4-9b-chat-tiny, …; the README lists all."
+        },
     )
     tokenizer_name_or_path: Optional[str] = field(
         default=None, metadata={"help": "Directory or preset of the tokenizer; default: the model's."}
@@ -177,6 +188,27 @@ class GLMTrainingArguments(TrainingArguments):
     bf16: Optional[bool] = field(
         default=None, metadata={"help": "bfloat16 arithmetic; default: on an NPU that has it, unless --fp16."}
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Start anew, and remove the checkpoints and results of an earlier run from output_dir; without it, "
+            "the run goes on from the newest checkpoint there."
+        },
+    )
+    resume_from_checkpoint: Optional[str] = field(
+        default=None,
+        metadata={"help": "Directory of the checkpoint to go on from; left out, the newest one of output_dir."},
+    )
+    do_eval: bool = field(default=False, metadata={"help": "Evaluate on the dev split, or on rows held out of train."})
+    do_predict: bool = field(
+        default=False,
+        metadata={"help": "Evaluate on the test split at the end; without one, on the rows of --do_eval."},
+    )
+    prediction_loss_only: bool = field(default=False, metadata={"help": "Evaluate the loss, and generate no texts."})
+    max_evaluate_steps: int = field(
+        default=-1,
+        metadata={"help": "If positive, evaluate on the first rows alone that fill this many batches of each replica."},
+    )
     eval_samples_shown: int = field(
         default=4, metadata={"help": "Generated texts that evaluation shows beside their references."}
     )
@@ -189,7 +221,7 @@ class GLMTrainingArguments(TrainingArguments):
             self.bf16 = dtype == "bfloat16" and not self.fp16
             if self.device != "cpu" and not self.fp16:
                 note(f"training in {dtype}: {reason}")
-        for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval"):
+        for name in ("fp16", "bf16"):
             check_dtype(name if getattr(self, name) else None, self.device, "the flag")
         require(self.device)
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
@@ -215,6 +247,12 @@ def refuse_unsupported(args: TrainingArguments) -> None:
         raise UsageError("sharding_parallel_config split_param is not supported: a run with it cannot be resumed")
     if "stage3" in str(args.sharding):
         raise UsageError("sharding stage3 is not supported: use stage1 or stage2, and --tensor_parallel_degree")
+    best = args.metric_for_best_model
+    if args.prediction_loss_only and best not in (None, "loss", "eval_loss"):
+        raise UsageError(f"metric_for_best_model is {best}, and prediction_loss_only is True: leave one of them out")
+    for name, (unused, instead) in NOT_IN_EVALUATION.items():
+        if getattr(args, name) != unused:
+            raise UsageError(f"{name} is {getattr(args, name)}, and evaluation has no use for it: {instead}")
 
 
 def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[str] | None = None) -> tuple:

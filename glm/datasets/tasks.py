@@ -20,10 +20,14 @@ from glm.datasets.prompts import (
 from glm.datasets.readers import Row, check_rows, data_files, read_rows
 from glm.errors import GLMError
 
-Split = Literal["train", "dev"]
+Split = Literal["train", "dev", "test"]
 SAMPLES = Path(__file__).resolve().parents[2] / "data"
 # What a file or a Hub split is called, the best name first.
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "dev": ("dev", "validation", "valid", "test")}
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "dev": ("dev", "validation", "valid", "test"),
+    "test": ("test",),
+}
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,14 @@ def load_examples(
 
     Args:
         task_name: a key of TASKS.
-        split: "train" or "dev".
+        split: "train", "dev" or "test".
         data_path: a file, a folder or a Hub name; without it the bundled sample is read. For "dev", a file train.*
-            stands for the dev.*, validation.*, valid.* or test.* beside it.
+            stands for the dev.*, validation.*, valid.* or test.* beside it, and for "test", for the test.*.
         data_name: the collection the task belongs to ("bellegroup"), checked where the bundled sample is read.
         skip_bad_rows: leave bad rows out and count them.
 
     Returns:
-        None for a "dev" split the data does not have: hold a part of train out.
+        None for a "dev" or "test" split the data does not have: hold a part of train out, or evaluate on "dev".
 
     Raises:
         GLMError: one line; an unknown task, no data, or a bad row.
@@ -100,6 +104,8 @@ def load_examples(
     if task is None:
         raise GLMError(f"task_name {task_name!r} is unknown; known tasks: {', '.join(TASKS)}.")
     if data_path is None:
+        if split == "test":
+            return None  # the bundled samples have none
         return _load_files([_sample_file(task_name, task, split, data_name)], task, skip_bad_rows, bundled=True)
     path = Path(data_path)
     if not path.exists() and is_hub_name(data_path):
@@ -109,14 +115,14 @@ def load_examples(
 
 
 def split_files(path: Path, split: Split) -> list[Path]:
-    """The files that hold `split`, [] for a missing dev split. Raises GLMError where there is nothing to train on."""
+    """The files that hold `split`, [] for a missing dev or test one. Raises GLMError where nothing is to train on."""
     files = data_files(path)
     if path.is_file():
         if split == "train":
             return files
         beside = data_files(path.parent) if path.stem in SPLIT_NAMES["train"] else []
         return _named(beside, split)
-    if split == "dev" or _named(files, split):
+    if split != "train" or _named(files, split):
         return _named(files, split)
     dev = [file for name in SPLIT_NAMES["dev"] for file in files if file.stem == name]
     rest = [file for file in files if file not in dev]

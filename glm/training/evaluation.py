@@ -37,6 +37,7 @@ class GenerationEvaluation:
         batch_size: rows that are evaluated together.
         show_progress: whether this process draws bars.
         score: (predictions, references) → metrics (glm/training/metrics.py).
+        loss_only: generate nothing.
     """
 
     encoder: Encoder
@@ -44,23 +45,27 @@ class GenerationEvaluation:
     batch_size: int = 8
     show_progress: bool = True
     score: Score = METRICS["characters"]
+    loss_only: bool = False
 
     @paddle.no_grad()
     def run(self, model, dataset: EncodedDataset, replica: Replica) -> tuple[float, list[tuple[str, str]]]:
-        """Mean loss a target token, without label smoothing, and (prediction, reference) of every row.
+        """Mean loss a target token, without label smoothing, and (prediction, reference) of every row, [] of loss only.
 
         Each replica evaluates its part of the rows; all processes get the whole.
         """
         total, tokens = self._summed_loss(model, dataset.rows[replica.rank :: replica.count])
-        texts = self._generate(model, dataset.prompts[replica.rank :: replica.count])
+        texts = [] if self.loss_only else self._generate(model, dataset.prompts[replica.rank :: replica.count])
         found = gather(json.dumps([replica.rank, total, tokens, texts]))
         by_replica = {rank: rest for rank, *rest in map(json.loads, found)}
+        totals, counts, _ = zip(*by_replica.values(), strict=True)
+        loss = sum(totals) / sum(counts)
+        if self.loss_only:
+            return loss, []
         predictions = [""] * len(dataset.examples)
         for rank, (_, _, texts) in by_replica.items():
             predictions[rank :: replica.count] = texts
-        totals, counts, _ = zip(*by_replica.values(), strict=True)
         references = map(self.encoder.reference, dataset.examples)
-        return sum(totals) / sum(counts), list(zip(predictions, references, strict=True))
+        return loss, list(zip(predictions, references, strict=True))
 
     def _summed_loss(self, model, rows: Sequence[TrainingRow]) -> tuple[float, int]:
         """Sum over the trained tokens, and how many they are."""

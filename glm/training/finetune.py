@@ -11,7 +11,7 @@ from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.config import GLMConfig
-from glm.datasets import TASKS, LoadedExamples, load_examples
+from glm.datasets import TASKS, load_examples
 from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
 from glm.device.probe import probe_collectives
@@ -45,7 +45,7 @@ def finetune(
     _check_task(training)
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
-    examples, held_out = load_splits(data, training)
+    splits = load_splits(data, training)
     encoder = load_encoder(
         options.tokenizer_name_or_path or options.model_name_or_path,
         (data.src_length, data.tgt_length),
@@ -53,17 +53,19 @@ def finetune(
     )
     model = load_model(options, training)
     encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
-    _require_same_run(model, examples, held_out)
-    trainer = build_trainer(model, encoder, data, decode, options, training, examples, held_out)
+    _require_same_run(model, *splits.values())
+    datasets = encode_splits(splits, encoder, data, training)
+    trainer = build_trainer(model, encoder, data, decode, options, training, datasets)
     _report_truncation(encoder)
     if training.do_train:
         run_training(trainer, resume)
         if options.lora and options.save_peft:
             peft = Path(training.output_dir) / "peft"
             trainer.model.save_pretrained(peft, peft=True, is_main_process=training.should_save)
-    for wanted, prefix in ((training.do_eval, "eval"), (training.do_predict, "test")):
-        if wanted:
-            run_evaluation(trainer, prefix)
+    if training.do_eval:
+        run_evaluation(trainer, "eval", datasets["dev"])
+    if training.do_predict:
+        run_evaluation(trainer, "test", datasets.get("test") or datasets["dev"])
     if training.do_export and training.should_save:
         _export(trainer, encoder)
     return trainer
@@ -71,7 +73,7 @@ def finetune(
 
 def _check_task(training: GLMTrainingArguments) -> None:
     if not (training.do_train or training.do_eval or training.do_predict):
-        raise UsageError("nothing to do: pass --do_train, --do_eval or both")
+        raise UsageError("nothing to do: pass --do_train, --do_eval, --do_predict or several of them")
     if training.do_export and training.tensor_parallel_degree > 1:
         raise UsageError(
             f"--do_export writes a graph for one device, not for {training.tensor_parallel_degree}: run "
@@ -117,26 +119,45 @@ def _require_same_run(model, *splits: list[Example]) -> None:
     require_agreement(facts)
 
 
-def load_splits(data: DataArguments, training: GLMTrainingArguments) -> tuple[list[Example], list[Example]]:
-    """Training and evaluation examples; rows are held out where the data has no evaluation split."""
+def load_splits(data: DataArguments, training: GLMTrainingArguments) -> dict[str, list[Example]]:
+    """The examples "train" and "dev", [] where none are needed, and "test", where --do_predict finds that split."""
+    load = partial(_load_split, data)
+    test = load("test") if training.do_predict else None
+    if training.do_predict and not test:
+        note("the data has no test split: --do_predict takes the evaluation rows")
+    evaluates = training.do_eval or (training.do_predict and not test)
+    splits = _train_and_dev(load, data, training.do_train, evaluates) | ({"test": test} if test else {})
+    return {name: rows if name == "train" else _first_rows(name, rows, training) for name, rows in splits.items()}
 
-    def load(split: str) -> LoadedExamples | None:
-        loaded = load_examples(data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows)
-        if loaded:
-            note(f"{split}: {loaded.source_description}")
-        return loaded
 
-    dev = load("dev") if training.do_eval or training.do_predict else None
-    if not training.do_train and dev:
-        return [], dev.examples
-    train = load("train").examples
-    if dev or not (training.do_eval or training.do_predict):
-        return train, dev.examples if dev else []
+def _load_split(data: DataArguments, split: str) -> list[Example] | None:
+    loaded = load_examples(data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows)
+    if loaded is None:
+        return None
+    note(f"{split}: {loaded.source_description}")
+    return loaded.examples
+
+
+def _train_and_dev(load, data: DataArguments, trains: bool, evaluates: bool) -> dict[str, list[Example]]:
+    """Both splits; rows are held out where the data has no evaluation split."""
+    dev = load("dev") if evaluates else []
+    if dev is not None:
+        return {"train": load("train") if trains else [], "dev": dev}
+    train = load("train")
     count = max(1, min(HELD_OUT, len(train) // 20))
     if count >= len(train):
         raise GLMError(f"{data.data_path} has {len(train)} row, too few to train and to evaluate on")
     note(f"the data has no evaluation split: its last {count} rows are held out")
-    return train[:-count], train[-count:]
+    return {"train": train[:-count], "dev": train[-count:]}
+
+
+def _first_rows(split: str, examples: list[Example], training: GLMTrainingArguments) -> list[Example]:
+    """As many as --max_evaluate_steps batches of every replica hold."""
+    limit = training.max_evaluate_steps * training.per_device_eval_batch_size * training.dataset_world_size
+    if not 0 < limit < len(examples):
+        return examples
+    note(f"{split}: the first {limit} of {len(examples)} rows (max_evaluate_steps {training.max_evaluate_steps})")
+    return examples[:limit]
 
 
 def load_model(options: ModelArguments, training: GLMTrainingArguments):
@@ -157,7 +178,7 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     return model
 
 
-def build_trainer(model, encoder, data, decode, options, training, examples, held_out) -> GLMTrainer:
+def build_trainer(model, encoder, data, decode, options, training, datasets) -> GLMTrainer:
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
         encoder,
@@ -165,14 +186,14 @@ def build_trainer(model, encoder, data, decode, options, training, examples, hel
         training.per_device_eval_batch_size,
         show_progress=not training.disable_tqdm and training.local_process_index == 0,
         score=METRICS[TASKS[data.task_name].metrics],
+        loss_only=training.prediction_loss_only,
     )
-    encode = partial(_encode, encoder=encoder, skip_bad_rows=data.skip_bad_rows)
     smoothing = encoder.label_smoothing if options.label_smoothing is None else options.label_smoothing
     trainer = GLMTrainer(
         model=model,
         args=training,
-        train_dataset=encode("train", examples) if training.do_train else None,
-        eval_dataset=encode("dev", held_out, with_prompts=True) if held_out else None,
+        train_dataset=datasets.get("train"),
+        eval_dataset=datasets.get("dev"),
         evaluation=evaluation,
         label_smoothing=smoothing,
         lr_decay_ratio=options.lr_decay_ratio,
@@ -187,11 +208,25 @@ def build_trainer(model, encoder, data, decode, options, training, examples, hel
     return trainer
 
 
-def _encode(split: str, examples: list[Example], **options) -> EncodedDataset:
-    dataset = EncodedDataset(examples, **options)
-    for why in dataset.left_out:
-        note(f"{split}: rows left out: {why}")
-    return dataset
+def encode_splits(
+    splits: dict[str, list[Example]], encoder: Encoder, data: DataArguments, training: GLMTrainingArguments
+) -> dict[str, EncodedDataset]:
+    """The splits that this run needs; an error and what is left out name the split.
+
+    Raises:
+        GLMError: of `EncodedDataset`.
+    """
+    needed = {name: rows for name, rows in splits.items() if (training.do_train if name == "train" else rows)}
+    datasets = {}
+    for name, examples in needed.items():
+        with_prompts = name != "train" and not training.prediction_loss_only
+        try:
+            datasets[name] = EncodedDataset(examples, encoder, with_prompts, data.skip_bad_rows)
+        except GLMError as error:
+            raise type(error)(f"{name}: {error}") from None
+        for why in datasets[name].left_out:
+            note(f"{name}: rows left out: {why}")
+    return datasets
 
 
 def run_training(trainer: GLMTrainer, resume: str | None) -> None:
@@ -218,13 +253,14 @@ def run_training(trainer: GLMTrainer, resume: str | None) -> None:
         print_metrics(f"training: {trainer.args.output_dir}", metrics)
 
 
-def run_evaluation(trainer: GLMTrainer, prefix: str) -> dict[str, float]:
+def run_evaluation(trainer: GLMTrainer, prefix: str, dataset: EncodedDataset) -> dict[str, float]:
     """Evaluates, saves the metrics, and prints them with a few samples."""
-    metrics = trainer.evaluate(metric_key_prefix=prefix)
+    metrics = trainer.evaluate(dataset, metric_key_prefix=prefix)
     if trainer.is_world_process_zero():
         trainer.save_metrics(prefix, metrics)
         print_samples(trainer.predictions[: trainer.args.eval_samples_shown])
-        print_metrics(f"evaluation on {len(trainer.eval_dataset.examples)} held-out rows", metrics)
+        what = "held-out" if dataset is trainer.eval_dataset else "test"
+        print_metrics(f"evaluation on {len(dataset.examples)} {what} rows", metrics)
     return metrics
 
 

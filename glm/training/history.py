@@ -33,7 +33,9 @@ class LossHistory:
 
     def add_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of an evaluation into `eval_history.jsonl` at once; a step's later ones replace them."""
-        self.evaluations = [row for row in self.evaluations if row["step"] != step] + [{"step": step} | metrics]
+        same = next((row for row in self.evaluations if row["step"] == step), {})
+        others = [row for row in self.evaluations if row["step"] != step]
+        self.evaluations = [*others, same | {"step": step} | metrics]  # those of the test split join a step's own
         if self.write:
             self._write(EVALUATIONS_NAME, self.evaluations)
 
@@ -41,6 +43,13 @@ class LossHistory:
         """Reads what was written up to `step`; later steps are about to be trained again."""
         self.rows = [row for row in self._read(HISTORY_NAME) if row["step"] <= step]
         self.evaluations = [row for row in self._read(EVALUATIONS_NAME) if row["step"] <= step]
+
+    def mean_loss(self) -> float:
+        """Of all steps, those before a resumption too."""
+        return sum(float(row["loss"]) for row in self.rows) / len(self.rows)
+
+    def steps_after(self, step: int) -> int:
+        return sum(row["step"] > step for row in self.rows)
 
     def flush(self) -> None:
         """Writes the rows, whole."""

@@ -26,7 +26,8 @@ def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | 
     """
     if wanted:
         if not (Path(wanted) / STATE_NAME).is_file():
-            raise UsageError(f"resume_from_checkpoint {wanted} is no checkpoint: it holds no {STATE_NAME}")
+            hint = f"leave the flag out to go on from the newest one of output_dir {output_dir}"
+            raise UsageError(f"resume_from_checkpoint {wanted} is no checkpoint: it holds no {STATE_NAME}; {hint}")
         return wanted
     check_output_dir(output_dir)
     directory = Path(output_dir)
@@ -76,7 +77,7 @@ def clear_directory(output_dir: str) -> None:
     """Removes what an earlier run left, so that a fresh run does not mix with it."""
     for path in Path(output_dir).glob("checkpoint-*"):
         shutil.rmtree(path)
-    for pattern in ("*_results.json", "eval_*.jsonl"):
+    for pattern in ("*_results.json", "eval_*.jsonl", "test_predictions.jsonl"):
         for path in Path(output_dir).glob(pattern):
             path.unlink()
 

@@ -24,8 +24,6 @@ from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
 
-PREDICTIONS_NAME = "eval_predictions.jsonl"
-
 
 class GLMTrainer(Trainer):
     """Trains a `GLMForCausalLM` or its LoRA model on encoded pairs.
@@ -53,6 +51,7 @@ class GLMTrainer(Trainer):
         self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
         self._rng_to_restore: str | None = None
         self._resumed_step, self._draws_anew = 0, False
+        self._rows_trained = 0  # by this process's run, on all replicas together
         self.predictions: list[tuple[str, str]] = []
 
     # training
@@ -66,9 +65,26 @@ class GLMTrainer(Trainer):
             # At the first step and not before: building the data loader draws random numbers of its own.
             self._load_rng_state(self._rng_to_restore)
             self._rng_to_restore = None
+        # Before the step, which takes the batch apart; replicas have equally many rows.
+        self._rows_trained += len(inputs["labels"]) * self.args.dataset_world_size
         loss = super().training_step(model, inputs, step_control)
         self.history.add(self.state.global_step + 1, self._mean_over_replicas(loss), self._get_learning_rate())
         return loss
+
+    def log(self, logs, **kwargs):
+        """PaddleNLP's, with the learning rate of the step itself, not the next one's, and a resumed run's figures."""
+        if "learning_rate" in logs and self.history.rows:
+            logs["learning_rate"] = self.history.rows[-1]["learning_rate"]
+        if "train_loss" in logs and self.history.rows:
+            logs |= self._training_figures(logs["train_runtime"])
+        super().log(logs, **kwargs)
+
+    def _training_figures(self, seconds: float) -> dict[str, float]:
+        """The mean loss of all steps, and the speed of those since resuming: PaddleNLP mixes the two up."""
+        steps = self.history.steps_after(self._resumed_step)
+        speeds = {"samples": self._rows_trained / seconds, "steps": steps / seconds}
+        rates = {f"train_{name}_per_second": round(rate, 4) for name, rate in speeds.items()}
+        return rates | {"train_loss": self.history.mean_loss()}
 
     def _load_rng_state(self, checkpoint):
         if checkpoint is None:
@@ -109,6 +125,7 @@ class GLMTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._glm.config.require_trainable()
+        self._rows_trained = 0
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
             check_training_state(Path(resume_from_checkpoint))
@@ -232,14 +249,19 @@ class GLMTrainer(Trainer):
     # evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Loss, and metrics of generated texts against their references; predictions go to eval_predictions.jsonl."""
+        """Loss, and metrics of generated texts against their references; predictions go to a file of that prefix.
+
+        With --prediction_loss_only the loss alone.
+        """
         dataset = eval_dataset or self.eval_dataset
         self.model.eval()
         replica = Replica(self.args.dataset_rank, self.args.dataset_world_size)
         loss, self.predictions = self.evaluation.run(self.model, dataset, replica)
-        metrics = {"loss": loss} | self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
+        metrics = {"loss": loss}
+        if self.predictions:
+            metrics |= self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
+            self._write_predictions(dataset, metric_key_prefix)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self._write_predictions(dataset)
         if self.state.global_step:
             self.history.add_evaluation(self.state.global_step, metrics)
         self.log(metrics)
@@ -247,14 +269,14 @@ class GLMTrainer(Trainer):
         self.model.train()
         return metrics
 
-    def _write_predictions(self, dataset: EncodedDataset) -> None:
+    def _write_predictions(self, dataset: EncodedDataset, prefix: str) -> None:
         if not self.is_world_process_zero():
             return
         rows = (
             {"source": example.source, "prediction": prediction, "reference": reference}
             for example, (prediction, reference) in zip(dataset.examples, self.predictions, strict=True)
         )
-        with atomic_write(Path(self.args.output_dir) / PREDICTIONS_NAME, "w", "utf-8") as file:
+        with atomic_write(Path(self.args.output_dir) / f"{prefix}_predictions.jsonl", "w", "utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -121,6 +121,19 @@ def test_dev_is_preferred_to_test(tmp_path):
     assert answers(load_examples("dureader_qg", "dev", str(tmp_path))) == ["dev"]
 
 
+def test_the_test_split(tmp_path):
+    """Its own rows, or None; those of a dev split do not stand for it, nor does a file that has another name."""
+    train, _ = write_rows(tmp_path / "train.json", "1"), write_rows(tmp_path / "dev.json", "2")
+    for path in (tmp_path, train, None):
+        assert load_examples("dureader_qg", "test", path and str(path)) is None
+    test = write_rows(tmp_path / "test.json", "3")
+    for path in (tmp_path, train):
+        assert answers(load_examples("dureader_qg", "test", str(path))) == ["3"]
+        assert answers(load_examples("dureader_qg", "dev", str(path))) == ["2"]
+        assert answers(load_examples("dureader_qg", "train", str(path))) == ["1"]
+    assert load_examples("dureader_qg", "test", str(test)) is None
+
+
 def test_data_without_a_dev_split(tmp_path):
     single = write_rows(tmp_path / "mine.json", "1")
     write_rows(tmp_path / "second.json", "2")

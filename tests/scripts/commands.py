@@ -159,7 +159,7 @@ def run_cold(script: str, *arguments, interpreter: Sequence[str] = ()) -> Result
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def predictions(directory: Path) -> list[str]:
+def predictions(directory: Path, prefix: str = "eval") -> list[str]:
     """What a run's evaluation generated."""
-    lines = (directory / "eval_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (directory / f"{prefix}_predictions.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prediction"] for line in lines]

@@ -33,6 +33,9 @@ def test_a_run_from_the_command_line(trained):
     """Started by a cold interpreter: what a user sees is what the suite writes, and nothing of Paddle's own log."""
     directory, result = trained
     lines = result.err.replace("\r", "\n").splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in (directory / "loss_history.jsonl").read_text().splitlines()]
+    for step in (40, 80, 120):
+        assert any(f"step {step}/120: loss" in line and f"lr {rates[step - 1]:.2e}," in line for line in lines), step
     strange = [line for line in lines if line.strip() and not line.startswith(("train", "step ", "dev"))]
     assert strange == []
     assert "step 120/120: loss" in result.err
@@ -140,6 +143,23 @@ def test_bad_rows_are_named_or_skipped(tune, rows, tmp_path):
     result = tune(*ONCE, "--skip_bad_rows", data=bad)
     assert result.code == 0, result.err
     assert f"{bad} (4 rows, 1 bad ones left out)" in result.err
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_row_that_has_no_place_is_named_with_its_split(run, tmp_path, split):
+    def rows(role):
+        return (
+            json.dumps({"messages": [{"role": role, "content": "云"}, {"role": "assistant", "content": "溪"}]}) + "\n"
+        )
+
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.json").write_text(rows("user") * 2 + rows("tool" if name == split else "user"))
+    data = ["--task_name", "messages", "--data_path", tmp_path, "--output_dir", tmp_path / "out"]
+    result = run(
+        "finetune_instruction_generation.py", "--model_name_or_path", "chatglm-6b-tiny", *data, *ONCE, "--do_eval"
+    )
+    assert result.code == 1, result.err
+    assert result.error.startswith(f"error: {split}: row 3 of 3: "), result.error
 
 
 def test_belle_from_the_bundled_sample(run, tmp_path):
@@ -277,10 +297,65 @@ def test_evaluation_alone_needs_no_empty_directory(run, model, rows, evaluated, 
     assert read(tmp_path / "out" / "all_results.json").keys() >= {"train_loss", "eval_loss"}
 
 
-def test_do_predict_writes_test_results(tune, model, evaluated, tmp_path):
-    assert tune("--do_predict", *GREEDY, model=model).code == 0
+def test_do_predict_takes_the_evaluation_rows_where_there_is_no_test_split(tune, model, evaluated, tmp_path):
+    result = tune("--do_predict", *GREEDY, model=model)
+    assert result.code == 0, result.err
+    assert "the data has no test split: --do_predict takes the evaluation rows" in result.err
     assert "test_loss" in read(tmp_path / "out" / "test_results.json")
-    assert predictions(tmp_path / "out") == evaluated["greedy"]
+    assert predictions(tmp_path / "out", "test") == evaluated["greedy"]
+
+
+def test_do_predict_takes_the_test_split(tune, model, rows, evaluated, tmp_path):
+    """Beside --do_eval, whose rows, predictions and history stay its own."""
+    data = Path(shutil.copytree(rows, tmp_path / "rows"))
+    lines = (rows / "train.json").read_text(encoding="utf-8").splitlines(keepends=True)[:3]
+    (data / "test.json").write_text("".join(lines), encoding="utf-8")
+    result = tune("--do_eval", "--do_predict", *GREEDY, model=model, data=data)
+    assert result.code == 0, result.err
+    assert f"test: {data / 'test.json'} (3 rows)" in result.err
+    assert "evaluation on 8 held-out rows" in result.out and "evaluation on 3 test rows" in result.out
+    out = tmp_path / "out"
+    assert predictions(out) == evaluated["greedy"]
+    tested = [json.loads(line) for line in (out / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    wanted = [f"答案：{row['answer']}，上下文：{row['context']}" for row in map(json.loads, lines)]
+    assert [row["source"] for row in tested] == wanted
+    assert read(out / "test_results.json")["test_loss"] != read(out / "eval_results.json")["eval_loss"]
+
+
+def test_results_of_the_test_split_join_the_history(tune, rows, tmp_path):
+    data = Path(shutil.copytree(rows, tmp_path / "rows"))
+    (data / "dev.json").rename(data / "test.json")
+    result = tune(*ONCE, *GREEDY, "--do_eval", "--do_predict", "--prediction_loss_only", "True", data=data)
+    assert result.code == 0, result.err
+    (row,) = map(json.loads, (tmp_path / "out" / "eval_history.jsonl").read_text().splitlines())
+    assert row["eval_loss"] == row["test_loss"]  # test.json is also the best evaluation split that there is
+
+
+def test_prediction_loss_only_generates_nothing(tune, model, rows, tmp_path):
+    out = tmp_path / "out"
+    assert tune("--do_eval", *GREEDY, "--tgt_length", "8", model=model, out=tmp_path / "whole").code == 0
+    result = tune("--do_eval", *GREEDY, "--tgt_length", "8", "--prediction_loss_only", model=model)
+    assert result.code == 0, result.err
+    assert "samples" not in result.out
+    assert read(out / "eval_results.json") == {"eval_loss": read(tmp_path / "whole" / "eval_results.json")["eval_loss"]}
+    assert not list(out.glob("*predictions*"))
+
+
+def test_max_evaluate_steps_takes_the_first_rows(tune, model, evaluated, tmp_path):
+    steps = ["--max_evaluate_steps", "2", "--per_device_eval_batch_size", "3"]
+    result = tune("--do_eval", *GREEDY, *steps, model=model)
+    assert result.code == 0, result.err
+    assert "dev: the first 6 of 8 rows (max_evaluate_steps 2)" in result.err
+    assert "evaluation on 6 held-out rows" in result.out
+    assert predictions(tmp_path / "out") == evaluated["greedy"][:6]
+
+
+def test_max_evaluate_steps_of_two_replicas(run_npu, model, rows, evaluated, tmp_path):
+    where = ["--model_name_or_path", model, "--data_path", rows, "--output_dir", tmp_path / "out", "--bf16", "False"]
+    steps = ["--max_evaluate_steps", "1", "--per_device_eval_batch_size", "3"]
+    results = run_npu.ranks(2, "finetune_generation.py", *where, "--do_eval", *SHORT, *GREEDY, *steps)
+    assert [result.code for result in results] == [0, 0], results[0].err
+    assert predictions(tmp_path / "out") == evaluated["greedy"][:6]
 
 
 def test_the_sample_is_the_default_data(run, model, tmp_path):

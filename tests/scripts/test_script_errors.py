@@ -105,7 +105,19 @@ USAGE = {
     "batch size 0": ([*TUNE_TINY, "--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0, and must"),
     "output_dir is a file": ([*TUNE_TINY, "--output_dir", "one.json"], "output_dir one.json is a file"),
     "output_dir of others": ([*TUNE_TINY, "--output_dir", "good"], "output_dir good is not empty and holds no check"),
-    "no checkpoint": ([*TUNE_TINY, "--resume_from_checkpoint", "good x"], "resume_from_checkpoint good x is no check"),
+    "no checkpoint": (
+        [*TUNE_TINY, "--resume_from_checkpoint", "True"],
+        "resume_from_checkpoint True is no checkpoint: .* leave the flag out to go on from the newest one of .* out$",
+    ),
+    "fp16_full_eval": ([*TUNE_TINY, "--fp16_full_eval"], "fp16_full_eval is True, and evaluation has no use for it"),
+    "bf16_full_eval": ([*TUNE_TINY, "--bf16_full_eval"], "bf16_full_eval is True, and evaluation has no use for it"),
+    "eval_accumulation": ([*TUNE_TINY, "--eval_accumulation_steps", "2"], "eval_accumulation_steps is 2, and evalua"),
+    "best metric of no texts": (
+        [*TUNE_TINY, "--prediction_loss_only", "--metric_for_best_model", "bleu4"],
+        "metric_for_best_model is bleu4, and prediction_loss_only is True: leave one",
+    ),
+    "past_index": ([*TUNE_TINY, "--past_index", "1"], "past_index is 1, and evaluation has no use for it: leave it"),
+    "label_names": ([*TUNE_TINY, "--label_names", "a"], r"label_names is \['a'\], and evaluation has no use for it"),
     "fp16": ([*TUNE_TINY, "--fp16"], ".*fp16 needs a GPU or an NPU"),
     "bf16": ([*TUNE_TINY, "--bf16", "--fp16_opt_level", "O2"], ".*bf16 needs a GPU or an NPU"),
     "num_beams 0": ([*TUNE_TINY, "--num_beams", "0"], "num_beams is 0, and must be at least 1"),
@@ -361,6 +373,14 @@ def test_full_disk_while_merging(run, broken, small_disk):
 
 
 # --help
+
+
+def test_help_of_the_training_flags(run):
+    """What they do here, where PaddleNLP's own text says another thing or nothing."""
+    text = " ".join(run(FINETUNE, "--help").out.split())
+    assert "Start anew, and remove the checkpoints" in text and "Use this to continue training" not in text
+    assert "left out, the newest one of output_dir" in text
+    assert "glm-4-9b-chat-tiny, …; the README lists all" in text
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -3,15 +3,17 @@
 To the last digit, with dropout, across epochs: the data has ten batches an epoch, the checkpoints lie at 15, 30, 45.
 """
 
+import json
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from attack import poison
-from training_runs import ROOT, command, history, sample_rows, train, write_model, write_rows
+from training_runs import ROOT, command, history, losses, sample_rows, train, write_model, write_rows
 
 from glm.errors import GLMError, UsageError
 
@@ -108,6 +110,20 @@ def test_every_kind_of_run_resumes(model, data, tmp_path, variant):
     assert len(weights) == 1
     for name in ("loss_history.jsonl", *weights):
         assert (output / name).read_bytes() == (unbroken / name).read_bytes(), name
+    assert_figures(output, unbroken)
+
+
+def assert_figures(output: Path, unbroken: Path) -> None:
+    """The mean loss of all 50 steps, and the speed of the 35 since resuming."""
+    whole, resumed = (json.loads((run / "train_results.json").read_text()) for run in (unbroken, output))
+    assert resumed["train_loss"] == whole["train_loss"] == pytest.approx(np.mean(losses(output)), rel=1e-9)
+    for results, steps in ((whole, 50), (resumed, 35)):
+        seconds = results["train_runtime"]
+        assert results["train_steps_per_second"] * seconds == pytest.approx(steps, rel=1e-3)
+        rows = results["train_samples_per_second"] * seconds
+        assert 3.85 * steps < rows <= 4 * steps * (1 + 1e-3)
+        tokens = results["train_tokens_per_second"] / results["train_samples_per_second"]
+        assert tokens == pytest.approx(whole["train_tokens_per_second"] / whole["train_samples_per_second"], rel=1e-3)
 
 
 @pytest.fixture
@@ -166,5 +182,5 @@ def test_a_chosen_checkpoint(model, data, unbroken, tmp_path):
     shutil.copy(unbroken / "loss_history.jsonl", output)
     train(model, data, output, **FLAGS, resume_from_checkpoint=unbroken / "checkpoint-30")
     assert (output / "loss_history.jsonl").read_bytes() == (unbroken / "loss_history.jsonl").read_bytes()
-    with pytest.raises(UsageError, match="nowhere is no checkpoint: it holds no trainer_state"):
+    with pytest.raises(UsageError, match=f"nowhere is no checkpoint: .*leave the flag out .*newest one of .*{output}"):
         train(model, data, output, **FLAGS, resume_from_checkpoint=tmp_path / "nowhere")
