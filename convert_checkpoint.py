@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--max_shard_size", type=size_in_bytes, default="5GB", help="largest file; a rank's file is not divided"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace weights that the target holds, at the end")
+    parser.add_argument("--overwrite", action="store_true", help="replace the model that the target holds, at the end")
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
+from glm.checkpoint.text_side import require_place_for_model
 from glm.cli import ScriptParser, run_script
 from glm.distributed.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
 from glm.text.answers import answer
@@ -51,6 +52,8 @@ def main() -> None:
     # What is wrong with the arguments is said before anything is loaded.
     generation_config(arguments)
     check_dialogue(arguments)
+    if arguments.merge_tensor_parallel_path:
+        require_place_for_model(arguments.merge_tensor_parallel_path)
     texts = [] if arguments.chat else from_rank_0(lambda: read_texts(arguments))
 
     from glm.text.predict import Predictor

@@ -241,7 +241,9 @@ def _encode_role_prompt(tokenizer, messages, tools, longest) -> list[int]:
         if longest is None or len(ids) <= longest:
             return ids
         if not (messages := _without_oldest(messages)):
-            raise UsageError(f"the last turn has {len(ids)} tokens, and the prompt's limit is {longest}: raise it")
+            raise UsageError(
+                f"the last turn has {len(ids)} tokens, and the prompt's limit is {longest}: raise src_length"
+            )
 
 
 def _encode_role_rows(tokenizer, messages, tools, src_length, tgt_length) -> list[TrainingRow]:

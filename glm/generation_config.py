@@ -7,6 +7,11 @@ from glm.errors import UsageError
 
 # Added to forbidden scores: below any sum of log-probabilities, and far from overflow when added twice.
 NEVER = -1e9
+COLDEST = 1e-6  # far less, and logits divided by it leave float32
+NOT_FINITE = (
+    "the model's logits became nan or infinite: its weights are damaged, or its numbers overflow; convert or export it "
+    "again, or use --dtype float32"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class GenerationConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least {least}")
         if not self.temperature > 0:
             raise UsageError(f"temperature is {self.temperature}, and must be above 0")
+        if self.temperature < COLDEST:
+            raise UsageError(f"temperature is {self.temperature}, and must be at least {COLDEST}: leave out do_sample")
         for name in ("seed", "top_k", "max_length"):
             if getattr(self, name) >= 1 << 63:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be below 2^63")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from glm.checkpoint.atomic import atomic_write
+from glm.checkpoint.file_names import GENERATION_NAME
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 
-NAME = "generation_config.json"
+NAME = GENERATION_NAME
 # Hugging Face's name → the field of `GenerationConfig`.
 _OPTIONS = {
     "do_sample": "do_sample",

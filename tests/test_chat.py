@@ -305,7 +305,7 @@ def test_glm4_long_history_loses_its_oldest_turns():
     whole = chat.prompt_ids(tokenizer, messages)
     short = chat.prompt_ids(tokenizer, messages, max_length=len(whole) - 1)
     assert short == chat.prompt_ids(tokenizer, [system, MORE])
-    with pytest.raises(UsageError, match=r"the last turn has .* tokens, and the prompt's limit is 4: raise it"):
+    with pytest.raises(UsageError, match=r"the last turn has .* tokens, and the prompt's limit is 4: raise src_length"):
         chat.prompt_ids(tokenizer, messages, max_length=4)
 
 

@@ -218,6 +218,7 @@ def test_scores_under_sampling_are_the_models(model, prompt):
         ({"top_p": 1.1}, "top_p is 1.1, and must be between 0 and 1"),
         ({"seed": -1}, "seed is -1, and must be at least 0"),
         ({"temperature": 0}, "temperature is 0, and must be above 0"),
+        ({"temperature": 1e-50}, "temperature is 1e-50, and must be at least 1e-06"),
         ({"temperature": float("nan")}, "temperature is nan, and must be above 0"),
         ({"top_p": float("nan")}, "top_p is nan, and must be at least 0"),
         ({"min_length": 30, "max_length": 20}, r"min_length \(30\) is above max_length \(20\)"),

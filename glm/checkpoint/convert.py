@@ -21,6 +21,7 @@ from glm.checkpoint.names import Row, table_of
 from glm.checkpoint.outgoing import Outgoing, numpy_dtype, tile_size
 from glm.checkpoint.read import Checkpoint, open_checkpoint
 from glm.checkpoint.stream import Layout, pdparams_layout, safetensors_layout, write_layout
+from glm.checkpoint.text_side import remove_text_side, require_no_export, text_side_names
 from glm.config import GENERATIONS, GLMConfig
 from glm.errors import GLMError
 from glm.peak_memory import PeakMemory
@@ -65,7 +66,7 @@ class Conversion:
         dtype: of the written weights; the source's own if not given.
         degree: of tensor parallelism; with more than 1 each rank has its own file.
         max_shard_size: bytes of tensors in one file; tensor-parallel files are not divided.
-        overwrite: take the place of weights that the target holds.
+        overwrite: take the place of the model that the target holds, tokenizer included.
     """
 
     source: Path
@@ -127,7 +128,7 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
     Args:
         show_bar: a progress bar in bytes, on standard error.
     Raises:
-        GLMError: source missing, foreign, damaged or incomplete; a target that holds weights or another unfinished
+        GLMError: source missing, foreign, damaged or incomplete; a target that holds a model or another unfinished
             conversion; a degree that does not divide the model; no room on the disk.
     """
     memory, begin = PeakMemory(), time.perf_counter()
@@ -138,7 +139,7 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
     weights, extra = open_weights(checkpoint, config)
     plan = _plan(conversion, target_config, weights, extra if target_config is config else [])
     journal = Journal(conversion.target, conversion.command, fingerprint(source_files(conversion.source)))
-    _refuse_weights(conversion, journal)
+    _refuse_files(conversion, journal)
     if journal.restarted:
         logger.warning("%s has changed since %s was begun: starting anew", conversion.source, conversion.target)
     with journal.opened():
@@ -221,9 +222,12 @@ def _check_paths(conversion: Conversion) -> None:
         )
 
 
-def _refuse_weights(conversion: Conversion, journal: Journal) -> None:
-    there = weight_names(conversion.target)
-    if there and not conversion.overwrite and not journal.moving:
+def _refuse_files(conversion: Conversion, journal: Journal) -> None:
+    if journal.moving:
+        return
+    require_no_export(conversion.target)
+    there = [*weight_names(conversion.target), *text_side_names(conversion.target)]
+    if there and not conversion.overwrite:
         raise GLMError(f"{conversion.target} already holds {there[0]}: choose another target, or add --overwrite")
 
 
@@ -321,6 +325,7 @@ def _finish(
     for name in plan:
         if journal.where(name) != target / name:
             (journal.directory / name).replace(target / name)
+    remove_text_side(target, keep={path.name for path in carried})
     for path in carried:
         with atomic_file(target / path.name) as temporary:
             shutil.copyfile(path, temporary)

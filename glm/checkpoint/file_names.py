@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 CONFIG_NAME = "config.json"
+GENERATION_NAME = "generation_config.json"
 # In order of preference.
 WEIGHT_FILES = (
     "model.safetensors.index.json",

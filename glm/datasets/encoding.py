@@ -309,6 +309,8 @@ class ChatEncoder(Encoder):
             return self.messages_prompt([{"role": "user", "content": text}])
         ids = self.tokenizer.encode(text, split_special_tokens=True)
         room = self.src_length - len(self.tokenizer.build_inputs([]))
+        if room < 1:
+            raise UsageError(f"src_length {self.src_length} has no room for a text beside the prompt's own tokens")
         self.truncated["source"] += len(ids) > room
         return self.tokenizer.build_inputs(ids[-room:])
 

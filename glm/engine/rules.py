@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from glm.generation_config import NEVER, GenerationConfig
+from glm.errors import GLMError
+from glm.generation_config import NEVER, NOT_FINITE, GenerationConfig
 
 _FIRST_LOOK = 512  # tokens among which a nucleus is looked for first: sorting a whole vocabulary takes milliseconds
 _LEAST_GROUPS = 256  # wide enough for vector instructions
@@ -21,8 +22,13 @@ def next_log_probs(
 
     Args:
         tokens_Gt: int64, what was generated so far, without the prompt.
+
+    Raises:
+        GLMError: a logit is nan or infinite.
     """
     highest_G1 = logits_GV.max(axis=-1, keepdims=True)
+    if not np.isfinite(highest_G1).all():  # a nan is the highest of any row
+        raise GLMError(NOT_FINITE)
     shifted_GV = logits_GV - highest_G1
     log_probs_GV = shifted_GV - np.log(np.exp(shifted_GV).sum(axis=-1, keepdims=True))
     # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.

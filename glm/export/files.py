@@ -11,12 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.file_names import CONFIG_NAME
 from glm.checkpoint.stream import file_digest
+from glm.checkpoint.text_side import TEXT_SIDE
 from glm.errors import GLMError
-from glm.generation_file import NAME as GENERATION_NAME
-from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
-from glm.tokenizers.registry import FORMATS as TOKENIZERS
 
 FORMAT_VERSION = 3
 SMALL_FILE = 16 << 20  # bytes; read in milliseconds
@@ -27,8 +24,6 @@ OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
 STEP_GRAPH = {"paddle": ".step.json", "onnx": ".onnx"}
 FORMATS = tuple(REQUIRED)
 COUNTS = ("vocab_size", "max_position", "parameters")
-# Files beside graphs and weights that are read where they exist.
-TEXT_SIDE = (CONFIG_NAME, GENERATION_NAME, *TOKENIZER_FILES, *(kind.vocabulary_file for kind in TOKENIZERS))
 OLD_SUFFIX = ".info.json"  # of the manifests of versions 1 and 2
 
 

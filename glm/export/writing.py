@@ -5,6 +5,7 @@ format is removed, its files are replaced, and the new manifest comes last. Conf
 exports of a directory: one that would change them for another is refused before its weights are read.
 """
 
+import glob
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ def write_export(
     directory, name = prefix.parent, prefix.name
     if prefix.is_dir():
         raise GLMError(f"{prefix} is a directory; output_path needs a name in it as well, such as {prefix / 'glm'}")
+    interrupted = _was_interrupted(prefix, draft.format)
     with _made(directory):
         others = _other_manifests(directory, f"{name}{manifest_suffix(draft.format)}")
         with staged(prefix.with_name(f"{name}.{draft.format}"), needed) as staging:
@@ -53,6 +55,9 @@ def write_export(
             if taken := [file for file in _graph_names(name, draft.format) if (staging / file).exists()]:
                 raise GLMError(f"{taken[0]} is a file of configuration or tokenizer: give the export another name")
             _refuse_changes(directory, staging, name, draft.format, others)
+            if not interrupted:
+                named = {file for manifest in others.values() for file in manifest.files}
+                _refuse_strays(directory, staging, name, draft.format, named)
             graphs(staging / name)
             manifest = replace(draft, files=_described(sorted(staging.iterdir())))
             for path in staging.iterdir():
@@ -128,24 +133,46 @@ def _refuse_changes(directory: Path, staging: Path, name: str, format: str, othe
                     "export (None: it has no such file), and both would read one file: give --output_path another "
                     "directory"
                 )
-    _refuse_strays(directory, texts, name, format, {file for manifest in others.values() for file in manifest.files})
 
 
-def _refuse_strays(directory: Path, texts: dict[str, str], name: str, format: str, named: set[str]) -> None:
-    """Looks for files of the text side that no export has written, neither another one nor an earlier one here."""
-    target = directory / f"{name}{manifest_suffix(format)}"
+def _was_interrupted(prefix: Path, format: str) -> bool:
+    """Whether an export of this name was killed while it moved its files; only then its staging holds a manifest."""
+    staging = f".{glob.escape(prefix.name)}.{format}.tmp-*"
+    return any(prefix.parent.glob(f"{staging}/{glob.escape(prefix.name)}{manifest_suffix(format)}"))
+
+
+def _refuse_strays(directory: Path, staging: Path, name: str, format: str, named: set[str]) -> None:
+    """Looks for files that no export has written, neither another one nor an earlier one of this name and format.
+
+    Args:
+        staging: holds the text side.
+        named: files of the other exports.
+    """
+    target, written = directory / f"{name}{manifest_suffix(format)}", {path.name for path in staging.iterdir()}
     earlier = _parsed(target)
     stray = directory / GENERATION_NAME
-    if stray.is_file() and stray.name not in texts and not (earlier and stray.name in earlier.files):
+    if stray.is_file() and stray.name not in written and not (earlier and stray.name in earlier.files):
         raise GLMError(f"{stray} is not of this model and would be read with it: remove it, or give another directory")
-    if target.is_file() or (directory / f"{name}{OLD_SUFFIX}").is_file():
+    if target.is_file() or _is_old_manifest(directory / f"{name}{OLD_SUFFIX}"):
         return
-    for path in (directory / file for file in texts.keys() - named):
-        if path.is_file() and file_digest(path) != texts[path.name]:
+    for file in sorted({*written, *_graph_names(name, format)} - named):
+        if (directory / file).exists() and not _are_equal(directory / file, staging / file):
             raise GLMError(
-                f"{path} is of no export and would be replaced: give --output_path another directory, such as "
-                f"{directory}/export/{name}"
+                f"{directory / file} is of no export and would be replaced: remove it, or give --output_path another "
+                f"directory, such as {directory}/export/{name}"
             )
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and file_digest(one) == file_digest(other)
+
+
+def _is_old_manifest(path: Path) -> bool:
+    """Whether a file is the manifest of an earlier version of this project, not just called like one."""
+    try:
+        return "format_version" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _described(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -169,7 +196,8 @@ def _move(staging: Path, prefix: Path, manifest: Manifest, kept: set[str]) -> No
     for file in manifest.files:
         (staging / file).replace(directory / file)
     gone = set(earlier.files if earlier else ()) | set(_graph_names(prefix.name, manifest.format))
-    gone |= {f"{prefix.name}{OLD_SUFFIX}"} if manifest.format == FORMATS[0] else set()
+    old = f"{prefix.name}{OLD_SUFFIX}"
+    gone |= {old} if manifest.format == FORMATS[0] and _is_old_manifest(directory / old) else set()
     for file in gone - manifest.files.keys() - kept:
         (directory / file).unlink(missing_ok=True)
     written.replace(target)

@@ -6,9 +6,11 @@ Imports no framework, so that an exported graph needs none but its runtime.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from glm.datasets.encoding import ChatEncoder, Encoder
-from glm.errors import UsageError
-from glm.generation_config import GenerationConfig
+from glm.errors import GLMError, UsageError
+from glm.generation_config import NOT_FINITE, GenerationConfig
 from glm.text.conversation import Conversation
 from glm.tokenizers.stop_strings import StopStrings
 
@@ -72,6 +74,12 @@ class TextGenerator(ABC):
             raise UsageError("this model's conversations have no system message: leave out --system")
         messages = [{"role": "system", "content": system}] if system else []
         return Conversation(self, config, messages)
+
+
+def require_finite(scores: np.ndarray) -> None:
+    """Raises GLMError where texts were chosen by numbers that are none."""
+    if not np.isfinite(scores).all():
+        raise GLMError(NOT_FINITE)
 
 
 def in_batches(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from glm.generation_config import CONTROL_DTYPES, GenerationConfig
 from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
 from glm.sizes import in_words
 from glm.text.conversation import Conversation
-from glm.text.generator import Ids, TextGenerator, in_batches
+from glm.text.generator import Ids, TextGenerator, in_batches, require_finite
 
+MOST_THREADS = 4096
 CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at most so much
 
 
@@ -45,9 +47,10 @@ class LoopGenerator(TextGenerator):
         control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
 
         def write(some: Sequence[Ids]) -> list[list[int]]:
-            ids = self.runtime.run(self.encoder.prompt_batch(some) | control)[0].tolist()
+            ids, scores = self.runtime.run(self.encoder.prompt_batch(some) | control)
             self._require_whole()
-            return ids
+            require_finite(scores)
+            return ids.tolist()
 
         return in_batches(prompts, batch_size, write, self.encoder.stop_token_ids)
 
@@ -80,13 +83,13 @@ class EngineGenerator(TextGenerator):
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         requests = [Request(ids, config, self._watch(config)) for ids in prompts]
-        for event in self.engine.run(requests, batch_size):
+        for event in self._of_whole(self.engine.run(requests, batch_size)):
             if event.result:
                 self._require_whole()
                 yield event.index, event.result.tokens
 
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
-        for token in self.engine.stream(ids, config):
+        for token in self._of_whole(self.engine.stream(ids, config)):
             self._require_whole()
             yield token
 
@@ -102,6 +105,14 @@ class EngineGenerator(TextGenerator):
             return cache
         return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
 
+    def _of_whole(self, found: Iterator[Any]) -> Iterator[Any]:
+        """What the engine gives; an export that is damaged is why it fails, if it is."""
+        try:
+            yield from found
+        except GLMError:
+            self._require_whole()
+            raise
+
     def _watch(self, config: GenerationConfig) -> StopStrings | None:
         """What ends a text early; of beams the one that wins is cut at its end."""
         if not self.stop_strings or config.num_beams > 1:
@@ -116,8 +127,10 @@ def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice
         GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
     """
     directory, name = arguments.model_path, arguments.model_prefix
-    if arguments.cpu_threads < 0:
-        raise UsageError(f"cpu_threads is {arguments.cpu_threads}, and must be at least 1, or 0 for one a core")
+    if not 0 <= arguments.cpu_threads <= MOST_THREADS:
+        raise UsageError(
+            f"cpu_threads is {arguments.cpu_threads}, and must be between 1 and {MOST_THREADS}, or 0 for one a core"
+        )
     # What is wrong with the directory is said by read_manifest.
     formats = exported_formats(directory, name) or [BACKENDS[arguments.backend or "paddle"].format]
     choice = choose(arguments.backend, _device(arguments), formats)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from glm.datasets.encoding import Encoder
 from glm.generation import Prompt, StopTokens
 from glm.generation_config import GenerationConfig
-from glm.text.generator import Ids, TextGenerator, in_batches
+from glm.text.generator import Ids, TextGenerator, in_batches, require_finite
 
 
 class ModelGenerator(TextGenerator):
@@ -22,7 +22,9 @@ class ModelGenerator(TextGenerator):
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         def write(some: Sequence[Ids]) -> list[list[int]]:
-            return self.model.generate(self._prompt(some), config, self.stop)[0].tolist()
+            ids, scores = self.model.generate(self._prompt(some), config, self.stop)
+            require_finite(scores.numpy())
+            return ids.tolist()
 
         return in_batches(prompts, batch_size, write, self.stop.eos_token_ids)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import paddle
 
+from glm.checkpoint.file_names import CONFIG_NAME
+from glm.checkpoint.text_side import remove_text_side
 from glm.device.choice import check_dtype, choose_device
 from glm.device.probe import require, require_dtype
 from glm.distributed.processes import check_degrees, process_count, process_rank
@@ -56,4 +58,5 @@ class Predictor(ModelGenerator):
         first = process_rank() == 0
         self.model.save_pretrained(directory, is_main_process=first, merge_tensor_parallel=True)
         if first:
+            remove_text_side(directory, keep={CONFIG_NAME})
             self.encoder.save_pretrained(directory)

@@ -258,6 +258,27 @@ def test_errors_about_directories(tmp_path):
         convert(source, tmp_path / "target", "remote")
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_a_text_side_that_is_there_is_replaced_on_demand_and_whole(tmp_path, name):
+    """What an earlier model left would be read with this one."""
+    source, target = hf_directory("glm4-g2-bias-rope1", tmp_path / "source"), tmp_path / "target"
+    target.mkdir()
+    (target / name).write_text('{"do_sample": true}')
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(GLMError, match=rf"already holds {name}: choose another target, or add --overwrite"):
+        convert(source, target, "hf")
+    convert(source, target, "hf", overwrite=True)
+    assert {path.name for path in target.iterdir()} == {path.name for path in source.iterdir()} | {"notes.txt"}
+
+
+def test_an_export_is_not_broken(tmp_path):
+    source, target = hf_directory("glm4-g2-bias-rope1", tmp_path / "source"), tmp_path / "target"
+    target.mkdir()
+    (target / "glm.onnx.manifest.json").write_text("{}")
+    with pytest.raises(GLMError, match=r"holds the export of glm.onnx.manifest.json, .* choose another directory"):
+        convert(source, target, "hf", overwrite=True)
+
+
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     source = hf_directory("glm4-g2-bias-rope1", tmp_path / "source")
     usage = namedtuple("usage", "total used free")(10**6, 10**6 - 1234, 1234)

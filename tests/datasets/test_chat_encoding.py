@@ -224,7 +224,7 @@ def test_system_messages_stay_and_the_last_turn_must_fit(kind):
     encoder = encoder_of_tiny(kind, src_length=9)
     turns = said("你好", "好", "桥", system="a")
     assert encoder.messages_prompt(turns) == [*START, SYSTEM, LINE, A, USER, LINE, STONE_BRIDGE, ASSISTANT]
-    with pytest.raises(UsageError, match="the last turn has 10 tokens, and the prompt's limit is 9: raise it"):
+    with pytest.raises(UsageError, match="the last turn has 10 tokens, and the prompt's limit is 9: raise src_length"):
         encoder.messages_prompt(said("你好", system="a"))
 
 

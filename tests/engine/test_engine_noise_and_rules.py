@@ -7,6 +7,7 @@ import pytest
 from glm import GenerationConfig, random_bits
 from glm.engine.noise import _mix, gumbel_noise
 from glm.engine.rules import best_indices, highest, likely_tokens, next_log_probs, repeating_tokens
+from glm.errors import GLMError
 from glm.generation import NEVER, _forbid_repeats, _keep_likely
 
 SEEDS = (0, 1, 42, 2**31, 2**40 + 17)
@@ -94,3 +95,11 @@ def test_best_indices():
     scores = np.array([1, 5, 5, 0, 9], dtype="float32")
     assert best_indices(scores, 3).tolist() == [4, 1, 2]
     assert best_indices(scores, 8).tolist() == [4, 1, 2, 0, 3]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_none_choose_nothing(value):
+    logits = np.zeros([2, 50], dtype="float32")
+    logits[1, 7] = value
+    with pytest.raises(GLMError, match="the model's logits became nan or infinite"):
+        next_log_probs(logits, np.zeros([2, 0], dtype="int64"), GenerationConfig(), [1])

@@ -314,10 +314,24 @@ def test_a_stray_generation_config(tmp_path):
 def test_a_config_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "config.json").write_text('{"mine": 1}')
     message = refused(export, tmp_path)
-    assert "config.json is of no export and would be replaced: give --output_path another directory" in message
+    assert "config.json is of no export and would be replaced: remove it, or give --output_path another" in message
     assert message.endswith(f"such as {tmp_path}/export/glm")
     (tmp_path / "config.json").write_text(TEXT["config.json"])
     export(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["glm.json", "glm.step.json", "glm.pdiparams"])
+def test_a_file_of_the_graphs_name_is_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"my": "data"}')
+    message = refused(export, tmp_path, "paddle")
+    assert f"{name} is of no export and would be replaced: remove it, or give" in message
+    assert snapshot(tmp_path) == {name: b'{"my": "data"}'}
+
+
+def test_a_file_that_is_only_called_like_an_old_manifest_stays(tmp_path):
+    (tmp_path / "glm.info.json").write_text('{"my": "data"}')
+    export(tmp_path, "paddle")
+    assert (tmp_path / "glm.info.json").read_text() == '{"my": "data"}'
 
 
 def test_a_checkpoint_is_no_place_for_an_export(tmp_path):

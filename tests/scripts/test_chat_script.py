@@ -84,13 +84,13 @@ def test_clear_forgets_and_the_system_message_stays(predict, chat_models):
 
 def test_a_turn_that_does_not_fit_ends_nothing(predict, chat_models):
     result = predict("glm4", "--chat", stdin="桥" * 250 + "\n你好\n")
-    assert "error: the last turn has 255 tokens, and the prompt's limit is 200: raise it\n" in result.err
+    assert "error: the last turn has 255 tokens, and the prompt's limit is 200: raise src_length\n" in result.err
     assert answers(result.out) == conversed(chat_models["glm4"], "你好")
 
 
 def test_a_system_message_for_a_model_without_one(predict):
-    result = predict("chatglm", "--chat", "--system", "a", stdin="你好\n")
-    assert "error: message 1 has the role 'system'; this model knows user, assistant" in result.err
+    result = predict("chatglm", "--chat", "--system", "a", stdin="你好\n", code=2)
+    assert "this model's conversations have no system message: leave out --system" in result.err
     assert result.out == ""
 
 

@@ -151,6 +151,7 @@ WRONG = {
     "number of a gpu": (["--backend", "onnx_runtime", "--device", "gpu:x"], 2, "device 'gpu:x' has a wrong number"),
     "number of a cpu": (["--backend", "onnx_runtime", "--device", "cpu:7"], 2, "device 'cpu:7' has a wrong number"),
     "threads": (["--cpu_threads", "-1"], 2, "cpu_threads is -1"),
+    "too many threads": (["--cpu_threads", "3000000000"], 2, "cpu_threads is 3000000000, and must be between 1 and"),
     "seed": (["--do_sample", "--seed", str(1 << 63)], 2, "seed is 9223372036854775808, and must be below"),
     "penalty": (["--num_beams", "2", "--length_penalty", "nan"], 2, "length_penalty is nan"),
     "no room": (["--src_length", "3"], 2, "src_length is 3; three tokens of frame"),

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from commands import SHORT, TINY, predictions, run_cold
+from commands import ROOT, SHORT, TINY, predictions, run_cold
 from safetensors.numpy import load_file, save_file
 
 TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
@@ -99,6 +101,59 @@ def test_merging_into_the_models_own_directory_keeps_it_whole(run, model, tmp_pa
     result = run("predict_generation.py", "--model_name_or_path", copy, "--merge_tensor_parallel_path", copy, "云")
     assert result.code == 0, result.err
     assert (copy / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_merging_over_an_earlier_model_leaves_nothing_of_it(run, model, tmp_path):
+    merged = tmp_path / "merged"
+    shutil.copytree(model, merged, ignore=shutil.ignore_patterns("checkpoint-*"))
+    (merged / "generation_config.json").write_text('{"do_sample": true, "temperature": 5.0}')
+    result = run("predict_generation.py", "--model_name_or_path", model, "--merge_tensor_parallel_path", merged, "云")
+    assert result.code == 0, result.err
+    assert not (merged / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("glm.onnx.manifest.json", "holds the export of glm.onnx.manifest.json"),
+        ("config.json", "config.json is of no model there, and would be replaced"),
+    ],
+)
+def test_merging_replaces_nothing_but_a_model(run, model, tmp_path, name, said):
+    """Said before anything is generated."""
+    (tmp_path / name).write_text("{}")
+    result = run("predict_generation.py", "--model_name_or_path", model, "--merge_tensor_parallel_path", tmp_path, "云")
+    assert (result.code, result.out) == (1, "") and said in result.error
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_reader_that_leaves_is_no_error(model, sources, tmp_path):
+    """As `head -1` does; the results are written all the same."""
+    words = ["predict_generation.py", "--model_name_or_path", model, *SHORT, "--input_file", sources]
+    command = [sys.executable, *map(str, words), "--output_file", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 141 and "error" not in error
+    assert len((tmp_path / "out").read_text(encoding="utf-8").splitlines()) == len(sources.read_text().splitlines())
+
+
+def test_damaged_weights_are_no_text(run, model, tmp_path):
+    """Blanks would come: nan is neither lower nor higher than anything."""
+    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*"))
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    next(array for name, array in weights.items() if name.endswith("dense_4h_to_h.weight"))[0, 0] = np.nan
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "np"})
+    where = ["--model_name_or_path", tmp_path / "model"]
+    result = run("predict_generation.py", *where, *SHORT, TEXT)
+    assert result.code == 1 and "the model's logits became nan or infinite: its weights are damaged" in result.error
+    export = run(
+        "export_generation_model.py", *where, "--format", "paddle", "--output_path", tmp_path / "infer" / "glm"
+    )
+    assert export.code == 0, export.err
+    for more in (["--backend", "paddle"], ["--backend", "paddle", "--stream"]):
+        result = run("infer_generation.py", "--model_path", tmp_path / "infer", *SHORT, *more, TEXT)
+        assert (result.code, result.texts) in ((1, []), (1, [""])) and "nan or infinite" in result.error
 
 
 def test_a_half_precision_checkpoint_runs_on_the_cpu(run, model, tmp_path):
