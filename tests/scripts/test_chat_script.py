@@ -332,7 +332,7 @@ def test_rows_that_a_model_has_no_place_for(tune, tmp_path):
     train = [*STEPS[:1], *STEPS[2:]]
     result = tune("chatglm", "messages", tmp_path / "out", *train, source=source)
     line = "row 2 of 4: message 1 has the role 'system'; this model knows user, assistant"
-    assert (result.code, result.error) == (1, f"error: {line} (or pass --skip_bad_rows)")
+    assert (result.code, result.error) == (1, f"error: train: {line} (or pass --skip_bad_rows)")
     result = tune("chatglm", "messages", tmp_path / "out", *train, "--skip_bad_rows", source=source)
     assert result.code == 0, result.err
     assert f"train: rows left out: 2 bad, the first is {line}\n" in result.err
