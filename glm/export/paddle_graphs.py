@@ -73,7 +73,7 @@ def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: st
         symmetric=None,
         head_bits=None,
         vocab_size=config.vocab_size,
-        max_position=config.max_position_embeddings,
+        max_position=config.max_position,
         parameters=int(sum(p.size for p in model.parameters())),
         files={},
     )

@@ -50,7 +50,7 @@ class Predictor(ModelGenerator):
         start(process_count())
         encoder = load_encoder(name_or_path, lengths, **options)
         model = load_merged_model(name_or_path, lora_path, dtype)
-        encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+        encoder.check_fits(model.config.vocab_size, model.config.max_position)
         return cls(model, encoder, stop_strings)
 
     def save(self, directory: Path) -> None:

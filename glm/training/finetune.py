@@ -52,7 +52,7 @@ def finetune(
         no_block_position=data.no_block_position,
     )
     model = load_model(options, training)
-    encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+    encoder.check_fits(model.config.vocab_size, model.config.max_position)
     _require_same_run(model, *splits.values())
     datasets = encode_splits(splits, encoder, data, training)
     trainer = build_trainer(model, encoder, data, decode, options, training, datasets)
