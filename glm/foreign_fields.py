@@ -213,7 +213,7 @@ def refuse_change(name: str, raw: Mapping[str, Any], hidden_act: str, fixed: Map
         _require(name, kinds, (["full_attention"], []), shown="full_attention")
     elif name in _CHANGING or (_EXPERTS.search(name) and name not in TRANSFORMERS_FIELDS):
         accepted = _CHANGING.get(name, (*_OFF, 1))
-        _require(name, value, accepted, shown=accepted[0] if accepted else None)
+        _require(name, value, accepted, shown=(accepted or _OFF)[0] or None)
 
 
 def _require(name: str, value: Any, accepted: tuple, shown: Any = ...) -> None:

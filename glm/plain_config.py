@@ -72,14 +72,15 @@ class ConfigFields:
     def _refuse_unknown(cls, names: Iterable[str], shared: Generation) -> None:
         """Raises GLMError for a name that is no field of this class, nor of any configuration of the libraries'."""
         own = [*signature(ConfigFields).parameters, *shared.parts, *shared.defaults, *TOKENS]
+        own.remove("kwargs")
         for name in names:
             if name in own or name in PADDLENLP_FIELDS or name in TRANSFORMERS_FIELDS:
                 continue
             elsewhere = {"rope_parameters": "rope_scaling", **shared.aliases, **shared.names}
             meant = [elsewhere[name]] if name in elsewhere else get_close_matches(name, own, n=1)
             meant = meant or get_close_matches(name, PADDLENLP_FIELDS, n=1)
-            hint = f": did you mean {meant[0]}?" if meant else f"; its fields are {', '.join(own[:-1])}"
-            raise GLMError(f"{cls.__name__} has no field '{name}'{hint}")
+            hint = f"did you mean {meant[0]}?" if meant else "help(glm.GLMConfig) names those that it has"
+            raise GLMError(f"{cls.__name__} has no field '{name}': {hint}")
 
     def check(self) -> None:
         """Raises GLMError where fields contradict each other."""

@@ -11,10 +11,12 @@ import pytest
 from remote_code import write_directory
 from rope_cases import CASES, LOGITS, MODELS, WIDE, config_of
 from safetensors.numpy import load_file
-from test_family_models import inputs, opened
-from tiny_glm import relative_error
+from test_family_models import inputs, opened, prompt_of
+from tiny_glm import relative_error, uncached_logits
 
 import glm.rotary
+from glm.generation import StopTokens
+from glm.generation_config import GenerationConfig
 from glm.plain_config import PlainConfig
 from glm.rotary import scaled_frequencies
 
@@ -79,3 +81,16 @@ def test_transformers_itself(tmp_path):
         assert off(tmp_path, case, fresh) < FREQUENCY_BOUND, case
     for case in LOGITS:
         assert logits_off(tmp_path / case, MODELS[0], case, fresh) < LOGIT_BOUND, case
+
+
+def test_cached_is_uncached(tmp_path):
+    """Greedy tokens of the cache are those of the whole text; without scaling they are others."""
+    fixture = fixture_files.load(MODELS[0])
+    short = {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4}}
+    model, plain = opened(written(tmp_path, MODELS[0], "card", **short)), opened(fixture.directory)
+    prompt, config = prompt_of(fixture), GenerationConfig(max_length=10)
+    stop = StopTokens((79,), fixture.settings["pad_token_id"])
+    found = model.generate(prompt, config, stop)[0].numpy()
+    for count in range(found.shape[1]):
+        assert uncached_logits(model, prompt, found[:, :count]).argmax(axis=1).tolist() == found[:, count].tolist()
+    assert plain.generate(prompt, config, stop)[0].numpy().tolist() != found.tolist()
