@@ -213,17 +213,32 @@ def test_scores_under_sampling_are_the_models(model, prompt):
         ({"min_length": -1}, "min_length is -1, and must be at least 0"),
         ({"num_beams": 0}, "num_beams is 0, and must be at least 1"),
         ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size is -2, and must be at least 0"),
-        ({"top_k": -1}, "top_k is -1, and must be at least 0"),
-        ({"top_p": -0.1}, "top_p is -0.1, and must be at least 0"),
+        ({"top_k": -2}, "top_k is -2, and must be at least 0"),
+        ({"top_p": -0.1}, "top_p is -0.1, and must be between 0 and 1"),
         ({"top_p": 1.1}, "top_p is 1.1, and must be between 0 and 1"),
         ({"seed": -1}, "seed is -1, and must be at least 0"),
-        ({"temperature": 0}, "temperature is 0, and must be above 0"),
-        ({"temperature": 1e-50}, "temperature is 1e-50, and must be at least 1e-06"),
-        ({"temperature": float("nan")}, "temperature is nan, and must be above 0"),
-        ({"top_p": float("nan")}, "top_p is nan, and must be at least 0"),
+        ({"temperature": -1}, "temperature is -1, and must be at least 0"),
+        ({"temperature": 1e-50}, "temperature is 1e-50, and must be at least 1e-06, or 0 for the best"),
+        ({"temperature": float("nan")}, "temperature is nan, and must be at least 0"),
+        ({"top_p": float("nan")}, "top_p is nan, and must be between 0 and 1"),
+        ({"min_p": 1.5}, "min_p is 1.5, and must be between 0 and 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, and must be a number above 0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf, and must be a number above 0"),
+        ({"presence_penalty": 2.5}, "presence_penalty is 2.5, and must be between -2 and 2"),
+        ({"frequency_penalty": -3}, "frequency_penalty is -3, and must be between -2 and 2"),
+        ({"suppress_tokens": (5, -1)}, "suppress_tokens holds -1, and token ids are at least 0"),
         ({"min_length": 30, "max_length": 20}, r"min_length \(30\) is above max_length \(20\)"),
     ],
 )
 def test_options_that_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         GenerationConfig(**options)
+
+
+def test_values_that_mean_off():
+    """As configuration files, vLLM and PaddleNLP write them."""
+    off = GenerationConfig()
+    assert GenerationConfig(top_k=-1) == GenerationConfig(top_k=None) == off
+    assert GenerationConfig(top_p=None, min_p=None, repetition_penalty=None, suppress_tokens=None) == off
+    assert GenerationConfig(do_sample=True, temperature=0) == GenerationConfig(temperature=0.0) == off
+    assert GenerationConfig(suppress_tokens=[4, 2, 4]).suppress_tokens == (2, 4)
