@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from math import isfinite
 
+import numpy as np
+
 from glm.errors import UsageError
 
 # Added to forbidden scores: below any sum of log-probabilities, and far from overflow when added twice.
@@ -78,8 +80,8 @@ class GenerationConfig:
         for name, (least, most) in _BETWEEN.items():
             if not least <= getattr(self, name) <= most:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be between {least} and {most}")
-        if not (self.repetition_penalty > 0 and isfinite(self.repetition_penalty)):
-            raise UsageError(f"repetition_penalty is {self.repetition_penalty}, and must be a number above 0")
+        if not COLDEST <= self.repetition_penalty <= 1 / COLDEST:
+            raise UsageError(f"repetition_penalty is {self.repetition_penalty}, and must be a number above 0, as 1.1")
         for name in SUPPRESSED:
             if wrong := [index for index in getattr(self, name) if not 0 <= index < 1 << 31]:
                 raise UsageError(f"{name} holds {wrong[0]}, and token ids are at least 0")
@@ -124,9 +126,16 @@ _LEAST = {
     "seed": 0,
 }
 _BETWEEN = {"top_p": (0, 1), "min_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
-# Order and dtype of the options as inputs of an exported graph.
+# Order and dtype of the options as inputs of an exported graph: numbers 0-D, lists of ids 1-D.
 CONTROL_DTYPES = {
-    field.name: {int: "int64", float: "float32", bool: "bool"}[field.type]
+    field.name: {int: "int64", float: "float32", bool: "bool"}.get(field.type, "int64")
     for field in fields(GenerationConfig)
-    if field.name not in (*SUPPRESSED, "repetition_penalty", "presence_penalty", "frequency_penalty", "min_p")
 }
+
+
+def control_arrays(config: GenerationConfig) -> dict[str, np.ndarray]:
+    """The options as the inputs of an exported graph. A list of no ids is [-1]: graphs have no empty inputs."""
+    values = {name: getattr(config, name) for name in CONTROL_DTYPES} | {
+        n: getattr(config, n) or [-1] for n in SUPPRESSED
+    }
+    return {name: np.asarray(value, CONTROL_DTYPES[name]) for name, value in values.items()}

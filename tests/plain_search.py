@@ -15,6 +15,28 @@ def log_softmax(logits) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+def kept_probabilities(scaled, top_k: int = 0, top_p: float = 0.0, min_p: float = 0.0) -> np.ndarray:
+    """What a token is drawn by: temperature is in the logits already, then top_k, top_p and min_p take turns."""
+    for keep in (
+        lambda p: sorted(p)[-top_k] if 0 < top_k < len(p) else 0.0,
+        lambda p: nucleus_edge(p, top_p) if 0 < top_p < 1 else 0.0,
+        lambda p: min_p * max(p),
+    ):
+        probabilities = np.exp(log_softmax(scaled))
+        scaled = np.where(probabilities >= keep(probabilities), scaled, -np.inf)
+    return np.exp(log_softmax(scaled))
+
+
+def nucleus_edge(probabilities, mass: float) -> float:
+    """The probability of the last token that it takes, from the likeliest one on, to have that much of them all."""
+    total = 0.0
+    for probability in sorted(probabilities, reverse=True):
+        total += probability
+        if total >= mass:
+            return probability
+    return 0.0
+
+
 def repeats(text: list[int], token: int, size: int) -> bool:
     """Whether the token would end an n-gram that the text has already."""
     ngram = (*text, token)[-size:]

@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.device.choice import check_dtype
 from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
 from glm.errors import GLMError, UsageError
 from glm.export.files import STEP_GRAPH, Manifest, exported_formats, read_manifest, start_check
-from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.generation_config import GenerationConfig, control_arrays
 from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
 from glm.sizes import in_words
 from glm.text.conversation import Conversation
@@ -44,7 +42,7 @@ class LoopGenerator(TextGenerator):
         self.runtime, self._require_whole = runtime, require_whole
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
-        control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
+        control = control_arrays(config)
 
         def write(some: Sequence[Ids]) -> list[list[int]]:
             ids, scores = self.runtime.run(self.encoder.prompt_batch(some) | control)
