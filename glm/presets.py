@@ -144,8 +144,9 @@ PRESETS: dict[str, Preset] = {
     **_PUBLISHED,
     **{f"{name}-tiny": _tiny(real) for name, real in _PUBLISHED.items() if real.fields["generation"] in _BUNDLED},
 }
-# MindFormers' names of ChatGLM-6B, whose weights they share.
-ALIASES = dict.fromkeys(("glm_6b", "glm_6b_chat", "glm_6b_lora", "glm_6b_lora_chat"), "chatglm-6b")
+# MindFormers' names of ChatGLM-6B, whose weights they share; the latter generate as its `GLMChatModel` does.
+CHAT_ALIASES = ("glm_6b_chat", "glm_6b_lora_chat")
+ALIASES = dict.fromkeys(("glm_6b", "glm_6b_lora", *CHAT_ALIASES), "chatglm-6b")
 # Presets that start from random weights because nobody published any.
 UNTRAINED_PRESETS = frozenset(name for name, preset in PRESETS.items() if preset.repository is None)
 
