@@ -171,10 +171,10 @@ def _round_ids(tokenizer: Tokenizer, messages: list[Message], longest: int | Non
 
     The oldest rounds go first, then the end of the text.
     """
-    ids = tokenizer.encode(round_prompt(messages), split_special_tokens=True)
+    ids = tokenizer.text_ids(round_prompt(messages), split_special_tokens=True)
     cut = longest is not None and len(ids) > longest
     while cut and len(ids) > longest and (messages := _without_oldest(messages)):
-        ids = tokenizer.encode(round_prompt(messages), split_special_tokens=True)
+        ids = tokenizer.text_ids(round_prompt(messages), split_special_tokens=True)
     return ids[:longest], cut
 
 
@@ -200,7 +200,7 @@ def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length) -> li
     rows = []
     for turn in range(1, len(messages), 2):
         text, cut = _round_ids(tokenizer, messages[:turn], source_room)
-        whole = tokenizer.encode(messages[turn]["content"], split_special_tokens=True)
+        whole = tokenizer.text_ids(messages[turn]["content"], split_special_tokens=True)
         prompt, answer = tokenizer.build_inputs(text), whole[:target_room]
         ids = [*prompt, *answer, tokenizer.eop_token_id]
         prefix = len(prompt) - 1
@@ -237,7 +237,7 @@ def _read_round_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
 
 def _encode_role_prompt(tokenizer, messages, tools, longest) -> list[int]:
     while True:
-        ids = tokenizer.encode(_render(tokenizer, messages, tools, add_generation_prompt=True))
+        ids = tokenizer.text_ids(_render(tokenizer, messages, tools, add_generation_prompt=True))
         if longest is None or len(ids) <= longest:
             return ids
         if not (messages := _without_oldest(messages)):
@@ -281,7 +281,7 @@ class _Row:
 
     def add(self, text: str, trained: bool) -> None:
         """Goes on to `text`, which begins with what is there already."""
-        ids = self._tokenizer.encode(text[len(self.text) :])
+        ids = self._tokenizer.text_ids(text[len(self.text) :])
         # The first token after an answer is the role token that ends it.
         ends_answer = not trained and bool(self._trained) and self._trained[-1]
         self._ids += ids

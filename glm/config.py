@@ -5,6 +5,7 @@ from typing import Any
 
 from paddlenlp.transformers import PretrainedConfig
 
+from glm.api.mindformers_fields import from_mindformers
 from glm.config_file import config_json, write_config_file
 from glm.generations import GENERATIONS
 from glm.plain_config import DTYPES, ConfigFields
@@ -32,7 +33,11 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout
             probabilities in training, whether queries, keys and values have a bias; the generation's unless given.
         kwargs: of PaddleNLP's PretrainedConfig: dtype, tie_word_embeddings, eos_token_id and its like,
-            tensor_parallel_degree, tensor_parallel_rank and others.
+            tensor_parallel_degree, tensor_parallel_rank and others. Or MindFormers' fields of ChatGLM-6B, which then is
+            the model (glm/api/mindformers_fields.py).
+
+    Attributes:
+        max_decode_length: as MindFormers has it; the model's positions unless given.
 
     Raises:
         GLMError: an unknown field, generation or dtype, scaled positions that are not implemented, heads that do not
@@ -41,6 +46,11 @@ class GLMConfig(ConfigFields, PretrainedConfig):
     """
 
     model_type = "glm"
+
+    def __init__(self, *args, **kwargs):
+        kwargs, longest = from_mindformers(kwargs)
+        super().__init__(*args, **kwargs)
+        self.max_decode_length = longest or self.max_position_embeddings
 
     def to_checkpoint_dict(self, shards: int = 1) -> dict[str, Any]:
         """The config.json, in the names that the generation's own users and PaddleNLP know.

@@ -7,7 +7,7 @@ The last column of a prompt is the first token that is decoded (GLM: `<|startofp
 once into the cache's prefix. Every number that steers a search is a tensor, so an exported graph takes it as an input.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -50,21 +50,32 @@ class Prompt:
 
 
 class GenerationMixin:
-    """`generate` and `stream` for a model with `prefill` and `decode`."""
+    """`generate_batch` and `stream` for a model with `prefill` and `decode`."""
 
     @paddle.no_grad()
-    def generate(self, prompt: Prompt, config: GenerationConfig, stop: StopTokens) -> tuple[Tensor, Tensor]:
+    def generate_batch(
+        self, prompt: Prompt, config: GenerationConfig, stop: StopTokens, returned: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Generates for a batch of prompts.
+
+        Args:
+            returned: how many of a row's beams come back, the best first; B is then so many times the rows.
 
         Returns:
             Token ids [B, t] int64 without the prompt, padded behind the end token, and scores [B] float32: the sum
             of the tokens' log-probabilities, penalties included, with beams under the length penalty.
         """
-        return generate(self, prompt, controls(config), stop)
+        return generate(self, prompt, controls(config), stop, returned)
 
     @paddle.no_grad()
     def stream(self, prompt: Prompt, config: GenerationConfig, stop: StopTokens) -> Iterator[Tensor]:
-        """Yields the new tokens [B] of each step as soon as they are chosen; the same tokens as `generate`."""
+        """Yields the new tokens [B] of each step as soon as they are chosen; the same as `generate_batch`'s."""
+        yield from self.steps(prompt, config, stop)
+
+    def steps(
+        self, prompt: Prompt, config: GenerationConfig, stop: StopTokens
+    ) -> Generator[Tensor, None, tuple[Tensor, Tensor]]:
+        """`stream`, which gives what `generate_batch` does when it is over."""
         if config.num_beams > 1:
             raise ValueError(f"beams are chosen at the end, so num_beams={config.num_beams} cannot be streamed")
         search = _Sampling(self, prompt, controls(config), stop)
@@ -72,6 +83,7 @@ class GenerationMixin:
         while search.goes_on(*state):
             state = search.step(*state)
             yield state[1][:, 0, -1]
+        return search.result(state)
 
 
 def controls(config: GenerationConfig) -> SimpleNamespace:
@@ -79,12 +91,15 @@ def controls(config: GenerationConfig) -> SimpleNamespace:
     return SimpleNamespace(**{name: paddle.to_tensor(array) for name, array in control_arrays(config).items()})
 
 
-def generate(model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens) -> tuple[Tensor, Tensor]:
+def generate(
+    model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, returned: int = 1
+) -> tuple[Tensor, Tensor]:
     """Beam search where more than one beam is asked for, else greedy search or sampling."""
     prefix = _read_prompt(model, prompt)
 
     def run(search_class):
         search = search_class(model, prompt, control, stop, prefix)
+        search.returned = returned
         state = while_loop(search.goes_on, search.step, search.start(), control.max_length, search.kept)
         return search.result(state)
 
@@ -102,6 +117,8 @@ def _read_prompt(model, prompt: Prompt) -> Prefix:
 
 class _Search:
     """What both searches share. A state is a flat list of tensors: step, tokens, scores, …, and the cache's tails."""
+
+    returned = 1
 
     def __init__(self, model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, prefix: Prefix | None = None):
         self.model, self.prompt, self.control, self.stop = model, prompt, control, stop
@@ -287,6 +304,8 @@ class _BeamSearch(_Search):
         running_BG = scores_BG / self.penalty(step) + NEVER * done_B.astype("float32").unsqueeze(1)
         best_BG, index_BG = paddle.topk(paddle.concat([pool_scores, running_BG], axis=1), self.beams, axis=1)
         tokens = select_beams(paddle.concat([pool_tokens, tokens_BGt], axis=1), index_BG)
+        if self.returned > 1:
+            return tokens[:, : self.returned, 1:].flatten(0, 1), best_BG[:, : self.returned].flatten()
         return tokens[:, 0, 1:], best_BG[:, 0]
 
 

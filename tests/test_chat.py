@@ -123,7 +123,7 @@ def test_chatglm_source_is_cut_to_s_minus_1(chatglm):
     messages = [{"role": "user", "content": "衣服" * 200}, {"role": "assistant", "content": "好"}]
     (row,) = chat_format(chatglm).training_rows(chatglm, messages, src_length=16, tgt_length=16)
     assert row.ids[15:17] == [130001, 130004]
-    assert row.ids[:15] == chatglm.encode("衣服" * 200)[:15]
+    assert row.ids[:15] == chatglm.text_ids("衣服" * 200)[:15]
 
 
 def test_chatglm_trains_every_answer_in_a_row_of_its_own(chatglm):

@@ -87,7 +87,7 @@ class Encoder(ABC):
 
     def answer(self, ids: Sequence[int]) -> str:
         """The text a user sees of generated ids."""
-        return self.clean(self.tokenizer.decode(ids))
+        return self.clean(self.tokenizer.text_of(ids))
 
     def stream(self, ids: Iterable[int], stop_strings: Sequence[str] = ()) -> Iterator[str]:
         """`answer` in pieces, while ids arrive; what may still change waits for more.
@@ -112,7 +112,7 @@ class Encoder(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, as it was written."""
-        return self.tokenizer.decode(ids).strip()
+        return self.tokenizer.text_of(ids).strip()
 
     def generation_config(self, **options) -> GenerationConfig:
         """Decoding options: those given, then generation_config.json's, then the kind of model's.
@@ -229,11 +229,11 @@ class GLMEncoder(Encoder):
         return [*self.source(text), self.tokenizer.sop_token_id]
 
     def reference(self, example: Example) -> str:
-        return self.decode(self.tokenizer.encode(example.target))
+        return self.decode(self.tokenizer.text_ids(example.target))
 
     def source(self, text: str) -> list[int]:
         """[CLS] text [gMASK] <|endoftext|>; a long text loses its beginning, as the reference truncates left."""
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.text_ids(text)
         room = self.src_length - 3
         if room < 1:
             raise UsageError(f"src_length {self.src_length} has no room beside 3 special tokens: use 4 or more")
@@ -243,7 +243,7 @@ class GLMEncoder(Encoder):
 
     def target(self, text: str) -> list[int]:
         """text <|endofpiece|>; a long text loses its end."""
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.text_ids(text)
         room = self.tgt_length - 2
         self.truncated["target"] += len(ids) > room
         return [*ids[:room], self.tokenizer.eop_token_id]
@@ -293,7 +293,9 @@ class ChatEncoder(Encoder):
         self.chat, self.plain = chat_format(tokenizer), plain
         self.cuts = {**self.chat.cuts, **({"source": "their beginning is lost"} if plain else {})}
         super().__init__(tokenizer, src_length, tgt_length, generation)
-        self.positions = BlockPositions(tokenizer.mask_token_ids) if self.chat.fills_blank else TextPositions()
+        self.positions = (
+            BlockPositions(tokenizer.mask_token_ids, ranked=True) if self.chat.fills_blank else TextPositions()
+        )
 
     def rows(self, example: Example) -> list[TrainingRow]:
         lengths = self.src_length, self.tgt_length
@@ -307,7 +309,7 @@ class ChatEncoder(Encoder):
     def text_prompt(self, text: str) -> list[int]:
         if not self.plain:
             return self.messages_prompt([{"role": "user", "content": text}])
-        ids = self.tokenizer.encode(text, split_special_tokens=True)
+        ids = self.tokenizer.text_ids(text, split_special_tokens=True)
         room = self.src_length - len(self.tokenizer.build_inputs([]))
         if room < 1:
             raise UsageError(f"src_length {self.src_length} has no room for a text beside the prompt's own tokens")
@@ -325,7 +327,7 @@ class ChatEncoder(Encoder):
     def reference(self, example: Example) -> str:
         answer = example.messages[-1]
         called = f"{answer['metadata']}\n" if answer.get("metadata") else ""
-        return self.decode(self.tokenizer.encode(called + answer["content"], split_special_tokens=True))
+        return self.decode(self.tokenizer.text_ids(called + answer["content"], split_special_tokens=True))
 
     def clean(self, text: str) -> str:
         return super().clean(text) if self.plain else self.chat.clean(text)
@@ -340,7 +342,7 @@ class ChatEncoder(Encoder):
         """
         turn_starts = [i + 1 for i, index in enumerate(ids) if index == self.tokenizer.added_tokens.get(ASSISTANT)]
         last = ids[max(turn_starts, default=0) :]
-        message = self.chat.answer(self.tokenizer.decode(last), tools)
+        message = self.chat.answer(self.tokenizer.text_of(last), tools)
         return message if "metadata" in message else {"role": "assistant", "content": self.answer(ids)}
 
 

@@ -232,19 +232,19 @@ def test_system_messages_stay_and_the_last_turn_must_fit(kind):
 def test_plain_prompts_have_the_models_frame_and_no_turns(kind):
     """A text that is too long loses its beginning: what follows is read off its end."""
     frame = ([], [GMASK, SOP]) if kind == "chatglm" else (START, [])
-    ids = tokenizer_of(kind).encode("你好桥a")
+    ids = tokenizer_of(kind).text_ids("你好桥a")
     encoder = encoder_of_tiny(kind, src_length=6, plain=True)
     assert encoder.text_prompt("你好桥a") == [*frame[0], *ids, *frame[1]]
     shorter = encoder_of_tiny(kind, src_length=3, plain=True)
     assert shorter.text_prompt("你好桥a") == [*frame[0], ids[-1], *frame[1]]
     assert shorter.truncation == ["1 source to src_length 3 (their beginning is lost)"]
-    spelt = tokenizer_of(kind).encode("<sop>", split_special_tokens=True)
+    spelt = tokenizer_of(kind).text_ids("<sop>", split_special_tokens=True)
     longer = encoder_of_tiny(kind, plain=True)
     assert longer.text_prompt("<sop>") == [*frame[0], *spelt, *frame[1]]
 
 
 def test_plain_texts_stay_as_they_were_written():
-    ids = tokenizer_of("chatglm").encode("好,桥!")
+    ids = tokenizer_of("chatglm").text_ids("好,桥!")
     assert encoder_of_tiny("chatglm").answer(ids) == "好，桥！"
     assert encoder_of_tiny("chatglm", plain=True).answer(ids) == "好,桥!"
 

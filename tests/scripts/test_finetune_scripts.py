@@ -267,7 +267,7 @@ def test_beams_find_other_texts(evaluated):
 
 def test_no_repeat_ngram_size_forbids_repeats(evaluated, tokenizer):
     def repeats(text: str) -> bool:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.text_ids(text)
         pairs = list(pairwise(ids))
         return len(set(pairs)) < len(pairs)
 
