@@ -194,6 +194,10 @@ class Tokenizer(ABC):
         variables = {**self.role_tokens, **variables}
         return template.render(messages, tools, add_generation_prompt, self._splitter.mark, **variables)
 
+    def marked(self, text: str) -> str:
+        """A user's text as `marked_chat` has it."""
+        return self._splitter.mark(text)
+
     @property
     def role_tokens(self) -> dict[str, str]:
         """Role -> token, `eos_token` for example: what a chat template may name."""

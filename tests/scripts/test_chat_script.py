@@ -331,7 +331,8 @@ def test_rows_that_a_model_has_no_place_for(tune, tmp_path):
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train = [*STEPS[:1], *STEPS[2:]]
     result = tune("chatglm", "messages", tmp_path / "out", *train, source=source)
-    line = "row 2 of 4: message 1 has the role 'system'; this model knows user, assistant"
+    line = "row 2 of 4: message 1 has the role 'system'; this model knows user, assistant: put its text into the user's"
+    line += " question"
     assert (result.code, result.error) == (1, f"error: train: {line} (or pass --skip_bad_rows)")
     result = tune("chatglm", "messages", tmp_path / "out", *train, "--skip_bad_rows", source=source)
     assert result.code == 0, result.err
