@@ -207,7 +207,8 @@ def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, count
     for turn in range(1, len(messages), 2):
         if not is_trained(messages[turn]):
             continue
-        counts[NO_PLACE_FOR_THOUGHTS] += "reasoning_content" in messages[turn]
+        if "reasoning_content" in messages[turn]:
+            counts[NO_PLACE_FOR_THOUGHTS] += 1
         if not messages[turn]["content"].strip():
             counts[EMPTY_ANSWERS] += 1
             continue

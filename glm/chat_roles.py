@@ -23,7 +23,7 @@ ROLE_TEMPLATE = (
     "[gMASK]<sop>{% for message in messages %}<|{{ message.role }}|>{{ message.metadata or '' }}\n{{ message.content }}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-_THOUGHT = re.compile(rf"\s*(?:{THINK})?(.*?){THINK_END}(.*)", re.DOTALL)
+_THOUGHT = re.compile(rf"(?:\s*{THINK})?(.*?){THINK_END}(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

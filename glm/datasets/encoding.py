@@ -222,7 +222,8 @@ class GLMEncoder(Encoder):
         self.positions = BlockPositions(tokenizer.mask_token_ids, not no_block_position)
 
     def rows(self, example: Example) -> list[TrainingRow]:
-        self.counts[NO_PLACE_FOR_THOUGHTS] += example.has_thoughts
+        if example.has_thoughts:
+            self.counts[NO_PLACE_FOR_THOUGHTS] += 1
         if not example.target.strip():
             self.counts[EMPTY_ANSWERS] += 1
             return []
