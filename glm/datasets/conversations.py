@@ -45,9 +45,9 @@ def read_history(name: str, value: Any) -> list[Message]:
     Raises:
         RowProblem: naming the turn that is wrong, counted from 1.
     """
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.strip() else []
         except ValueError as error:
             raise RowProblem(f"field '{name}' is not valid JSON ({error})") from error
     if not value:
