@@ -1,6 +1,8 @@
 """Columns beside question and answer: earlier turns, a system message, other names, and what nothing reads."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from tiny_chat import encoder_of_tiny
@@ -198,3 +200,12 @@ def test_a_text_ends_with_the_last_answer_that_is_trained(tmp_path):
     empty = [{"role": "user", "content": "丁"}, {"role": "assistant", "content": ""}]
     example = example_of(tmp_path, "messages", {"messages": [SYSTEM, *LAST, *more, *empty]})
     assert (example.source, example.target) == ("System: 你是导游\n Human: 谁建的？\n Assistant: ", "云明。")
+
+
+def test_the_rows_of_the_page_are_read(tmp_path):
+    """docs/data.md: each is read by the task it names, without a field that is not used; OpenAI's form is GLM-4's."""
+    page = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    found = re.findall(r"<!-- task: (\w+) -->\n```json\n(.*)\n```", page)
+    examples = [example_of(tmp_path, task, json.loads(row)) for task, row in found]
+    assert [task for task, _ in found] == ["messages", "messages", "messages", "alpaca", "adgen"]
+    assert examples[0] == examples[1]
