@@ -207,9 +207,14 @@ def _turn(tokenizer: Tokenizer, messages: list[Message], number: int, tools: Too
     kept = not thought.strip() or whole != bare
     if kept and written is not None and written.startswith(opening):
         return _Turn(start, opening, written[len(opening) :])
+    visible = bare[at:] if bare.startswith(start) else ""
     if opening.rstrip().endswith(THINK):
-        answer = _thinking(tokenizer, message, opening, bare[at:] if bare.startswith(start) else "")
+        answer = _thinking(tokenizer, message, opening, visible)
         return _Turn(start, opening, answer, "" if thought.strip() else NO_THOUGHTS)
+    if opening.rstrip().endswith(THINK_END) and visible.strip():
+        # The prompt shuts thoughts off; what follows is the answer alone.
+        answer = visible.removeprefix("\n") if opening.endswith("\n") else visible
+        return _Turn(start, opening, answer, NO_PLACE_FOR_THOUGHTS if thought.strip() else "")
     if not said.strip() and not message.get("metadata"):
         return _Turn(start, opening, "", NO_PLACE_FOR_THOUGHTS)
     if written is None or not written.startswith(opening):
@@ -266,16 +271,15 @@ def _place_tools(template, messages: list[Message], tools: Tools | None) -> tupl
 
     Given the other way, either template would leave them out without a word.
     """
-    inside = [message for message in messages if message.get("tools")]
-    if not inside and not tools:
+    given = list(tools or ())
+    found = [*given, *(tool for message in messages for tool in message.get("tools", ()) if tool not in given)]
+    if not found:
         return messages, tools
-    probe, some = [{"role": "user", "content": "?"}], tools or inside[0]["tools"]
-    as_variable = template.render(probe, some) != template.render(probe)
-    if as_variable and inside and not tools:
-        bare = [{key: value for key, value in message.items() if key != "tools"} for message in messages]
-        return bare, [tool for message in inside for tool in message["tools"]]
-    if as_variable or not tools:
-        return messages, tools
-    first = messages[0] if messages and messages[0]["role"] == "system" else None
-    system = {**(first or {"role": "system", "content": ""}), "tools": tools}
-    return [system, *messages[bool(first) :]], None
+    probe = [{"role": "user", "content": "?"}]
+    bare = [{key: value for key, value in message.items() if key != "tools"} for message in messages]
+    if template.render(probe, found) != template.render(probe):
+        return bare, found
+    if not given:
+        return messages, None
+    first = bare[0] if bare and bare[0]["role"] == "system" else None
+    return [{**(first or {"role": "system", "content": ""}), "tools": found}, *bare[bool(first) :]], None

@@ -265,6 +265,14 @@ def test_thoughts_that_a_template_drops_are_counted(tmp_path):
     assert counts == {NO_PLACE_FOR_THOUGHTS: 1}
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_prompt_that_shuts_thoughts_off(tmp_path, end):
+    tokenizer, counts = with_template(tmp_path, Z1.replace("END", f"\n\n</think>{end}")), Counter()
+    found = trained(tokenizer, user(), assistant(), user(), assistant("<think>嗯</think>好"), counts=counts)
+    assert found == [["\n<think>\n\n</think>\n好<|user|>"]] * 2
+    assert counts == {NO_PLACE_FOR_THOUGHTS: 1}
+
+
 def test_a_prompt_that_begins_what_no_answer_begins(tmp_path):
     """Neither a line end nor a thought: prediction would start where no row does."""
     tokenizer = with_template(tmp_path, Z1.replace("<think>END", "答"))

@@ -117,6 +117,14 @@ def test_parallel_calls_and_their_results_in_the_order_of_the_calls(load):
     assert [message["content"] for message in load(unnamed).messages[-3:]] == ["二", "一", "好"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_tools_beside_the_messages_and_inside_are_all_there(kind, load):
+    more = {"type": "function", "function": {"name": "more", "parameters": {}}}
+    encoder = encoder_of_tiny(kind, src_length=500)
+    inside = load([{**SYSTEM, "tools": [more, WEATHER]}, *OWN[1:]], tools=[WEATHER])
+    assert encoder.rows(inside) == encoder.rows(load(OWN, tools=[WEATHER, more]))
+
+
 def test_the_functions_of_openais_older_rows(load):
     function = WEATHER["function"]
     assert load(OWN, functions=[function]) == load(OWN, tools=[WEATHER])

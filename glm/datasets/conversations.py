@@ -19,7 +19,7 @@ def read_messages(name: str, value: Any) -> list[Message]:
     """
     if not isinstance(value, list):
         raise RowProblem(f"field '{name}' is {type_name(value)}, not a list of messages")
-    messages = _normal(value)
+    messages = _normal([turn for item in value for turn in _turns(item)])
     if not messages:
         raise RowProblem(f"field '{name}' is empty; a conversation has at least one message")
     if messages[-1]["role"] != "assistant":
@@ -57,6 +57,13 @@ def read_history(name: str, value: Any) -> list[Message]:
     if all(isinstance(turn, dict) for turn in value):
         return _normal(value)
     return [message for number, turn in enumerate(value, 1) for message in _pair(name, number, turn)]
+
+
+def _turns(item: Any) -> list[Any]:
+    """ms-swift's {"human": question, "assistant": answer} as two messages, anything else as it is."""
+    if not isinstance(item, dict) or not {"human", "assistant"} <= item.keys() or {"role", "from"} & item.keys():
+        return [item]
+    return [{"role": role, "content": item[role]} for role in ("human", "assistant")]
 
 
 def _pair(name: str, number: int, turn: Any) -> list[Message]:

@@ -54,6 +54,7 @@ class TaskFormat:
     Attributes:
         fields: of a row.
         source, target, messages, tools: row → what `Example` has under that name.
+        idle: row → names of fields that were read and that this row has no use for.
         needs_text: rows whose required texts are not all there are left out, as the reference does, and are no error.
     """
 
@@ -62,6 +63,7 @@ class TaskFormat:
     target: Callable[[Row], str]
     messages: Callable[[Row], list[Message]]
     tools: Callable[[Row], Tools] = lambda row: ()
+    idle: Callable[[Row], Sequence[str]] = lambda row: ()
     needs_text: bool = False
 
     def example(self, row: Row) -> Example:
@@ -189,6 +191,11 @@ def _chat_messages(row: Row) -> list[Message]:
     return [{"role": "system", "content": row["system"]}, *row["messages"]]
 
 
+def _second_system(row: Row) -> Sequence[str]:
+    first = row["messages"][0]
+    return ("system",) if row.get("system") and first["role"] == "system" and first["content"] != row["system"] else ()
+
+
 QUESTION_GENERATION = TaskFormat(
     fields=(Field(("context", "source")), Field(("answer", "title")), Field(("question", "target"))),
     source=_question_source,
@@ -236,7 +243,7 @@ ADVERTISEMENT = TaskFormat(
 )
 MESSAGES = TaskFormat(
     fields=(
-        Field(("messages", "conversations"), read=read_messages),
+        Field(("messages", "conversations"), read=read_messages, aliases=("conversation",)),
         Field(("tools", "functions"), required=False, read=read_tools, empty=()),
         Field(("system", "system_prompt"), required=False),
     ),
@@ -244,4 +251,5 @@ MESSAGES = TaskFormat(
     target=_chat_target,
     messages=_chat_messages,
     tools=lambda row: row.get("tools", ()),
+    idle=_second_system,
 )

@@ -170,7 +170,7 @@ def _load_files(files: list[Path], task: Task, skip_bad_rows: bool, bundled: boo
     notes: list[str] = []
     bad = 0
     for file in files:
-        unread = UnreadFields(task.format.fields)
+        unread = UnreadFields(task.format)
         more, left_out = read_rows(file, task.format.fields, skip_bad_rows, unread.see)
         rows += more
         bad += left_out
@@ -188,7 +188,7 @@ def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> Loade
         raise GLMError(f"data set {name} has no split 'train'; download its JSON file and pass --data_path FILE.")
     if parsed is None:
         return None
-    unread = UnreadFields(task.format.fields)
+    unread = UnreadFields(task.format)
     rows, bad = check_rows(parsed, task.format.fields, skip_bad_rows, unread.see)
     notes = [f"{name}: {line}" for line in [unread.line(len(rows))] if line]
     return _loaded(f"{name} on the Hugging Face Hub", rows, bad, task, notes)

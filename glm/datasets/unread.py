@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from glm.datasets.readers import Field
+from glm.datasets.prompts import TaskFormat
 from glm.messages import FIELDS
 
 _SHOWN = 12  # names in a line, at most
@@ -15,18 +15,18 @@ class UnreadFields:
     """Collects what rows have beside the fields of a task. Null and empty values say nothing, and do not count.
 
     Args:
-        fields: that are read.
+        task: whose fields are read.
     """
 
-    def __init__(self, fields: Sequence[Field]):
-        self._fields, self._rows = fields, 0
+    def __init__(self, task: TaskFormat):
+        self._task, self._rows = task, 0
         self._names: dict[str, None] = {}  # in the order in which they were met
 
     def see(self, row: Mapping[str, Any], checked: Mapping[str, Any]) -> None:
         """Looks at a row as it is in the file, and as its fields were read."""
-        read = {field.name_in(row) for field in self._fields}
+        read = {field.name_in(row) for field in self._task.fields}.difference(self._task.idle(checked))
         names = [name for name, value in row.items() if name not in read and not _says_nothing(value)]
-        for field in self._fields:
+        for field in self._task.fields:
             value = checked.get(field.key)
             if isinstance(value, list):
                 parts = (key for part in value if "role" in part for key in part if key not in FIELDS)

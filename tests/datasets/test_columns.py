@@ -187,6 +187,20 @@ def test_fields_of_messages_that_only_a_template_can_read(tmp_path):
     assert note.endswith(f": 1 of 1 rows have fields that are not used: {named}")
 
 
+def test_a_system_text_beside_another_one_is_named(tmp_path):
+    row = {"messages": [SYSTEM, *LAST], "system": "你是老师"}
+    loaded = load(tmp_path, "messages", row)
+    assert list(loaded.examples[0].messages) == [SYSTEM, *LAST]
+    assert loaded.notes[0].endswith(": 1 of 1 rows have fields that are not used: system")
+    assert load(tmp_path, "messages", {**row, "system": SYSTEM["content"]}).notes == ()
+
+
+def test_ms_swifts_pairs(tmp_path):
+    pairs = [{"human": question, "assistant": answer} for question, answer in PAIRS]
+    example = example_of(tmp_path, "messages", {"system": "你是导游", "conversation": pairs})
+    assert list(example.messages) == [SYSTEM, *TURNS]
+
+
 def test_a_conversation_of_marked_answers_is_a_bad_row(tmp_path):
     rows = [{"messages": LAST}, {"messages": [LAST[0], {**LAST[1], "weight": 0}]}]
     with pytest.raises(GLMError, match="line 2: every answer is marked as context, so there is nothing to train; mend"):
