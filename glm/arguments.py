@@ -49,6 +49,10 @@ class DataArguments:
             "(BelleGroup/school_math_0.25M). Without it the small sample bundled under data/ is used."
         },
     )
+    history_column: Optional[str] = field(
+        default=None,
+        metadata={"help": "Column of a row's earlier turns, [question, answer] pairs or messages; default: history."},
+    )
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave rows with errors out and count them."})
     src_length: int = field(
         default=608,

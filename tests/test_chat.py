@@ -334,10 +334,13 @@ def test_built_in_tools_have_names_too():
     ("messages", "message"),
     [
         ([], "the conversation is empty"),
-        (["你好"], "message 1 is not a {role, content} object: 你好"),
-        ([{"role": "user"}], "message 1 is not a {role, content} object"),
-        ([{"role": "user", "content": ["x"]}], "message 1: content is a list, and must be text"),
-        ([{"role": "tool", "content": "x"}], "message 1 has the role 'tool'; this model knows system, user,"),
+        (["你好"], "message 1: a message must be an object {…}, this is a text"),
+        ([{"role": "user"}], "message 1: field 'content' or 'value' is missing, the message has role"),
+        ([{"role": "user", "content": ["x"]}], "message 1: field 'content' is a list, not text"),
+        (
+            [{"role": "critic", "content": "x"}],
+            "message 1 has the role 'critic'; known roles: system, developer, user,",
+        ),
         ([USER, ANSWER], "the last message is the assistant's"),
     ],
 )

@@ -13,17 +13,20 @@ The layouts of conversations are in glm/chat.py.
 
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from glm.chat import ASSISTANT, CHAT_FORMATS, Message, Tools, chat_format
+from glm.chat import CHAT_FORMATS, chat_format
+from glm.chat_roles import ASSISTANT
 from glm.datasets.batches import Batch, BlockPositions, Positions, TextPositions, prompt_batch, training_batch
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 from glm.generation_file import NO_FILE, GenerationFile
-from glm.rows import TrainingRow
+from glm.messages import Message, Tools
+from glm.rows import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingRow
 from glm.tokenizers import GLMTokenizer
 from glm.tokenizers.stop_strings import StopStrings
 
@@ -38,6 +41,7 @@ class Encoder(ABC):
 
     Attributes:
         truncated: how many sources, targets or rows were cut so far.
+        counts: what else `rows` left out of examples so far, by its name in words (glm/rows.py).
         max_position: the largest position of the model, once `check_fits` knows it.
         open_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
@@ -58,12 +62,13 @@ class Encoder(ABC):
         self.tokenizer, self.src_length, self.tgt_length = tokenizer, src_length, tgt_length
         self.generation = generation
         self.truncated = dict.fromkeys(self.cuts, 0)
+        self.counts: Counter[str] = Counter()
         self.open_lengths: frozenset[str] = frozenset()
         self.max_position = sys.maxsize
 
     @abstractmethod
     def rows(self, example: Example) -> list[TrainingRow]:
-        """What is trained of an example."""
+        """What is trained of an example, [] where its answers are empty."""
 
     @abstractmethod
     def prompt(self, example: Example) -> list[int]:
@@ -217,6 +222,11 @@ class GLMEncoder(Encoder):
         self.positions = BlockPositions(tokenizer.mask_token_ids, not no_block_position)
 
     def rows(self, example: Example) -> list[TrainingRow]:
+        if example.has_thoughts:
+            self.counts[NO_PLACE_FOR_THOUGHTS] += 1
+        if not example.target.strip():
+            self.counts[EMPTY_ANSWERS] += 1
+            return []
         return [self.row(self.source(example.source), self.target(example.target))]
 
     def prompt(self, example: Example) -> list[int]:
@@ -299,12 +309,17 @@ class ChatEncoder(Encoder):
 
     def rows(self, example: Example) -> list[TrainingRow]:
         lengths = self.src_length, self.tgt_length
-        rows = self.chat.training_rows(self.tokenizer, example.messages, example.tools or None, *lengths)
+        rows = self.chat.training_rows(self.tokenizer, example.messages, example.tools or None, *lengths, self.counts)
         self.truncated["row"] += sum(row.cut for row in rows)
         return rows
 
     def prompt(self, example: Example) -> list[int]:
-        return self.messages_prompt(example.messages[:-1], example.tools or None)
+        ids, _, cut = self._evaluated(example)
+        self.truncated["source"] += cut
+        return ids
+
+    def _evaluated(self, example: Example) -> tuple[list[int], list[int], bool]:
+        return self.chat.evaluated(self.tokenizer, example.messages, example.tools or None, self.src_length)
 
     def text_prompt(self, text: str) -> list[int]:
         if not self.plain:
@@ -325,9 +340,7 @@ class ChatEncoder(Encoder):
         return self.chat.prompt_ids(self.tokenizer, messages, tools, self.src_length)
 
     def reference(self, example: Example) -> str:
-        answer = example.messages[-1]
-        called = f"{answer['metadata']}\n" if answer.get("metadata") else ""
-        return self.decode(self.tokenizer.text_ids(called + answer["content"], split_special_tokens=True))
+        return self.decode(self._evaluated(example)[1])
 
     def clean(self, text: str) -> str:
         return super().clean(text) if self.plain else self.chat.clean(text)

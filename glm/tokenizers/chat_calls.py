@@ -104,6 +104,10 @@ class ChatCalls:
         variables = {**self.role_tokens, **variables}
         return template.render(messages, tools, add_generation_prompt, self._splitter.mark, **variables)
 
+    def marked(self, text: str) -> str:
+        """A user's text as `marked_chat` has it."""
+        return self._splitter.mark(text)
+
     def _chosen(self, chat_template: str | None, tools: bool, default: str) -> ChatTemplate:
         if chat_template is None:
             return self.chat_template(tools, default)

@@ -1,5 +1,6 @@
 """Encoded rows for training, and the order in which a run sees them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ class EncodedDataset(paddle.io.Dataset):
         rows: those in which something is trained; others were cut too short by src_length and tgt_length.
         prompts: what the model reads to answer each example; [] if they were not asked for.
         left_out: why examples or rows were left out, in words; empty if none were.
+        counts: what else was left out of the examples, by its name in words (glm/rows.py).
 
     Args:
         skip_bad_rows: leave out examples that the model has no place for, such as those with a role it does not know.
@@ -39,25 +41,34 @@ class EncodedDataset(paddle.io.Dataset):
         self.prompts: list[list[int]] = []
         rows: list[TrainingRow] = []
         bad: list[str] = []
+        before, without_answer = Counter(encoder.counts), 0
         some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
         for number, example in enumerate(some, 1):
             try:
-                encoded = encoder.rows(example), encoder.prompt(example) if with_prompts else []
+                encoded = encoder.rows(example)
+                prompt = encoder.prompt(example) if with_prompts and encoded else []
             except GLMError as error:
                 bad.append(f"row {number} of {len(examples)}: {error}")
                 if skip_bad_rows and len(bad) < len(examples):
                     continue
                 raise type(error)(bad[0] + ("" if skip_bad_rows else " (or pass --skip_bad_rows)")) from None
-            rows += encoded[0]
-            self.prompts.append(encoded[1])
-            self.examples.append(example)
+            without_answer += not encoded
+            if encoded:
+                rows += encoded
+                self.prompts.append(prompt)
+                self.examples.append(example)
         self.rows = [row for row in rows if row.trained_tokens]
         lengths = f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length}"
+        if not rows:
+            why = f"{len(bad)} bad, {without_answer} whose answers are empty"
+            raise GLMError(f"nothing is left to train of {len(examples)} rows: {why}")
         if not self.rows:
             raise GLMError(f"{lengths} leave no trained token in any of {len(rows)} rows: choose longer ones")
         short = len(rows) - len(self.rows)
         self.left_out = [f"{len(bad)} bad, the first is {why}" for why in bad[:1]]
+        self.left_out += [f"{without_answer} whose answers are empty"] if without_answer else []
         self.left_out += [f"{short} in which {lengths} leave no trained token"] if short else []
+        self.counts = encoder.counts - before
 
     @property
     def mean_tokens(self) -> float:

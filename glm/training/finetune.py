@@ -131,10 +131,14 @@ def load_splits(data: DataArguments, training: GLMTrainingArguments) -> dict[str
 
 
 def _load_split(data: DataArguments, split: str) -> list[Example] | None:
-    loaded = load_examples(data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows)
+    loaded = load_examples(
+        data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows, data.history_column
+    )
     if loaded is None:
         return None
     note(f"{split}: {loaded.source_description}")
+    for line in loaded.notes:
+        note(f"{split}: {line}")
     return loaded.examples
 
 
@@ -226,6 +230,8 @@ def encode_splits(
             raise type(error)(f"{name}: {error}") from None
         for why in datasets[name].left_out:
             note(f"{name}: rows left out: {why}")
+        for what, count in datasets[name].counts.items():
+            note(f"{name}: {what}: {count}")
     return datasets
 
 
