@@ -1,4 +1,4 @@
-"""Rows from JSON Lines, JSON arrays and pretty-printed JSON, with errors that name file, line and field."""
+"""Rows from JSON Lines, JSON arrays, pretty-printed JSON and tables, with errors that name file, line and field."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glm.datasets.formats import is_table, nothing_in, read_unpacked, rows_in, table_rows
 from glm.errors import GLMError
+from glm.foreign_files import HEAD, decode_text, other_encoding
 
 Row = dict[str, Any]
 
-_BETWEEN_ROWS = re.compile(r"[\s,]*")
+# Joined files have a byte order mark each, and arrays may follow each other.
+_BETWEEN_ROWS = re.compile(r"[\s,\ufeff]*")
+_ARRAY = re.compile(r"\[\s*[{\]]")
 # Where reading goes on behind a row that is not JSON: the next line that starts an object.
-_NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{)")
+_NEXT_OBJECT = re.compile(r"\n[ \t\ufeff]*(?=\{)")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _TYPE_NAMES = {
     type(None): "null",
@@ -34,7 +38,7 @@ class RowProblem(ValueError):
 
 def type_name(value: Any) -> str:
     """A JSON value's type in words."""
-    return _TYPE_NAMES[type(value)]
+    return _TYPE_NAMES.get(type(value)) or f"a {type(value).__name__}"  # tables hold times and bytes as well
 
 
 def read_text(name: str, value: Any) -> str:
@@ -83,10 +87,11 @@ class Parsed:
 
 
 def read_rows(path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False) -> tuple[list[Row], int]:
-    """Rows of a file, or of all *.json and *.jsonl files of a folder in name order.
+    """Rows of a file, or of all data files of a folder in name order.
 
     Args:
-        path: one object a line, one array, or objects printed over several lines; UTF-8 with or without BOM.
+        path: one object a line, one array, or objects printed over several lines, UTF-8 with or without BOM, packed by
+            gzip, bzip2 or xz or not; or a .parquet or .arrow table.
         fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
 
@@ -105,37 +110,30 @@ def read_rows(path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: boo
 
 
 def data_files(path: Path) -> list[Path]:
-    """`path`, or the *.json and *.jsonl files of a folder in name order. Raises GLMError where there are none."""
+    """`path`, or the data files of a folder in name order. Raises GLMError where there are none."""
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise GLMError(f"{path} does not exist; pass a JSON or JSON Lines file or a folder of them.")
-    found = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl") and file.is_file())
+    found = rows_in(path)
     if not found:
-        folders = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
-        hint = f"pass one of its folders ({folders})" if folders else "pass the folder that holds the data"
-        raise GLMError(f"{path} holds no .json or .jsonl file; {hint}.")
+        raise nothing_in(path)
     return found
 
 
 def parse_file(path: Path, skip_bad_rows: bool = False) -> Iterator[Parsed]:
-    """The JSON values of a file, in order. Raises GLMError for a file that cannot be opened or holds other than UTF-8.
+    """The JSON values of a file, in order.
 
     With `skip_bad_rows`, rows with bytes that are not UTF-8 come out as problems instead.
+
+    Raises:
+        GLMError: a file that cannot be opened, of a format that is not read, or that holds other than UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise GLMError(f"{path} cannot be read ({error.strerror}); check the file's permissions.") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if not skip_bad_rows:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            byte = error.object[error.start]
-            raise GLMError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.") from error
-        text = content.decode("utf-8-sig", "surrogateescape")
-    return _parse_text(text, str(path))
+    if is_table(path):
+        yield from (Parsed(f"{path}, row {number}", row) for number, row in enumerate(table_rows(path), 1))
+        return
+    content = read_unpacked(path)
+    lenient = skip_bad_rows and not other_encoding(content[:HEAD])
+    text = content.decode("utf-8", "surrogateescape") if lenient else decode_text(content, str(path))
+    yield from _parse_text(text, str(path))
 
 
 def _parse_text(text: str, name: str) -> Iterator[Parsed]:
@@ -146,6 +144,10 @@ def _parse_text(text: str, name: str) -> Iterator[Parsed]:
     while (position := _BETWEEN_ROWS.match(text, position).end()) < len(text):
         if in_array and text[position] == "]":
             in_array = False
+            position += 1
+            continue
+        if not in_array and _ARRAY.match(text, position):
+            in_array = True
             position += 1
             continue
         place = f"{name}, line {lines.at(position)}"
