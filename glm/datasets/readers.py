@@ -133,10 +133,11 @@ def parse_file(path: Path, skip_bad_rows: bool = False) -> Iterator[Parsed]:
     content = read_unpacked(path)
     lenient = skip_bad_rows and not other_encoding(content[:HEAD])
     text = content.decode("utf-8", "surrogateescape") if lenient else decode_text(content, str(path))
-    yield from _parse_text(text, str(path))
+    yield from parse_text(text, str(path))
 
 
-def _parse_text(text: str, name: str) -> Iterator[Parsed]:
+def parse_text(text: str, name: str) -> Iterator[Parsed]:
+    """The JSON values of a text that is called `name`, in order."""
     position = _BETWEEN_ROWS.match(text).end()
     in_array = text.startswith("[", position)
     position += in_array
@@ -191,7 +192,7 @@ def check_rows(parsed: Iterable[Parsed], fields: Sequence[Field], skip_bad_rows:
     skipped = 0
     for item in parsed:
         try:
-            rows.append(_check_row(item, fields))
+            rows.append(check_row(item, fields))
         except RowProblem as problem:
             if not skip_bad_rows:
                 raise GLMError(f"{item.place}: {problem}; mend the row or pass --skip_bad_rows.") from problem
@@ -199,7 +200,8 @@ def check_rows(parsed: Iterable[Parsed], fields: Sequence[Field], skip_bad_rows:
     return rows, skipped
 
 
-def _check_row(item: Parsed, fields: Sequence[Field]) -> Row:
+def check_row(item: Parsed, fields: Sequence[Field]) -> Row:
+    """The row with the value of each field under its first name. Raises RowProblem for a bad one."""
     if item.problem:
         raise RowProblem(item.problem)
     if not isinstance(item.value, dict):
