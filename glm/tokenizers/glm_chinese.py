@@ -13,6 +13,7 @@ from typing import Any
 import sentencepiece
 
 from glm.errors import GLMError
+from glm.foreign_files import require_real
 from glm.tokenizers import files
 from glm.tokenizers.special_tokens import SpecialTokens, complete_added_tokens, read_added_tokens
 
@@ -80,6 +81,7 @@ class GLMChineseTokenizer:
         """
         directory = Path(directory)
         path = directory / cls.vocabulary_file
+        require_real(path)
         config = files.read_json(directory / files.CONFIG_FILE)
         try:
             return cls(
