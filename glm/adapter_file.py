@@ -17,6 +17,7 @@ from glm.checkpoint.names import table_of
 from glm.checkpoint.unpickle import load_pdparams
 from glm.config_file import ADAPTER_CONFIGS
 from glm.errors import GLMError
+from glm.foreign_files import require_real
 from glm.memory.weights import parameter_shapes
 from glm.plan import PLAN
 
@@ -134,6 +135,7 @@ def _split_fused(state: Adapter, config: Any) -> Adapter:
 
 
 def _read_peft(path: Path) -> Adapter:
+    require_real(path)
     try:
         arrays = load_file(path)
     except FileNotFoundError:
@@ -145,6 +147,7 @@ def _read_peft(path: Path) -> Adapter:
 
 
 def _read_json(path: Path) -> dict:
+    require_real(path)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

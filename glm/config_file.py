@@ -9,6 +9,7 @@ from typing import Any
 from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
 from glm.foreign_fields import is_known, refuse_change
+from glm.foreign_files import require_real
 from glm.generations import GENERATIONS, SIZES, Generation
 from glm.presets import PRESETS, is_directory
 
@@ -34,6 +35,7 @@ def read_config_file(directory: Path) -> dict[str, Any]:
     refuse_adapter(directory)
     if not path.is_file():
         raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
+    require_real(path)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

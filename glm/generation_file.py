@@ -12,6 +12,7 @@ from typing import Any
 from glm.checkpoint.atomic import atomic_write
 from glm.checkpoint.file_names import GENERATION_NAME
 from glm.errors import GLMError, UsageError
+from glm.foreign_files import require_real
 from glm.generation_config import GenerationConfig
 
 NAME = GENERATION_NAME
@@ -70,6 +71,7 @@ class GenerationFile:
         path = Path(directory) / NAME
         if not path.is_file():
             return cls()
+        require_real(path)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

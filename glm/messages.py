@@ -59,7 +59,7 @@ class MessageError(GLMError):
 
 def type_name(value: Any) -> str:
     """A JSON value's type in words."""
-    return _TYPE_NAMES.get(type(value), f"a {type(value).__name__}")
+    return _TYPE_NAMES.get(type(value)) or f"a {type(value).__name__}"  # tables hold times and bytes as well
 
 
 def normal_messages(items: Sequence[Any], roles: Collection[str] = ROLES) -> list[Message]:

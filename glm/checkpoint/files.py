@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 from glm.errors import GLMError
+from glm.foreign_files import require_real
 
 _TORCH_LAYOUT = {"pt": True, "np": False, "pd": False, "paddle": False}  # by a safetensors file's "format"
 DIGEST, DIGESTS = "digest", "digests"  # in the metadata of a part and of the index of all parts
@@ -117,6 +118,7 @@ class Safetensors(TensorFile):
 
 
 def _open_safetensors(path: Path):
+    require_real(path)
     try:
         return safe_open(path, framework="np")
     except SafetensorError as error:
@@ -176,6 +178,7 @@ def _require_fit(part: TensorFile, file_of: dict[str, str], digests: dict[str, s
 
 def _read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The file of every tensor, and the digests of the files if this project wrote the index."""
+    require_real(index)
     try:
         content = json.loads(index.read_text("utf-8"))
         file_of = content["weight_map"]

@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from glm.errors import GLMError
+from glm.foreign_files import HEAD, require_real, stand_in
 
 _NAME_TABLE = "StructuredToParameterName@@"
 _BIG_TENSORS = "UnpackBigParamInfor@@"  # Paddle's own spelling
@@ -201,15 +202,18 @@ def map_file(path: Path) -> memoryview:
     """Map a file for reading.
 
     Raises:
-        GLMError: when it is missing, unreadable or empty.
+        GLMError: when it is missing, unreadable or empty, or only stands in the place of another.
     """
     try:
         with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except ValueError as error:
         raise GLMError(f"{path} is empty: copy or download it again") from error
     except OSError as error:
         raise GLMError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
+    if what := stand_in(bytes(view[:HEAD])):
+        raise GLMError(f"{path} {what}")
+    return view
 
 
 def damaged(path: Path, error: Exception) -> GLMError:
@@ -249,6 +253,7 @@ def verify_pickle(path: str | Path) -> None:
         GLMError: naming the file and the forbidden name, or that the file is damaged.
     """
     path = Path(path)
+    require_real(path)
     try:
         with path.open("rb") as file:
             _Checker(file, path, TRAINING_NAMES).load()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
+from glm.datasets.formats import split_name
 from glm.datasets.readers import Parsed
+from glm.datasets.splits import Name, Split, choose_names
 from glm.errors import GLMError
 
 TIMEOUT_SECONDS = 10
@@ -13,12 +15,12 @@ _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form "organisation/data set" and not that of a JSON file's path."""
-    return _NAME.fullmatch(name) is not None and not name.endswith((".json", ".jsonl"))
+    """Whether `name` has the form "organisation/data set" and not that of a data file's path."""
+    return _NAME.fullmatch(name) is not None and not split_name(name)[1]
 
 
-def hub_rows(name: str, split_names: Sequence[str]) -> Iterator[Parsed] | None:
-    """Rows of the first split of `split_names` that data set `name` has, None where it has none of them.
+def hub_rows(name: str, split: Split) -> Iterator[Parsed] | None:
+    """Rows of the splits of data set `name` that are called as `split`, None where it has none.
 
     With HF_HUB_OFFLINE=1 only the local cache is read. Raises GLMError where the data set cannot be had.
     """
@@ -36,9 +38,9 @@ def hub_rows(name: str, split_names: Sequence[str]) -> Iterator[Parsed] | None:
             f"data set {name} is no path here and cannot be had from the Hugging Face Hub ({type(error).__name__}); "
             "download its JSON file and pass --data_path FILE."
         ) from error
-    found = next((split for split in split_names if split in splits), None)
-    return None if found is None else _numbered(name, splits[found])
+    found = [own for own in choose_names(splits, split) if Name.of(own).word]
+    return _numbered(name, (row for own in found for row in splits[own])) if found else None
 
 
-def _numbered(name: str, rows) -> Iterator[Parsed]:
+def _numbered(name: str, rows: Iterable) -> Iterator[Parsed]:
     return (Parsed(f"{name}, row {number}", row) for number, row in enumerate(rows, 1))

@@ -1,4 +1,4 @@
-"""Rows from JSON Lines, JSON arrays and pretty-printed JSON, with errors that name file, line and field."""
+"""Rows from JSON Lines, JSON arrays, pretty-printed JSON and tables, with errors that name file, line and field."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glm.datasets.formats import is_table, nothing_in, read_unpacked, rows_in, table_rows
 from glm.errors import GLMError
+from glm.foreign_files import HEAD, decode_text, other_encoding
 from glm.messages import type_name
 
 Row = dict[str, Any]
 See = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
-_BETWEEN_ROWS = re.compile(r"[\s,]*")
+# Joined files have a byte order mark each, and arrays may follow each other.
+_BETWEEN_ROWS = re.compile(r"[\s,\ufeff]*")
+_ARRAY = re.compile(r"\[\s*[{\]]")
 # Where reading goes on behind a row that is not JSON: the next line that starts an object.
-_NEXT_OBJECT = re.compile(r"\n[ \t]*(?=\{)")
+_NEXT_OBJECT = re.compile(r"\n[ \t\ufeff]*(?=\{)")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
@@ -81,10 +85,11 @@ class Parsed:
 def read_rows(
     path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False, see: See | None = None
 ) -> tuple[list[Row], int]:
-    """Rows of a file, or of all *.json and *.jsonl files of a folder in name order.
+    """Rows of a file, or of all data files of a folder in name order.
 
     Args:
-        path: one object a line, one array, or objects printed over several lines; UTF-8 with or without BOM.
+        path: one object a line, one array, or objects printed over several lines, UTF-8 with or without BOM, packed by
+            gzip, bzip2 or xz or not; or a .parquet or .arrow table.
         fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
         see: gets each good row, as it is in the file and as it was read.
@@ -104,40 +109,34 @@ def read_rows(
 
 
 def data_files(path: Path) -> list[Path]:
-    """`path`, or the *.json and *.jsonl files of a folder in name order. Raises GLMError where there are none."""
+    """`path`, or the data files of a folder in name order. Raises GLMError where there are none."""
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise GLMError(f"{path} does not exist; pass a JSON or JSON Lines file or a folder of them.")
-    found = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl") and file.is_file())
+    found = rows_in(path)
     if not found:
-        folders = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
-        hint = f"pass one of its folders ({folders})" if folders else "pass the folder that holds the data"
-        raise GLMError(f"{path} holds no .json or .jsonl file; {hint}.")
+        raise nothing_in(path)
     return found
 
 
 def parse_file(path: Path, skip_bad_rows: bool = False) -> Iterator[Parsed]:
-    """The JSON values of a file, in order. Raises GLMError for a file that cannot be opened or holds other than UTF-8.
+    """The JSON values of a file, in order.
 
     With `skip_bad_rows`, rows with bytes that are not UTF-8 come out as problems instead.
+
+    Raises:
+        GLMError: a file that cannot be opened, of a format that is not read, or that holds other than UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise GLMError(f"{path} cannot be read ({error.strerror}); check the file's permissions.") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if not skip_bad_rows:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            byte = error.object[error.start]
-            raise GLMError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.") from error
-        text = content.decode("utf-8-sig", "surrogateescape")
-    return _parse_text(text, str(path))
+    if is_table(path):
+        yield from (Parsed(f"{path}, row {number}", row) for number, row in enumerate(table_rows(path), 1))
+        return
+    content = read_unpacked(path)
+    lenient = skip_bad_rows and not other_encoding(content[:HEAD])
+    text = content.decode("utf-8", "surrogateescape") if lenient else decode_text(content, str(path))
+    yield from parse_text(text, str(path))
 
 
-def _parse_text(text: str, name: str) -> Iterator[Parsed]:
+def parse_text(text: str, name: str) -> Iterator[Parsed]:
+    """The JSON values of a text that is called `name`, in order."""
     position = _BETWEEN_ROWS.match(text).end()
     in_array = text.startswith("[", position)
     position += in_array
@@ -145,6 +144,10 @@ def _parse_text(text: str, name: str) -> Iterator[Parsed]:
     while (position := _BETWEEN_ROWS.match(text, position).end()) < len(text):
         if in_array and text[position] == "]":
             in_array = False
+            position += 1
+            continue
+        if not in_array and _ARRAY.match(text, position):
+            in_array = True
             position += 1
             continue
         place = f"{name}, line {lines.at(position)}"
@@ -190,7 +193,7 @@ def check_rows(
     skipped = 0
     for item in parsed:
         try:
-            rows.append(_check_row(item, fields))
+            rows.append(check_row(item, fields))
             if see is not None:
                 see(item.value, rows[-1])
         except RowProblem as problem:
@@ -200,7 +203,8 @@ def check_rows(
     return rows, skipped
 
 
-def _check_row(item: Parsed, fields: Sequence[Field]) -> Row:
+def check_row(item: Parsed, fields: Sequence[Field]) -> Row:
+    """The row with the value of each field under its first name. Raises RowProblem for a bad one."""
     if item.problem:
         raise RowProblem(item.problem)
     if not isinstance(item.value, dict):

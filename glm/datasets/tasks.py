@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from glm.datasets.hub import hub_rows, is_hub_name
 from glm.datasets.prompts import (
@@ -18,18 +17,12 @@ from glm.datasets.prompts import (
     Example,
     TaskFormat,
 )
-from glm.datasets.readers import Row, check_rows, data_files, read_rows
+from glm.datasets.readers import Row, check_rows, read_rows
+from glm.datasets.splits import Chosen, Split, choose_files
 from glm.datasets.unread import UnreadFields
 from glm.errors import GLMError
 
-Split = Literal["train", "dev", "test"]
 SAMPLES = Path(__file__).resolve().parents[2] / "data"
-# What a file or a Hub split is called, the best name first.
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "dev": ("dev", "validation", "valid", "test"),
-    "test": ("test",),
-}
 
 
 @dataclass(frozen=True)
@@ -96,8 +89,8 @@ def load_examples(
     Args:
         task_name: a key of TASKS.
         split: "train", "dev" or "test".
-        data_path: a file, a folder or a Hub name; without it the bundled sample is read. For "dev", a file train.*
-            stands for the dev.*, validation.*, valid.* or test.* beside it, and for "test", for the test.*.
+        data_path: a file, a folder or a Hub name; without it the bundled sample is read. Which file holds which split
+            `glm.datasets.splits` says.
         data_name: the collection the task belongs to ("bellegroup"), checked where the bundled sample is read.
         skip_bad_rows: leave bad rows out and count them.
         history_column: of the earlier turns, where it is not "history".
@@ -116,38 +109,13 @@ def load_examples(
     if data_path is None:
         if split == "test":
             return None  # the bundled samples have none
-        return _load_files([_sample_file(task_name, task, split, data_name)], task, skip_bad_rows, bundled=True)
+        sample = Chosen([_sample_file(task_name, task, split, data_name)])
+        return _load_files(sample, task, skip_bad_rows, bundled=True)
     path = Path(data_path)
     if not path.exists() and is_hub_name(data_path):
         return _load_hub(data_path, task, split, skip_bad_rows)
-    files = split_files(path, split)
-    return _load_files(files, task, skip_bad_rows) if files else None
-
-
-def split_files(path: Path, split: Split) -> list[Path]:
-    """The files that hold `split`, [] for a missing dev or test one. Raises GLMError where nothing is to train on."""
-    files = data_files(path)
-    if path.is_file():
-        if split == "train":
-            return files
-        beside = data_files(path.parent) if path.stem in SPLIT_NAMES["train"] else []
-        return _named(beside, split)
-    if split != "train" or _named(files, split):
-        return _named(files, split)
-    dev = [file for name in SPLIT_NAMES["dev"] for file in files if file.stem == name]
-    rest = [file for file in files if file not in dev]
-    if not rest:
-        names = ", ".join(file.name for file in dev)
-        raise GLMError(f"{path} holds nothing to train on, only {names}; name the training file train.json.")
-    return rest
-
-
-def _named(files: list[Path], split: Split) -> list[Path]:
-    """The files of the first name of the split that occurs."""
-    for name in SPLIT_NAMES[split]:
-        if found := [file for file in files if file.stem == name]:
-            return found
-    return []
+    chosen = choose_files(path, split)
+    return _load_files(chosen, task, skip_bad_rows) if chosen.files else None
 
 
 def _sample_file(task_name: str, task: Task, split: Split, data_name: str | None) -> Path:
@@ -165,25 +133,24 @@ def _sample_file(task_name: str, task: Task, split: Split, data_name: str | None
     return path
 
 
-def _load_files(files: list[Path], task: Task, skip_bad_rows: bool, bundled: bool = False) -> LoadedExamples:
+def _load_files(chosen: Chosen, task: Task, skip_bad_rows: bool, bundled: bool = False) -> LoadedExamples:
     rows: list[Row] = []
     notes: list[str] = []
     bad = 0
-    for file in files:
+    for file in chosen.files:
         unread = UnreadFields(task.format)
         more, left_out = read_rows(file, task.format.fields, skip_bad_rows, unread.see)
         rows += more
         bad += left_out
         notes += [f"{file}: {line}" for line in [unread.line(len(more))] if line]
-    where = ", ".join(map(str, files))
     if bundled:
         extra = f" of invented text); for real data get the JSON file from {task.home} and pass --data_path FILE"
-        return _loaded(f"the bundled sample {where}", rows, bad, task, notes, extra)
-    return _loaded(where, rows, bad, task, notes)
+        return _loaded(f"the bundled sample {chosen.where}", rows, bad, task, notes, extra)
+    return _loaded(chosen.where, rows, bad, task, notes, "; ".join((")", *chosen.notes)))
 
 
 def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> LoadedExamples | None:
-    parsed = hub_rows(name, SPLIT_NAMES[split])
+    parsed = hub_rows(name, split)
     if parsed is None and split == "train":
         raise GLMError(f"data set {name} has no split 'train'; download its JSON file and pass --data_path FILE.")
     if parsed is None:

@@ -14,6 +14,7 @@ from typing import Any
 from glm.checkpoint.stream import file_digest
 from glm.checkpoint.text_side import TEXT_SIDE
 from glm.errors import GLMError
+from glm.foreign_files import require_real
 
 FORMAT_VERSION = 3
 SMALL_FILE = 16 << 20  # bytes; read in milliseconds
@@ -104,6 +105,7 @@ def parse_manifest(path: Path) -> Manifest:
     Raises:
         GLMError: it is damaged, or of another version.
     """
+    require_real(path)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if (version := raw["format_version"]) != FORMAT_VERSION:
@@ -194,6 +196,7 @@ def _require_size(manifest: Path, name: str, expected: int) -> None:
     if not path.is_file():
         raise GLMError(f"{path} is missing, which {manifest.name} names: copy the whole export, or export again")
     if (size := path.stat().st_size) != expected:
+        require_real(path)
         raise GLMError(
             f"{path} has {size:,} bytes, {manifest.name} says {expected:,}: copy the whole export, or export again"
         )

@@ -14,11 +14,12 @@ from glm.errors import GLMError
 from glm.generation_config import GenerationConfig
 from glm.text.conversation import require_streaming
 from glm.text.generator import TextGenerator
+from glm.text.prompt_rows import Prompt, prompt_ids, prompt_text
 from glm.text.terminal import converse
 from glm.text.texts import Speed, generation_config, report_truncation, show_texts, write_texts
 
 
-def answer(generator: TextGenerator, texts: Sequence[str], arguments: argparse.Namespace) -> None:
+def answer(generator: TextGenerator, texts: Sequence[Prompt], arguments: argparse.Namespace) -> None:
     """What the arguments ask for: a conversation, or what follows the texts, at once or streamed.
 
     All processes of a launch generate; the first one prints and writes.
@@ -42,7 +43,7 @@ def answer(generator: TextGenerator, texts: Sequence[str], arguments: argparse.N
 
 
 def generate_texts(
-    texts: Sequence[str], generator: TextGenerator, config: GenerationConfig, batch_size: int
+    texts: Sequence[Prompt], generator: TextGenerator, config: GenerationConfig, batch_size: int
 ) -> tuple[list[str], Speed]:
     """Generates for all texts, at most `batch_size` at a time.
 
@@ -59,7 +60,7 @@ def generate_texts(
     return [results[place] for place in range(len(texts))], Speed(tokens, time.perf_counter() - start)
 
 
-def prompts_of(texts: Sequence[str], generator: TextGenerator) -> list[list[int]]:
+def prompts_of(texts: Sequence[Prompt], generator: TextGenerator) -> list[list[int]]:
     """The prompt of each text.
 
     Raises:
@@ -68,20 +69,21 @@ def prompts_of(texts: Sequence[str], generator: TextGenerator) -> list[list[int]
     prompts = []
     for number, text in enumerate(texts, 1):
         try:
-            prompts.append(generator.encoder.text_prompt(text))
+            prompts.append(prompt_ids(generator.encoder, text))
         except GLMError as error:
             raise type(error)(f"text {number} of {len(texts)}: {error}" if len(texts) > 1 else str(error)) from None
     return prompts
 
 
-def stream_texts(texts: Sequence[str], generator: TextGenerator, config: GenerationConfig, out: TextIO) -> list[str]:
+def stream_texts(texts: Sequence[Prompt], generator: TextGenerator, config: GenerationConfig, out: TextIO) -> list[str]:
     """Shows each text and what follows it while that is generated."""
     results = []
-    prompts_of(texts, generator)  # a text that does not fit is found before the first is shown
-    for text in texts:
-        print(text, end="\n  → ", file=out)
+    prompts = prompts_of(texts, generator)  # a text that does not fit is found before the first is shown
+    for text, ids in zip(texts, prompts, strict=True):
+        print(prompt_text(text), end="\n  → ", file=out)
         pieces = []
-        for piece in generator.stream(text, config):
+        tokens = generator.stream_tokens(ids, config)
+        for piece in generator.encoder.stream(tokens, generator.stop_strings):
             print(piece, end="", flush=True, file=out)
             pieces.append(piece)
         print(file=out)

@@ -10,12 +10,16 @@ from pathlib import Path
 
 from glm.checkpoint.atomic import atomic_write
 from glm.datasets.encoding import Encoder
+from glm.datasets.formats import JSON, TABLES, require_readable, split_name
+from glm.datasets.tasks import TASKS
 from glm.errors import GLMError, UsageError
+from glm.foreign_files import HEAD, decode_text, stand_in
 from glm.generation_config import GenerationConfig
 from glm.text.conversation import require_streaming
+from glm.text.prompt_rows import Prompt, encoded, file_prompts, prompt_text, text_prompts
 
 RESULT_NAME = "text_generation_result.txt"
-NAMED_AS_FILES = (".txt", ".json", ".jsonl")
+NAMED_AS_FILES = (".txt", *JSON, *TABLES)
 EXAMPLES = (
     "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。",
     "答案：9层，上下文：祥信塔很有名，高72米，共有9层。",
@@ -37,10 +41,15 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Where texts come from and go to."""
     group = parser.add_argument_group("texts")
     group.add_argument("texts", nargs="*", metavar="TEXT", help="source texts; - reads standard input, a text a line")
-    group.add_argument("--input_file", type=Path, help="a file with a text a line")
+    group.add_argument(
+        "--input_file", type=Path, help="a file with a text a line, or a JSON file of rows as in training"
+    )
+    group.add_argument(
+        "--task_name", choices=list(TASKS), help="how the rows of a JSON file become prompts; default: by their fields"
+    )
     group.add_argument("--output_file", type=Path, help="write the generated texts there as well, a text a line")
     group.add_argument(
-        "--predict_data", help="a text, or a file with a text a line; the results go to text_generation_result.txt"
+        "--predict_data", help="a text, or a file as --input_file takes; the results go to text_generation_result.txt"
     )
     group.add_argument(
         "--batch_size", "--predict_batch_size", type=int, default=2, help="texts that are generated together"
@@ -113,8 +122,8 @@ def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = N
     return encoder.generation_config(**flags) if encoder else GenerationConfig(**{"max_length": sys.maxsize} | flags)
 
 
-def read_texts(arguments: argparse.Namespace) -> list[str]:
-    """The texts that the command line names; two examples if it names none.
+def read_texts(arguments: argparse.Namespace) -> list[Prompt]:
+    """The prompts that the command line names; two examples if it names none.
 
     Raises:
         UsageError: an empty or unreadable source of texts, or a batch size below 1.
@@ -135,43 +144,66 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
         return list(EXAMPLES)
     texts = _given_texts(arguments)
     for number, text in enumerate(texts, 1):
-        if not _is_utf8(text):
+        if not _is_utf8(encoded(text)):
             raise UsageError(f"text {number} of {len(texts)} is not UTF-8: convert it first")
     return texts
 
 
-def _given_texts(arguments: argparse.Namespace) -> list[str]:
+def _given_texts(arguments: argparse.Namespace) -> list[Prompt]:
     if arguments.predict_data is not None:
-        return _text_or_lines(arguments.predict_data)
+        return _text_or_file(arguments.predict_data, arguments.task_name)
     if arguments.input_file is not None:
-        return _lines(_read(arguments.input_file), str(arguments.input_file))
-    return _lines(_read_stdin(), "standard input") if arguments.texts == ["-"] else arguments.texts
+        return _of_file(arguments.input_file, arguments.task_name)
+    if arguments.texts == ["-"]:
+        return _rows_or_lines(_read_stdin(), "standard input", arguments.task_name)
+    return arguments.texts
 
 
-def _text_or_lines(given: str) -> list[str]:
+def _of_file(path: Path, task_name: str | None) -> list[Prompt]:
+    """The rows of a file that is called as one of data, else its lines."""
+    _require_file(path)
+    if split_name(path.name)[1]:
+        require_readable(path)
+        prompts, notes = file_prompts(path, task_name)
+        print(*notes, sep="\n", file=sys.stderr)
+        return prompts
+    return _rows_or_lines(_read(path), str(path), task_name)
+
+
+def _rows_or_lines(content: str, where: str, task_name: str | None) -> list[Prompt]:
+    """A text a line, unless all of them are JSON objects."""
+    content = content.replace("\ufeff", "")  # of files that were joined
+    if found := text_prompts(content, where, task_name):
+        print(*found[1], sep="\n", file=sys.stderr)
+        return found[0]
+    return _lines(content, where)
+
+
+def _text_or_file(given: str, task_name: str | None) -> list[Prompt]:
     """A text, or those of a file. What looks like a file's name and is none was mistyped."""
     path = Path(given)
     if not given.strip():
         raise UsageError("predict_data is empty: give a text, or a file with a text a line")
-    if _exists(path) or (path.suffix in NAMED_AS_FILES and not any(map(str.isspace, given))):
-        return _lines(_read(path), given)
+    if _exists(path) or (path.suffix.lower() in NAMED_AS_FILES and not any(map(str.isspace, given))):
+        return _of_file(path, task_name)
     return [given]
 
 
-def show_texts(texts: Sequence[str], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
+def show_texts(texts: Sequence[Prompt], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
     """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
     write_texts(texts, results, arguments)  # first: who reads the screen may have left
     for text, result in zip(texts, results, strict=True):
-        print(f"{text}\n  → {result}")
+        print(f"{prompt_text(text)}\n  → {result}")
     print(speed, file=sys.stderr)
 
 
-def write_texts(texts: Sequence[str], results: Sequence[str], arguments: argparse.Namespace) -> None:
+def write_texts(texts: Sequence[Prompt], results: Sequence[str], arguments: argparse.Namespace) -> None:
     """Writes the results where they were asked for: a text a line, or for --predict_data a JSON object a line."""
     if arguments.output_file is not None:
         _write(arguments.output_file, (" ".join(result.splitlines()) for result in results))
     if arguments.predict_data is not None:
-        rows = ({"text": text, "text_generation_text": [result]} for text, result in zip(texts, results, strict=True))
+        pairs = zip(map(prompt_text, texts), results, strict=True)
+        rows = ({"text": text, "text_generation_text": [result]} for text, result in pairs)
         _write(Path(RESULT_NAME), (json.dumps(row, ensure_ascii=False) for row in rows))
         print(f"results written to {RESULT_NAME}", file=sys.stderr)
 
@@ -228,10 +260,15 @@ def _read_stdin() -> str:
 
 
 def _read(path: Path) -> str:
+    content = path.read_bytes()
+    if what := stand_in(content[:HEAD]):
+        raise GLMError(f"{path} {what}")
+    return decode_text(content, str(path))
+
+
+def _require_file(path: Path) -> None:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise GLMError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+        path.open("rb").close()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -243,4 +280,6 @@ def _lines(content: str, where: str) -> list[str]:
         raise UsageError(f"{where} holds no text")
     if blank := len(lines) - len(texts):
         print(f"{where}: {blank} blank line(s) left out", file=sys.stderr)
+    if objects := sum(line.startswith("{") and line.endswith("}") for line in texts):
+        print(f"{where}: {objects} line(s) that look like JSON are asked as they are, others are text", file=sys.stderr)
     return texts

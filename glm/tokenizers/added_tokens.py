@@ -12,6 +12,7 @@ from glm.tokenizers.files import CONFIG_FILE
 
 # A Unicode noncharacter: no text that is meant for reading holds it.
 MARK = "\ufdd0"
+_BLANKS = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Splitter:
         ordered = sorted(tokens, key=lambda token: -len(token.text))
         self._by_text = {token.text: token for token in ordered}
         special = [token.text for token in ordered if token.special]
-        self._pattern = _any_of(map(_pattern, ordered))
+        self._pattern = _any_of(re.escape(token.text) for token in ordered)
         self._special = _any_of(map(re.escape, special))
         self._marked = _any_of(re.escape(_marked(text)) for text in special)
 
@@ -85,10 +86,14 @@ class Splitter:
         """The parts of `text` in order, none of them empty; marks are gone."""
         start = 0
         for match in self._pattern.finditer(text):
-            if match.start() > start:
-                yield self.unmark(text[start : match.start()])
-            yield self._by_text[match[match.lastindex]]
-            start = match.end()
+            if match.start() < start:  # white space that an earlier token took along
+                continue
+            token, before = self._by_text[match[0]], text[start : match.start()]
+            before = before.rstrip() if token.lstrip else before
+            if before:
+                yield self.unmark(before)
+            yield token
+            start = _BLANKS.match(text, match.end()).end() if token.rstrip else match.end()
         if start < len(text):
             yield self.unmark(text[start:])
 
@@ -102,11 +107,6 @@ class Splitter:
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(patterns) or "(?!)")
-
-
-def _pattern(token: AddedToken) -> str:
-    before, after = (r"\s*" if strips else "" for strips in (token.lstrip, token.rstrip))
-    return f"{before}({re.escape(token.text)}){after}"
 
 
 def _marked(token: str) -> str:

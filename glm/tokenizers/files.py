@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
+from glm.foreign_files import require_real
 
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -18,6 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in `path`, {} where the file is missing. Raises GLMError where it is not a JSON object."""
     if not path.is_file():
         return {}
+    require_real(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:

@@ -10,12 +10,12 @@ import base64
 import binascii
 from pathlib import Path
 
-import tiktoken
 import tokenizers
 
 from glm.errors import GLMError
 from glm.tokenizers.added_tokens import AddedToken, check_added_tokens, read_added_tokens
 from glm.tokenizers.base import Tokenizer
+from glm.tokenizers.byte_pairs import BytePairs, no_panic
 from glm.tokenizers.files import CONFIG_FILE
 from glm.tokenizers.kept_files import KeptFiles
 
@@ -35,11 +35,6 @@ SPECIAL_TOKENS = (
     "<|end_of_image|>",
     "<|begin_of_video|>",
     "<|end_of_video|>",
-)
-# What a text is cut into before bytes are merged: contractions, words, up to three digits, punctuation, white space.
-PIECE_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -80,9 +75,7 @@ class GLM4Tokenizer(_GLM4):
             decoder = {str(token.id): _json(token) for token in added}
             self.config |= {"added_tokens_decoder": decoder, "additional_special_tokens": list(SPECIAL_TOKENS)}
         check_added_tokens(added, self.vocab_size)
-        self._encoding = tiktoken.Encoding(
-            self.kind, pat_str=PIECE_PATTERN, mergeable_ranks=self._ranks, special_tokens={}
-        )
+        self._encoding = BytePairs(self._ranks)
         self._finish(added)
 
     @property
@@ -90,7 +83,7 @@ class GLM4Tokenizer(_GLM4):
         return len(self._ranks)
 
     def _encode_text(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
+        return self._encoding.encode(text)
 
     def _decode_run(self, ids: list[int]) -> str:
         return self._encoding.decode_bytes(ids).decode("utf-8", "replace")
@@ -158,7 +151,8 @@ class GLM4JsonTokenizer(_GLM4):
         return self._library.get_vocab_size(with_added_tokens=False)
 
     def _encode_text(self, text: str) -> list[int]:
-        return self._library.encode(text, add_special_tokens=False).ids
+        with no_panic(text):
+            return self._library.encode(text, add_special_tokens=False).ids
 
     def _decode_run(self, ids: list[int]) -> str:
         return self._library.decode(ids, skip_special_tokens=False) if ids else ""

@@ -14,6 +14,7 @@ from typing import Any
 import sentencepiece
 
 from glm.errors import GLMError, UsageError
+from glm.foreign_files import require_real
 from glm.tokenizers import files
 from glm.tokenizers.batch_encoding import BatchEncoding, as_lists
 from glm.tokenizers.blank import generation_inputs
@@ -94,6 +95,7 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         """
         directory = tokenizer_directory(directory)
         path = directory / cls.vocabulary_file
+        require_real(path)
         config = files.read_json(directory / files.CONFIG_FILE)
         try:
             return cls(

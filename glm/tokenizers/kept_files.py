@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
+from glm.foreign_files import HEAD, require_real, stand_in
 from glm.tokenizers import files
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -42,6 +43,7 @@ class KeptFiles:
         config = files.read_json(directory / files.CONFIG_FILE)
         optional = [directory / name for name in (*NAMES, *_code_files(config))]
         optional += sorted((directory / TEMPLATE_FOLDER).glob("*.jinja"))
+        require_real(directory / vocabulary_file)
         paths = [directory / vocabulary_file, *(path for path in optional if path.is_file())]
         return cls({path.relative_to(directory).as_posix(): _read(path) for path in paths}, config)
 
@@ -98,6 +100,9 @@ def _code_files(config: dict[str, Any]) -> set[str]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise GLMError(f"{path} cannot be read ({error.strerror}); copy the file there.") from error
+    if what := stand_in(content[:HEAD]):
+        raise GLMError(f"{path} {what}")
+    return content

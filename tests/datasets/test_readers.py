@@ -17,6 +17,7 @@ ROWS = [
     {"context": 'a "quoted" {brace} [x], ', "answer": "", "question": "\\", "id": 1, "more": {"x": ["[", "{"]}},
     {"context": "三", "answer": "三", "question": "三", "id": 2},
 ]
+LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
 FIELDS = (Field(("context", "source")), Field(("answer", "title")), Field(("question", "target")))
 CHAT_FIELDS = (
     Field(("messages", "conversations"), read=read_messages),
@@ -53,6 +54,38 @@ def one_line(error) -> str:
 def test_layouts(tmp_path, layout, mark):
     path = write(tmp_path / "rows.json", mark + LAYOUTS[layout])
     assert read_rows(path, FIELDS) == (ROWS, 0)
+
+
+MARK = "\ufeff"
+PRETTY = json.dumps(ROWS[:2], indent=2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{MARK}{LINES[0]}\n{MARK}{LINES[1]}\r\n{MARK}{MARK}{LINES[2]}\n{MARK}",
+        f"{MARK}{json.dumps(ROWS[:1])}\n{MARK}{json.dumps(ROWS[1:])}",
+        f"{MARK}{PRETTY}\r\n{MARK}{LINES[2]}\r\n",
+        f"{LINES[0]}\n{MARK}\n[]\n{json.dumps(ROWS[1:])}",
+    ],
+    ids=["lines", "arrays", "array and lines", "lines and arrays"],
+)
+def test_files_that_were_joined(tmp_path, content):
+    """Each with its own byte order mark."""
+    assert read_rows(write(tmp_path / "rows.json", content), FIELDS) == (ROWS, 0)
+
+
+def test_a_mark_behind_a_bad_row(tmp_path):
+    path = write(tmp_path / "x.jsonl", f"{MARK}{GOOD[:30]}\n{MARK}{GOOD}")
+    assert read_rows(path, FIELDS, skip_bad_rows=True)[1] == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    path = write(tmp_path / "x.jsonl", GOOD.encode(encoding))
+    for skips in (False, True):
+        with pytest.raises(GLMError, match=rf"is {encoding[:6].upper()}, not UTF-8: save the file as UTF-8"):
+            read_rows(path, FIELDS, skip_bad_rows=skips)
 
 
 def test_other_names_of_a_field(tmp_path):
@@ -97,7 +130,7 @@ def test_folder_is_read_in_name_order(tmp_path):
         (json.dumps([{"context": "c"}] * 2, indent=1), "line 2: field 'answer' or 'title' is missing"),
         ("[" * 100_000, "line 1: not valid JSON ("),
         (f"{GOOD}\n".encode() + "上下文".encode("gbk"), "line 2: not UTF-8 (byte 0xc9); save the file as UTF-8"),
-        (GOOD.encode("utf-16"), "line 1: not UTF-8 (byte 0xff); save the file as UTF-8"),
+        (GOOD.encode("utf-16"), "is UTF-16, not UTF-8: save the file as UTF-8"),
         ("", "holds no rows"),
         (" \n\n", "holds no rows"),
         ("[]", "holds no rows"),

@@ -17,7 +17,8 @@ from shared_files import SHARED
 from glm.errors import GLMError
 from glm.tokenizers import GLM4JsonTokenizer, GLM4Tokenizer, GLMTokenizer, StreamDecoder
 from glm.tokenizers.added_tokens import AddedToken, Splitter
-from glm.tokenizers.glm4 import PIECE_PATTERN, SPECIAL_TOKENS
+from glm.tokenizers.byte_pairs import PIECE_PATTERN
+from glm.tokenizers.glm4 import SPECIAL_TOKENS
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 REAL = SHARED / "real"
