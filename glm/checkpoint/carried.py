@@ -13,7 +13,7 @@ _CARRIED = ("*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py", "LICE
 # What a training run leaves beside a model is not the model's.
 _LEFT = (
     *(CONFIG_NAME, "*.index.json", "requirements*.txt", "log*.txt"),
-    *("trainer_state.json", "random_layout.json", "*_results.json"),
+    *("trainer_state.json", "random_layout.json", "run_arguments.json", "*_results.json"),
 )
 _MODEL_CODE = ("modeling_*.py", "configuration_*.py", "quantization*.py")
 # Fields of config.json that mean the same in every generation, and that GLMConfig does not know.

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from glm.datasets import TASKS, load_examples
 from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
 from glm.device.probe import probe_collectives
-from glm.distributed.processes import advise, barrier, digest, require_agreement, require_shared
+from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
 from glm.errors import GLMError, UsageError
 from glm.loading import load_encoder
@@ -24,8 +25,17 @@ from glm.model import GLMForCausalLM
 from glm.progress import BarCallback, note, print_metrics, print_samples
 from glm.training.data import EncodedDataset
 from glm.training.evaluation import GenerationEvaluation
-from glm.training.metrics import METRICS
-from glm.training.run_directory import check_output_dir, check_same_kind, clear_directory, resume_point
+from glm.training.metrics import METRIC_NAMES, METRICS
+from glm.training.run_directory import (
+    check_output_dir,
+    check_same_adapter,
+    check_same_kind,
+    clear_directory,
+    model_changes,
+    resume_point,
+    saved_step,
+)
+from glm.training.run_record import changes_since, record_of
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
@@ -43,6 +53,7 @@ def finetune(
         GLMError: of any of the parts; nothing was overwritten then.
     """
     _check_task(training)
+    _check_best(data, training)
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
@@ -51,14 +62,18 @@ def finetune(
         (data.src_length, data.tgt_length),
         no_block_position=data.no_block_position,
     )
+    record = record_of(data, decode, options, training, splits)
+    changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
     model = load_model(options, training)
+    if resume:
+        changes += model_changes(resume, model.config)
     encoder.check_fits(model.config.vocab_size, model.config.max_position)
     _require_same_run(model, *splits.values())
     datasets = encode_splits(splits, encoder, data, training)
-    trainer = build_trainer(model, encoder, data, decode, options, training, datasets)
+    trainer = build_trainer(model, encoder, data, decode, options, training, datasets, record)
     _report_truncation(encoder)
     if training.do_train:
-        run_training(trainer, resume)
+        run_training(trainer, resume, changes)
         if options.lora and options.save_peft:
             peft = Path(training.output_dir) / "peft"
             trainer.model.save_pretrained(peft, peft=True, is_main_process=training.should_save)
@@ -81,6 +96,21 @@ def _check_task(training: GLMTrainingArguments) -> None:
         )
 
 
+def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
+    """Raises UsageError where the best model would be chosen by a figure that no evaluation gives."""
+    wanted, task = training.metric_for_best_model, TASKS.get(data.task_name)
+    if wanted is None or task is None:
+        return
+    known = ("loss",) if training.prediction_loss_only else ("loss", *METRIC_NAMES[task.metrics])
+    if wanted.removeprefix("eval_") not in known:
+        raise UsageError(
+            f"metric_for_best_model {wanted} is none of the figures of an evaluation on {data.task_name}: choose "
+            f"{', '.join(known[:-1])}{' or ' * (len(known) > 1)}{known[-1]}"
+        )
+    if training.do_train and str(training.evaluation_strategy.value) == "no":
+        note("metric_for_best_model acts where training evaluates: pass --evaluation_strategy steps and --eval_steps")
+
+
 def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:
     """Chooses this process's device; finds out what would fail only later, and in each process elsewhere."""
     paddle.set_device(training.device)
@@ -100,6 +130,8 @@ def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> st
     require_shared(Path(training.output_dir))
     resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
     check_same_kind(resume, lora=bool(options.lora or options.lora_path))
+    if options.lora and not options.lora_path:
+        check_same_adapter(resume, options.r, options.lora_alpha, options.lora_targets)
     return resume
 
 
@@ -112,6 +144,8 @@ def _after_an_interruption(output_dir: str, overwrite: bool) -> str:
 
 def _require_same_run(model, *splits: list[Example]) -> None:
     """Each process has read model and data from its own disk: they must be the same ones."""
+    if process_count() == 1:
+        return
     config = (f"{name} {json.dumps(value)}" for name, value in model.config.to_checkpoint_dict().items())
     rows = ["\n".join(map(repr, split)) for split in splits]
     count = " + ".join(str(len(split)) for split in splits)
@@ -182,7 +216,7 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     return model
 
 
-def build_trainer(model, encoder, data, decode, options, training, datasets) -> GLMTrainer:
+def build_trainer(model, encoder, data, decode, options, training, datasets, record=None) -> GLMTrainer:
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
         encoder,
@@ -202,6 +236,7 @@ def build_trainer(model, encoder, data, decode, options, training, datasets) -> 
         label_smoothing=smoothing,
         lr_decay_ratio=options.lr_decay_ratio,
         weight_format=options.weight_format,
+        record=record,
     )
     if not training.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -235,10 +270,16 @@ def encode_splits(
     return datasets
 
 
-def run_training(trainer: GLMTrainer, resume: str | None) -> None:
-    """Trains, saves the model and its metrics, and prints them."""
+def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str] = ()) -> None:
+    """Trains, saves the model and its metrics, and prints them.
+
+    Args:
+        resume: the checkpoint to go on from.
+        changes: what the run does otherwise since then, a line each.
+    """
     if resume:
-        note(f"resuming from {resume}")
+        for line in (f"resuming from {resume}", *changes):
+            note(line)
     elif trainer.args.overwrite_output_dir:
         if trainer.args.should_save:
             clear_directory(trainer.args.output_dir)
@@ -248,8 +289,7 @@ def run_training(trainer: GLMTrainer, resume: str | None) -> None:
     trainer.save_model()
     trainer.save_state()
     metrics = result.metrics
-    if not metrics:
-        note(f"{resume} is the last step of this run: nothing left to train")
+    if not metrics:  # the checkpoint was at the end already
         return
     rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
     metrics |= {"train_tokens_per_second": round(rate, 1)}

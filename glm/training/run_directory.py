@@ -7,14 +7,17 @@ from pathlib import Path
 
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
+from glm.checkpoint.file_names import CONFIG_NAME
 from glm.checkpoint.unpickle import verify_pickle
+from glm.config import GLMConfig
 from glm.errors import GLMError, UsageError
-from glm.lora import PADDLE_CONFIG
+from glm.lora import PADDLE_CONFIG, TARGETS
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
 STATE_NAME = "trainer_state.json"
 # What a run leaves that was killed before its first checkpoint: a fresh start may go over it.
 LEFT_BEFORE_A_CHECKPOINT = ("runs", HISTORY_NAME, EVALUATIONS_NAME, ".*.tmp-*")
+NOT_THE_MODELS = frozenset({"dtype", "torch_dtype", "tensor_parallel_degree"})  # fields that every writing sets anew
 PICKLED_STATE = ("scheduler*.pdparams", "scaler*.pdparams", "rng_state*.pth")
 
 
@@ -56,8 +59,51 @@ def check_same_kind(checkpoint: str | None, lora: bool) -> None:
         kinds = ("full fine-tuning", "LoRA")
         raise UsageError(
             f"{checkpoint} is of a run with {kinds[found]}, and this one is with {kinds[lora]}: choose another "
-            "output_dir, or pass --overwrite_output_dir"
+            f"output_dir, or pass --lora {found}, or --overwrite_output_dir"
         )
+
+
+def check_same_adapter(checkpoint: str | None, r: int, alpha: float | None, targets: str) -> None:
+    """Raises UsageError where the adapter of a checkpoint has another rank, scale or targets than the flags say."""
+    path = Path(checkpoint or "") / PADDLE_CONFIG
+    if not checkpoint or not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    modules = {module.removeprefix(".*") for module in saved["target_modules"]}
+    found = {
+        "r": (saved["r"], r),
+        "lora_alpha": (saved["lora_alpha"], 2 * r if alpha is None else alpha),
+        "lora_targets": ("attention" if modules <= set(TARGETS["attention"]) else "all", targets),
+    }
+    for name, (old, new) in found.items():
+        if old != new:
+            raise UsageError(
+                f"{checkpoint} is of a run with --{name} {old}, and this one has --{name} {new}: its adapter cannot go "
+                f"on as another one; pass --{name} {old}, or choose another output_dir"
+            )
+
+
+def model_changes(checkpoint: str, config: GLMConfig) -> list[str]:
+    """A line for each dropout that differs between the model of a checkpoint and the one that goes on from it.
+
+    Raises:
+        UsageError: any other difference between their config.json: it would be another model with the same weights.
+    """
+    if not (Path(checkpoint) / CONFIG_NAME).is_file():
+        return []
+    old, new = (
+        {name: value for name, value in each.to_checkpoint_dict().items() if name not in NOT_THE_MODELS}
+        for each in (GLMConfig.from_pretrained(checkpoint), config)
+    )
+    differs = {name: (old.get(name), new.get(name)) for name in old | new if old.get(name) != new.get(name)}
+    other = next((name for name in differs if "dropout" not in name), None)
+    if other:
+        was, now = differs[other]
+        raise UsageError(
+            f"{checkpoint} is of a model with {other} {was}, and model_name_or_path has {other} {now}: name the same "
+            "model, or choose another output_dir"
+        )
+    return [f"{name} {was} → {now} in the model's config.json" for name, (was, now) in differs.items()]
 
 
 def check_training_state(checkpoint: Path) -> None:
