@@ -8,6 +8,7 @@ from typing import Any
 from glm.datasets.encoding import encoder_of
 from glm.errors import UsageError
 from glm.generation_file import NO_FILE, GenerationFile
+from glm.loading import AdapterPaths
 from glm.text import pipelines
 from glm.text.generator import TextGenerator
 from glm.text.model_generator import ModelGenerator
@@ -53,7 +54,7 @@ def pipeline(
     model: Any = None,
     tokenizer: Any = None,
     *,
-    lora_path: str | Path | None = None,
+    lora_path: AdapterPaths = None,
     dtype: str | None = None,
     device: str | None = None,
     batch_size: int = 8,
@@ -67,7 +68,7 @@ def pipeline(
             "text_generation" as MindFormers': [{"text_generation_text": [prompt and answer, …]}].
         model: directory of a model, or a preset; or a loaded model, with its tokenizer.
         tokenizer: of a loaded model; or another directory or preset for the tokenizer of one that is named.
-        lora_path: directory of an adapter to merge in.
+        lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
         dtype, device: the model's own, and the best one present, if not given.
         plain: texts are continued as they are, without a chat template.
         options: defaults of the calls.
@@ -86,8 +87,7 @@ def pipeline(
     if model is None:
         raise UsageError("pipeline needs model=, the directory of a model or a preset")
     if isinstance(model, (str, Path)):
-        adapter = Path(lora_path) if lora_path else None
-        generator = Predictor.load(str(model), adapter, dtype=dtype, device=device, plain=plain)
+        generator = Predictor.load(str(model), lora_path, dtype=dtype, device=device, plain=plain)
         if tokenizer is not None:
             raise UsageError("tokenizer goes with a loaded model; a directory has its own")
     elif tokenizer is None:
