@@ -195,7 +195,7 @@ class CausalLMMixin:
         return StopTokens(ends, pad)
 
     def _check_room(self, inputs: Inputs, text: TextSide, config: GenerationConfig) -> None:
-        last_BP, most = inputs.position_ids[:, :, -1], self.config.max_position_embeddings
+        last_BP, most = inputs.position_ids[:, :, -1], self.config.max_position
         needed = max(
             int(inputs.position_ids.max()), int((last_BP + (config.max_length - 1) * text.positions.step).max())
         )

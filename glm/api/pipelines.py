@@ -107,6 +107,6 @@ def _generator(model: Any, tokenizer: Any, **options) -> TextGenerator:
         raise UsageError("TextGenerationPipeline needs the model's tokenizer: AutoTokenizer.from_pretrained gives it")
     directory = getattr(model, "source_directory", None)
     encoder = encoder_of(tokenizer, GenerationFile.read(directory) if directory else NO_FILE, **options)
-    encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+    encoder.check_fits(model.config.vocab_size, model.config.max_position)
     model.eval()
     return ModelGenerator(model, encoder)
