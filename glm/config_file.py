@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def unknown_fields(raw: Mapping[str, Any], generation: str) -> list[str]:
 def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
     raw = _without_aliases(raw, generation)
     own = {*generation.names, *generation.derived, *generation.ignored, *TOKENS}
-    for name in raw.keys() - own:
+    for name in sorted(raw.keys() - own):
         refuse_change(name, raw, generation.parts["hidden_act"], generation.fixed)
     raw |= {name: raw.get(other) for name, other in generation.null.items() if raw.get(name, ...) is None}
     stated = {name: value for name, value in raw.items() if value is not None}
@@ -95,7 +96,7 @@ def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
 
 def _size(name: str, value: Any) -> int:
     """A whole number, which other programs may have written as 32768.0."""
-    if type(value) not in (int, float) or value < 1 or value != int(value):
+    if type(value) not in (int, float) or not 1 <= value < inf or value != int(value):
         raise GLMError(f"{name} is {value!r}, and must be a whole number above 0")
     return int(value)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from glm.errors import GLMError
 
-_OFF = (0, False, "", [], {})
+_OFF = (None, 0, False, "", [], {})
 _ONE = (1,)
-# Name → the values with which a field changes nothing; () where there is none but null.
+_NULL = (None,)
+# Name → the values with which a field changes nothing.
 _CHANGING: Mapping[str, tuple] = {
     # other kinds of model
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"), (False,)),
-    "cross_attention_hidden_size": (),
+    "cross_attention_hidden_size": _NULL,
     "pruned_heads": _OFF,
     **dict.fromkeys(("text_config", "vision_config", "audio_config", "image_config", "video_config"), _OFF),
     **dict.fromkeys(("thinker_config", "speech_config", "encoder_config", "decoder_config"), _OFF),
@@ -27,14 +28,16 @@ _CHANGING: Mapping[str, tuple] = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "attention_grouping"), _OFF),
     **dict.fromkeys(("no_rope_layers", "no_rope_layer_interval", "use_attention_sinks", "attention_sinks"), _OFF),
     **dict.fromkeys(("qk_norm", "use_qk_norm", "qk_layernorm", "use_qk_layernorm", "alibi", "use_alibi"), _OFF),
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap"), _OFF),
-    **dict.fromkeys(("logit_softcapping", "attention_logit_cap", "query_pre_attn_scalar", "attention_multiplier"), ()),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "logit_softcapping"), _OFF),
+    **dict.fromkeys(("logits_soft_cap", "attention_logit_cap"), _OFF),
+    **dict.fromkeys(("query_pre_attn_scalar", "attention_multiplier"), _NULL),
     **dict.fromkeys(("scale_attn_by_inverse_layer_idx", "clip_qkv", "use_logn_attn", "use_dynamic_ntk"), _OFF),
     **dict.fromkeys(("unidirectional", "unidirectional_attention", "focused_attention", "norm_softmax"), _OFF),
     "attention_bias": (True,),  # where a generation's models may differ in it, it is one of their own fields
     "attn_output_gate": _OFF,
     # scales
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"), _ONE),
+    **dict.fromkeys(("scale_embedding", "scale_embeddings", "use_mup", "swiglu_limit"), _OFF),
     **dict.fromkeys(("scale_emb", "scale_depth", "lm_head_multiplier", "mlp_multipliers", "key_multiplier"), _ONE),
     # layers
     **dict.fromkeys(("mlp_bias", "attention_out_bias", "attention_output_bias", "o_proj_bias", "lm_head_bias"), _OFF),
@@ -46,8 +49,7 @@ _CHANGING: Mapping[str, tuple] = {
     "rotary_type": (*_OFF, "none"),
     "rope_ratio": _ONE,
     "rope_theta": (10000,),
-    "partial_rotary_factor": (),
-    "rotary_pct": (),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), (None, 0.5)),
     "rope_scaling": (*_OFF, 1),
     "rope_parameters": _OFF,
     # weights
@@ -213,7 +215,7 @@ def refuse_change(name: str, raw: Mapping[str, Any], hidden_act: str, fixed: Map
         _require(name, kinds, (["full_attention"], []), shown="full_attention")
     elif name in _CHANGING or (_EXPERTS.search(name) and name not in TRANSFORMERS_FIELDS):
         accepted = _CHANGING.get(name, (*_OFF, 1))
-        _require(name, value, accepted, shown=(accepted or _OFF)[0] or None)
+        _require(name, value, accepted, shown=accepted[0])
 
 
 def _require(name: str, value: Any, accepted: tuple, shown: Any = ...) -> None:

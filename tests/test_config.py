@@ -158,6 +158,7 @@ def test_fields_that_matter(base, changes, expected, tmp_path):
         (FIVE, {"hidden_size": "64"}, "hidden_size is '64', and must be a whole number above 0"),
         (FIVE, {"num_attention_heads": 0}, "num_attention_heads is 0, and must be a whole number"),
         (FIVE, {"num_key_value_heads": ...}, "no num_key_value_heads, which a Glm4ForCausalLM needs"),
+        (FIVE, {"vocab_size": float("nan")}, "vocab_size is nan, and must be a whole number above 0"),
         (FIVE, {"max_position_embeddings": 32768.5}, "max_position_embeddings is 32768.5, and must be a whole number"),
         (FIVE, {"is_encoder_decoder": True}, "is_encoder_decoder is true, and only False is supported"),
         (REMOTE, {"original_rope": False}, "original_rope is false, and only True is supported"),

@@ -112,6 +112,25 @@ def test_remote_code_becomes_what_transformers_saves(name, tmp_path):
     assert {"rope_ratio", "multi_query_group_num", "eos_token_id", "torch_dtype"} <= back.keys()
 
 
+def test_unknown_fields_go_along(tmp_path, caplog):
+    """Between the two forms of GLM-4-9B as well; one warning a reading of the file."""
+    remote = remote_directory("glm-g2-bias-rope1", tmp_path / "remote")
+    (remote / "config.json").write_text(json.dumps(config_json(remote) | {"made_by": "hand", "quiet": None}))
+    convert(remote, tmp_path / "hf", "hf")
+    assert caplog.text.count("nobody here knows it: made_by\n") == 1
+    convert(tmp_path / "hf", tmp_path / "back", "remote")
+    assert config_json(tmp_path / "hf")["made_by"] == config_json(tmp_path / "back")["made_by"] == "hand"
+
+
+def test_scaled_positions_have_no_remote_form(tmp_path):
+    source = hf_directory("glm-g2-bias-rope1", tmp_path / "source")
+    yarn = {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}
+    (source / "config.json").write_text(json.dumps(config_json(source) | yarn))
+    with pytest.raises(GLMError, match="rope_scaling is of type yarn, and models of generation glm4-remote have none"):
+        convert(source, tmp_path / "remote", "remote")
+    assert not (tmp_path / "remote").exists()
+
+
 def test_remote_code_to_paddle_and_back_keeps_everything(tmp_path):
     """The buffer too that the published files hold."""
     remote = remote_directory("glm-g4-bias-rope500", tmp_path / "remote")

@@ -60,6 +60,7 @@ def test_exports_write_the_same(run, models, predicted, tmp_path):
         assert result.code == 0, result.err
         manifest = next(path for path in tmp_path.glob("*.json") if "max_position" in path.read_text("utf-8", "ignore"))
         assert json.loads(manifest.read_text("utf-8"))["max_position"] == FACTOR * ORIGINAL
+        assert json.loads((tmp_path / "config.json").read_text("utf-8"))["rope_scaling"]["factor"] == FACTOR
         backend = {"paddle": "paddle", "onnx": "onnx_runtime"}[format]
         for more in ([], ["--stream"]):
             answer = run("infer_generation.py", "--model_path", tmp_path, "--backend", backend, *LENGTHS, *more, TEXT)
