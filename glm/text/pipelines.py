@@ -48,7 +48,9 @@ class TextGenerationPipeline:
         for start in range(0, len(ids), self.batch_size):
             batch = ids[start : start + self.batch_size]
             config = call_config(encoder, self.options | options, max(map(len, batch)))
-            results += [{"generated_text": encoder.answer(row)} for row in self.predictor.generate(batch, config)]
+            results += [
+                {"generated_text": self.predictor.answer(row)} for row in self.predictor.generate(batch, config)
+            ]
         return results
 
     def _ids(self, prompt: str | Sequence[Message]) -> list[int]:
