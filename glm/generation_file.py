@@ -143,8 +143,6 @@ class GenerationFile:
             raise GLMError(f"{path} is damaged: it holds a {type(raw).__name__}, not an object: copy it again")
         file = cls(raw, str(path))
         file._check()
-        for line in file.notes():
-            _warn(line)
         return file
 
     def _check(self) -> None:
@@ -218,18 +216,23 @@ class GenerationFile:
                 f"{self.place} sets {name} to {self.raw[name]!r:.80}, which is not supported: remove it from the file"
             )
 
-    def notes(self) -> list[str]:
-        """What there is to say of entries that are not obeyed, a line for each kind."""
+    def warn_of_unknown(self) -> None:
+        """Names what nobody here knows, and what is known and not obeyed, once a process."""
         known = {*_OPTIONS, *_ALWAYS, *_DRAWN, *_BEAMS, *_IGNORED, "num_return_sequences"}
         unknown = sorted(name for name, value in self.raw.items() if name not in known and value is not None)
-        lacking = self._unsupported(_ALWAYS, _DRAWN, _BEAMS)
-        several = ["num_return_sequences"] if self.raw.get("num_return_sequences") not in (None, 1) else []
-        said = {
-            "not supported, and refused where it would change a text": lacking,
-            "not known here, and not obeyed": unknown,
-            "one text is written for a prompt": several,
-        }
-        return [f"{self.place}: {', '.join(names)}: {what}" for what, names in said.items() if names]
+        if self.raw.get("num_return_sequences") not in (None, 1):
+            _warn(f"{self.place}: num_return_sequences: one text is written for a prompt")
+        if unknown:
+            _warn(f"{self.place}: not known here, and not obeyed: {', '.join(unknown)}")
+
+    def warn_of_unsupported(self) -> None:
+        """Names what generation may be refused for: who trains the model should know."""
+        if lacking := self._unsupported(_ALWAYS, _DRAWN, _BEAMS):
+            _warn(f"{self.place}: not supported, and refused where it would change a text: {', '.join(lacking)}")
+        try:
+            self.options  # noqa: B018
+        except GLMError as error:
+            _warn(str(error))
 
     def _unsupported(self, *kinds: Mapping[str, tuple]) -> list[str]:
         """Names of options that are set to something that acts."""

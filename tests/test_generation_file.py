@@ -310,15 +310,21 @@ def test_top_k_where_nobody_says_one(tmp_path, tokenizer, kind):
     assert top_k({"do_sample": True, "top_k": None}, top_k=7) == 7
 
 
-def test_a_flag_that_is_not_obeyed_is_said_once(tmp_path, caplog):
-    content = {"early_stopping": True, "a_field_of_tomorrow": 3, "num_return_sequences": 2, "max_length": 9}
-    GenerationFile.read(written(tmp_path, content))
-    GenerationFile.read(tmp_path)
+def test_what_is_not_obeyed_is_said_once(tmp_path, caplog):
+    content = {"early_stopping": True, "top_k": "x", "do_sample": True, "max_length": 9}
+    content |= {"a_field_of_tomorrow": 3, "num_return_sequences": 2}
     place = tmp_path / NAME
+    for _ in range(2):
+        file = GenerationFile.read(written(tmp_path, content))
+        file.warn_of_unsupported()
+    for _ in range(2):
+        file = GenerationFile.read(written(tmp_path, content | {"top_k": 3}))
+        encoder_of(tokenizer_of("glm4"), file).generation_config()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{place}: early_stopping: not supported, and refused where it would change a text",
-        f"{place}: a_field_of_tomorrow: not known here, and not obeyed",
+        f"{place}: not supported, and refused where it would change a text: early_stopping",
+        f"{place}: top_k is 'x', which is no whole number; mend it, or remove the entry",
         f"{place}: num_return_sequences: one text is written for a prompt",
+        f"{place}: not known here, and not obeyed: a_field_of_tomorrow",
     ]
 
 

@@ -134,6 +134,7 @@ class Encoder(ABC):
             chosen.setdefault("top_k", self.drawn_from)
         config = GenerationConfig(**chosen)
         self.generation.refuse_unsupported(config)
+        self.generation.warn_of_unknown()
         return config
 
     @property
