@@ -67,6 +67,7 @@ def finetune(
     )
     record = record_of(data, decode, options, training, splits)
     changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
+    encoder.generation.warn_of_unsupported()
     model = load_model(options, training)
     if resume:
         changes += model_changes(resume, model.config)
