@@ -252,7 +252,7 @@ def _prompt(inputs: Inputs, text: TextSide, pad_token_id: int) -> Prompt:
     rows = [np.flatnonzero(seen) for seen in inputs.attention_mask]
     if not all(len(row) for row in rows):
         raise UsageError("a prompt has no token that the attention_mask shows")
-    width = max(map(len, rows))
+    width = max(2, *map(len, rows))  # what is read before the first step must not be empty
 
     def left(values: np.ndarray, row: np.ndarray, fill: int) -> np.ndarray:
         kept = values[..., row]
