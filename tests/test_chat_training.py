@@ -213,6 +213,17 @@ def test_a_row_begins_as_the_prompt_that_begins_thoughts(tmp_path, end):
     assert encoder.counts == {}
 
 
+def test_the_tokens_of_a_prompt_do_not_run_over_into_the_answer(tmp_path):
+    """Together, the prompt's last sign and the answer's first would be one token: prediction never has it there."""
+    turn = "[gMASK]<sop>{% for message in messages %}<|{{ message.role }}|>：{{ message.content }}{% endfor %}"
+    tokenizer = with_template(tmp_path, turn + "{% if add_generation_prompt %}<|assistant|>：{% endif %}")
+    assert len(tokenizer.encode("：大")) == 1
+    prompt = chat_format(tokenizer).prompt_ids(tokenizer, [user()])
+    (row,) = chat_format(tokenizer).training_rows(tokenizer, [user(), assistant("大")])
+    assert row.ids[: len(prompt)] == prompt
+    assert runs(tokenizer, row) == ["：大<|user|>"]
+
+
 def test_an_answer_without_thoughts_is_trained_with_empty_ones(tmp_path):
     tokenizer, counts = with_template(tmp_path, Z1.replace("END", "")), Counter()
     found = trained(tokenizer, user(), assistant("四。"), user(), CALL, counts=counts)
