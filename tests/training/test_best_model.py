@@ -1,4 +1,4 @@
-"""The figure that the best model is chosen by, the model that is loaded for it, and the figures of the training loss."""
+"""The figure that the best model is chosen by, the model that is loaded for it, and the logged training loss."""
 
 import json
 import re

@@ -253,6 +253,18 @@ def test_dropout_draws_by_a_new_seed(data, tmp_path, capsys):
     assert len(orders[7]) == 4 and all(a != b and abs(a / b - 1) < 0.1 for a, b in zip(*orders.values(), strict=True))
 
 
+def test_the_directory_of_a_run_is_no_checkpoint_of_it(model, data, full, tmp_path):
+    with pytest.raises(UsageError, match=f"{full} is the directory of a whole run: name {full}/checkpoint-6$"):
+        train(model, data, tmp_path / "out", **FLAGS, resume_from_checkpoint=full)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["ignore_load_lr_and_optim", "ignore_save_lr_and_optim"])
+def test_a_run_without_its_optimizer_is_refused(model, data, stopped, name):
+    with pytest.raises(UsageError, match=f"{name} is not supported: .*give it as --model_name_or_path"):
+        train(model, data, stopped, **FLAGS | {name: True})
+
+
 # batches and rows
 
 
