@@ -78,7 +78,7 @@ def record_of(
         flags |= {
             field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in _SECRET
         }
-    rows = {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items()}
+    rows = {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items() if split}
     known = {name: value for name, value in flags.items() if name not in _SECRET}
     return RunRecord(json.loads(json.dumps(known, default=_plain)), rows, _base(options, training.seed))
 
