@@ -279,6 +279,12 @@ def refuse_unsupported(args: TrainingArguments) -> None:
         raise UsageError("sharding_parallel_config split_param is not supported: a run with it cannot be resumed")
     if "stage3" in str(args.sharding):
         raise UsageError("sharding stage3 is not supported: use stage1 or stage2, and --tensor_parallel_degree")
+    for name in ("ignore_load_lr_and_optim", "ignore_save_lr_and_optim"):
+        if getattr(args, name):
+            raise UsageError(
+                f"{name} is not supported: a run goes on with its optimizer's state; to begin anew from a checkpoint, "
+                "give it as --model_name_or_path with another --output_dir"
+            )
     best = args.metric_for_best_model
     if args.prediction_loss_only and best not in (None, "loss", "eval_loss"):
         raise UsageError(f"metric_for_best_model is {best}, and prediction_loss_only is True: leave one of them out")

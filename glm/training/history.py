@@ -47,7 +47,7 @@ class LossHistory:
     def mean_loss(self, after: int = 0) -> float:
         """Of all steps behind one, those before a resumption too."""
         losses = [float(row["loss"]) for row in self.rows if row["step"] > after]
-        return sum(losses) / len(losses)
+        return sum(losses) / max(1, len(losses))
 
     def steps_after(self, step: int) -> int:
         return sum(row["step"] > step for row in self.rows)

@@ -35,6 +35,9 @@ def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | 
         if not (Path(wanted) / STATE_NAME).is_file():
             hint = f"leave the flag out to go on from the newest one of output_dir {output_dir}"
             raise UsageError(f"resume_from_checkpoint {wanted} is no checkpoint: it holds no {STATE_NAME}; {hint}")
+        newest = None if any(Path(wanted).glob("optimizer*.pdopt")) else get_last_checkpoint(wanted)
+        if newest:
+            raise UsageError(f"resume_from_checkpoint {wanted} is the directory of a whole run: name {newest}")
         return wanted
     check_output_dir(output_dir)
     directory = Path(output_dir)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,13 @@ def record_of(
         flags |= {
             field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in _SECRET
         }
-    rows = {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items()}
+    rows = {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items() if split}
     known = {name: value for name, value in flags.items() if name not in _SECRET}
-    return RunRecord(json.loads(json.dumps(known, default=str)), rows, _base(options, training.seed))
+    return RunRecord(json.loads(json.dumps(known, default=_plain)), rows, _base(options, training.seed))
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value)
 
 
 def write_record(directory: Path, record: RunRecord, sampler: EpochSampler, step: int) -> None:

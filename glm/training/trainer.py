@@ -23,7 +23,7 @@ from glm.training.evaluation import GenerationEvaluation, Replica
 from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
-from glm.training.run_record import RunRecord, read_record
+from glm.training.run_record import RunRecord, read_record, write_record
 
 
 class GLMTrainer(Trainer):
@@ -53,7 +53,7 @@ class GLMTrainer(Trainer):
         self.lr_decay_ratio, self.weight_format, self.record = lr_decay_ratio, weight_format, record
         self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
         self._rng_to_restore: str | None = None
-        self._resumed_step, self._logged_step, self._draws_anew = 0, 0, False
+        self._resumed_step, self._logged_step, self._draws_anew, self._best_is_settled = 0, 0, False, False
         self._found: tuple[RunRecord, Place, int] | None = None  # in the checkpoint that the run goes on from
         self._rows_trained = 0  # by this process's run, on all replicas together
         self.predictions: list[tuple[str, str]] = []
@@ -214,14 +214,15 @@ class GLMTrainer(Trainer):
 
         A directory that was moved with its checkpoints has the best one still.
         """
-        found, self._found = self._found, None
-        if found is None or not self.state.best_model_checkpoint:
+        if not self._resumed_step or self._best_is_settled or not self.state.best_model_checkpoint:
             return
+        self._best_is_settled = True
         best = Path(self.state.best_model_checkpoint)
-        moved = Path(self.args.output_dir) / best.name
-        best = best if best.is_dir() else moved
+        own = Path(self.args.output_dir) / best.name
+        best = own if own.is_dir() else best
         self.state.best_model_checkpoint = str(best)
-        if found[0].judged_by != self.record.judged_by or not best.is_dir():
+        another_figure = self._found and self.record and self._found[0].judged_by != self.record.judged_by
+        if another_figure or not best.is_dir():
             self.state.best_metric = self.state.best_model_checkpoint = None
 
     # saving
@@ -250,7 +251,14 @@ class GLMTrainer(Trainer):
                 if self.args.should_save:
                     self.state.save_to_json(str(staging / STATE_NAME))
         if self.args.should_save:
-            self._rotate_checkpoints(use_mtime=False, output_dir=run_directory)
+            self._rotate_checkpoints(output_dir=run_directory)
+
+    def _rotate_checkpoints(self, use_mtime=False, output_dir=None) -> None:
+        """PaddleNLP's, which looks for the best checkpoint among those of this directory."""
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = best if best and Path(best).parent == Path(output_dir) else None
+        super()._rotate_checkpoints(use_mtime, output_dir)
+        self.state.best_model_checkpoint = best
 
     def _save_optimizer_and_scheduler(self, directory: Path) -> None:
         """Each rank's optimizer state under the weights' names (optimizer_state.py); replicas hold the same."""
@@ -261,6 +269,8 @@ class GLMTrainer(Trainer):
             save_optimizer(directory / name, self.optimizer, self._weight_names(), degrees)
         if args.should_save:
             random_state.save_layout(directory, args)
+            if self.record:
+                write_record(directory, self.record, self._sampler, self.state.global_step)
             paddle.save(self.lr_scheduler.state_dict(), str(directory / "scheduler.pdparams"))
             if self.do_grad_scaling:
                 paddle.save(self.scaler.state_dict(), str(directory / "scaler.pdparams"))

@@ -26,6 +26,7 @@ from glm.checkpoint import load_pdparams, load_state, outgoing, save_shard, save
 from glm.config import GLMConfig
 from glm.errors import GLMError
 from glm.training.random_state import LAYOUT_NAME
+from glm.training.run_record import RECORD_NAME
 
 ALL = [*FIXTURES, "glm"]
 
@@ -210,7 +211,14 @@ def test_a_checkpoint_of_a_training_run_leaves_its_traces_behind(tmp_path):
     """The files that test_seed_commands.py and test_resume.py find in a checkpoint-N."""
     source = remote_directory("glm-g4-bias-rope500", tmp_path / "checkpoint-2")
     state = ("optimizer.pdopt", "rng_state.pth", "scheduler.pdparams", "trainer_state.json", "training_args.bin")
-    for name in (*state, LAYOUT_NAME, "tokenizer.model", "tokenizer_config.json", "generation_config.json"):
+    for name in (
+        *state,
+        LAYOUT_NAME,
+        RECORD_NAME,
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "generation_config.json",
+    ):
         (source / name).write_bytes(b"{}")
     convert(source, tmp_path / "hf", "hf")
     assert contents(tmp_path / "hf").keys() == {
