@@ -1,6 +1,7 @@
 """What weight files are called, which of them is read, and which belong together."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 CONFIG_NAME = "config.json"
@@ -26,6 +27,7 @@ _PARTS = {
     "pdparams": [SHARD_PATTERN, re.compile(r"model_state-\d{5}-of-\d{5}\.pdparams")],
 }
 _TORCH_PART = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
+NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
 def part_names(weight_format: str, parts: int) -> list[str]:
@@ -40,6 +42,24 @@ def is_weights(name: str) -> bool:
     """Whether a file of this name belongs to a model's weights, in any format, indexes included."""
     patterns = [*_PARTS["safetensors"], *_PARTS["pdparams"], _TORCH_PART]
     return name in WEIGHT_FILES or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def parts_there(names: Iterable[str]) -> tuple[str, list[str], list[str]] | None:
+    """What is there of a model in parts.
+
+    Returns:
+        What the index would be called, the parts that are there in order, and those that are missing; None where no
+        part is there. Of several models the first in the order of `WEIGHT_FILES`.
+    """
+    there = sorted(name for name in names if NUMBERED.fullmatch(name) and is_weights(name))
+    for index in (name for name in WEIGHT_FILES if name.endswith(".index.json")):
+        stem, _, suffix = index.removesuffix(".index.json").rpartition(".")
+        own = [name for name in there if name.startswith(f"{stem}-") and name.endswith(f".{suffix}")]
+        if own:
+            count = max(int(NUMBERED.fullmatch(name)[3]) for name in own)
+            wanted = [f"{stem}-{part + 1:05d}-of-{count:05d}.{suffix}" for part in range(count)]
+            return index, own, [name for name in wanted if name not in own]
+    return None
 
 
 def weight_names(directory: Path) -> list[str]:

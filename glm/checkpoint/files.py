@@ -3,7 +3,7 @@
 import json
 import mmap
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks it for)
@@ -127,21 +127,17 @@ def _open_safetensors(path: Path):
         raise GLMError(f"{path} cannot be read ({error}): check the path and its permissions") from error
 
 
-class Indexed(TensorFile):
-    """Several files joined by a Hugging Face style index; all are opened, so that a damaged one is found at once."""
+class Joined(TensorFile):
+    """Several files, each with tensors of its own.
 
-    def __init__(self, index: Path):
-        file_of, digests = _read_index(index)
-        names = dict.fromkeys(file_of.values())
-        missing = sorted(name for name in names if not (index.parent / name).is_file())
-        if missing:
-            raise GLMError(f"{index.parent} lacks {', '.join(missing[:5])}, which {index.name} names: download it")
-        parts = {name: open_file(index.parent / name) for name in names}
-        self._touched: dict[Path, TensorFile] = {}
-        self._part_of = {name: parts[file_name] for name, file_name in file_of.items()}
-        for part in parts.values():
-            _require_fit(part, file_of, digests, index)
-        super().__init__(index, file_of, next(iter(parts.values())).torch_layout)
+    Args:
+        path: for messages.
+        part_of: stored name → the file that holds it.
+    """
+
+    def __init__(self, path: Path, part_of: dict[str, TensorFile]):
+        self._part_of, self._touched = part_of, {}
+        super().__init__(path, part_of, next(iter(part_of.values())).torch_layout)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._part_of[name].shape(name)
@@ -155,6 +151,45 @@ class Indexed(TensorFile):
         for part in self._touched.values():
             part.release()
         self._touched.clear()
+
+
+class Indexed(Joined):
+    """Several files joined by a Hugging Face style index; all are opened, so that a damaged one is found at once."""
+
+    def __init__(self, index: Path):
+        file_of, digests = _read_index(index)
+        names = dict.fromkeys(file_of.values())
+        missing = sorted(name for name in names if not (index.parent / name).is_file())
+        if missing:
+            raise GLMError(f"{index.parent} lacks {', '.join(missing[:5])}, which {index.name} names: download it")
+        parts = {name: open_file(index.parent / name) for name in names}
+        for part in parts.values():
+            _require_fit(part, file_of, digests, index)
+        super().__init__(index, {name: parts[file_name] for name, file_name in file_of.items()})
+
+
+def join_parts(paths: Sequence[Path], index: Path) -> Joined:
+    """All parts of a model whose index is not there.
+
+    Raises:
+        GLMError: this project wrote them, whose saves end with the index, or two of them hold one tensor.
+    """
+    part_of: dict[str, TensorFile] = {}
+    for path in paths:
+        part = open_file(path)
+        if part.digest is not None:
+            raise GLMError(
+                f"{path.parent} holds {path.name}, but no index of the parts, which is written last: the save was not "
+                f"finished, take an earlier checkpoint"
+            )
+        if twice := next((name for name in part if name in part_of), None):
+            raise GLMError(
+                f"{path} and {part_of[twice].path.name} both hold {twice}, and {index.name} is missing: download it"
+            )
+        part_of |= dict.fromkeys(part, part)
+    if not part_of:
+        raise GLMError(f"{index.parent} lacks {index.name}, and its parts hold no tensors: download all again")
+    return Joined(index, part_of)
 
 
 def _require_fit(part: TensorFile, file_of: dict[str, str], digests: dict[str, str], index: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from glm.checkpoint.blocks import read_row
-from glm.checkpoint.file_names import PART_PATTERN, SHARD_NAME, SHARD_PATTERN, WEIGHT_FILES
-from glm.checkpoint.files import TensorFile, open_file
+from glm.checkpoint.file_names import NUMBERED, SHARD_NAME, SHARD_PATTERN, WEIGHT_FILES, parts_there
+from glm.checkpoint.files import TensorFile, join_parts, open_file
 from glm.checkpoint.names import Row, is_torch_layout, match_rows, table_of
 from glm.errors import GLMError
 from glm.plan import COLUMN
@@ -127,7 +127,8 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     """Find the weights in a directory and open them without reading tensors.
 
     Looks for safetensors, torch .bin, .pdparams (each with or without index), then PaddleNLP's tensor-parallel
-    `model_state.tpNN.pdparams`; the first that is there is taken, and the log says which others were not.
+    `model_state.tpNN.pdparams`, then all parts of a model whose index is missing; the first that is there is taken, and
+    the log says which others were not.
 
     Raises:
         GLMError: when there is none, a shard is missing, or a file is damaged or refused.
@@ -139,7 +140,8 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     shards = [name for name in there if SHARD_PATTERN.fullmatch(name)]
     found = [name for name in WEIGHT_FILES if (directory / name).is_file()]
     if not found and not shards:
-        _refuse_unfinished(directory, there)
+        if parts := parts_there(there):
+            return _without_index(directory, *parts)
         known = ", ".join((*WEIGHT_FILES, "model_state.tpNN.pdparams"))
         found = ", ".join(there[:8]) or "nothing"
         raise GLMError(f"{directory} holds no weights: found {found}; give a directory with one of {known}")
@@ -165,13 +167,19 @@ def load_state(
     return dict(open_checkpoint(directory).tensors(config, rank=rank, degree=degree, kv_copies=kv_copies))
 
 
-def _refuse_unfinished(directory: Path, names: list[str]) -> None:
-    part = next((name for name in names if PART_PATTERN.fullmatch(name)), None)
-    if part is not None:
+def _without_index(directory: Path, index: str, parts: list[str], missing: list[str]) -> Checkpoint:
+    """A model in parts that tell what they hold themselves. Raises GLMError where one is missing, or is too many."""
+    if missing:
         raise GLMError(
-            f"{directory} holds {part}, but no index of the parts, which is written last: the save was not finished, "
-            f"take an earlier checkpoint"
+            f"{directory} holds {parts[0]}, but neither {index} nor {', '.join(missing[:5])}: download all parts and "
+            f"the index, or if the save was not finished, take an earlier checkpoint"
         )
+    strangers = [name for name in parts if NUMBERED.fullmatch(name)[3] != NUMBERED.fullmatch(parts[-1])[3]]
+    if strangers:
+        raise GLMError(f"{directory} lacks {index}, and {strangers[0]} is none of the parts of {parts[-1]}: remove it")
+    joined = join_parts([directory / name for name in parts], directory / index)
+    logger.warning("%s: %s is missing, reading all %d parts without it", directory, index, len(parts))
+    return Checkpoint(str(directory / index), [joined])
 
 
 def _require_all_shards(directory: Path, shards: list[str]) -> None:

@@ -1,20 +1,31 @@
 """Reading pytorch_model.bin without torch and without running its pickle.
 
 torch.save (1.6 and later) writes an uncompressed zip: `NAME/data.pkl`, a pickle of protocol 2 whose tensors point to
-storages by persistent ids, `NAME/data/KEY`, the storages' bytes, and `NAME/byteorder`.
-Format: torch/serialization.py, torch/_utils.py.
+storages by persistent ids, `NAME/data/KEY`, the storages' bytes, and `NAME/byteorder`. Before 1.6 it wrote pickles in a
+row (a magic number, a version, the machine, the tensors, the storages' keys in order), then of each storage its number
+of elements, int64, and its bytes, both little endian.
+Format: torch/serialization.py (`_legacy_save`, `_legacy_load`), torch/_utils.py.
 """
 
 import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from glm.checkpoint.unpickle import StandIn, StateDict, damaged, map_file, unpickle
+from glm.checkpoint.unpickle import (
+    StandIn,
+    StateDict,
+    ViewFile,
+    damaged,
+    map_file,
+    require_end,
+    unpickle,
+    unpickle_next,
+)
 from glm.errors import GLMError
 
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of the magic number of torch < 1.6
@@ -46,6 +57,7 @@ class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
     size: int  # in elements
+    start: int = 0  # in elements, of a storage that is a part of another, which torch before 0.4 had
 
 
 class _Tensor(NamedTuple):
@@ -79,34 +91,71 @@ def load_torch_bin(path: str | Path, view: memoryview | None = None) -> dict[str
     Returns:
         Read-only views of the mapped file; bfloat16 as ml_dtypes.bfloat16.
     Raises:
-        GLMError: when the file is missing, damaged, in the old non-zip format, names anything but tensors, or holds
-            something else than named tensors.
+        GLMError: when the file is missing, damaged, names anything but tensors, or holds something else than named
+            tensors.
     """
     path = Path(path)
     view = map_file(path) if view is None else view
-    if bytes(view[: len(_LEGACY_START)]) == _LEGACY_START:
-        raise GLMError(
-            f"{path} is in torch's format from before version 1.6: convert it where torch is installed with "
-            f"torch.save(torch.load(file, weights_only=True), file)"
-        )
+    legacy = bytes(view[: len(_LEGACY_START)]) == _LEGACY_START
+    content, storages, big_endian = (_read_legacy if legacy else _read_zip)(view, path)
+    if not isinstance(content, dict):
+        raise GLMError(f"{path} holds a {type(content).__name__}, expected a state dict: save model.state_dict()")
+    return {name: _view(name, value, storages, big_endian, path) for name, value in content.items()}
+
+
+def _read_zip(view: memoryview, path: Path) -> tuple[Any, dict[str, memoryview], bool]:
+    """What the file holds, its storages by key, and whether their numbers are big endian."""
     try:
         members = _members(view, path)
         root = next(name for name in members if name.endswith("data.pkl")).removesuffix("data.pkl")
     except (StopIteration, struct.error, zipfile.BadZipFile, ValueError, OSError) as error:
         raise damaged(path, error) from error
     content = unpickle(members[f"{root}data.pkl"], path, _TORCH_NAMES, persistent_load=_storage)
-    if not isinstance(content, dict):
-        raise GLMError(f"{path} holds a {type(content).__name__}, expected a state dict: save model.state_dict()")
-    big_endian = bytes(members.get(f"{root}byteorder", b"little")) == b"big"
-    return {name: _view(name, value, members, root, big_endian, path) for name, value in content.items()}
+    data = f"{root}data/"
+    storages = {name.removeprefix(data): member for name, member in members.items() if name.startswith(data)}
+    return content, storages, bytes(members.get(f"{root}byteorder", b"little")) == b"big"
+
+
+def _read_legacy(view: memoryview, path: Path) -> tuple[Any, dict[str, memoryview], bool]:
+    """The same of torch's form before 1.6."""
+    file, widths = ViewFile(view), {}
+
+    def storage(identifier) -> _Storage:
+        found = _storage(identifier)
+        if widths.setdefault(found.key, found.dtype.itemsize) != found.dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {found.key} is of two types")
+        return found
+
+    for _ in ("magic number", "version of the form", "byte order and sizes of the machine"):
+        unpickle_next(file, path, {})
+    content = unpickle_next(file, path, _TORCH_NAMES, persistent_load=storage)
+    keys = unpickle_next(file, path, {})
+    try:
+        storages = {}
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little", signed=True)
+            if count < 0:
+                raise ValueError(f"storage {key} has {count} elements")
+            storages[key] = memoryview(file.read(count * widths[key]))
+        require_end(file)
+    except (TypeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise damaged(path, error) from error
+    return content, storages, False
 
 
 def _storage(identifier) -> _Storage:
-    """Read a persistent id ("storage", type, key, location, size); the location (cpu, cuda:0) does not matter."""
-    kind, storage_type, key, _, size = identifier
-    if kind != "storage" or not isinstance(storage_type, _StorageType) or type(key) is not str or type(size) is not int:
+    """Read a persistent id ("storage", type, key, location, size); the location (cpu, cuda:0) does not matter.
+
+    Before torch 1.6 a sixth entry is None, or (key, start, size) of the part that is meant.
+    """
+    kind, storage_type, key, _, size, *more = identifier
+    part = more[0] if more and more[0] is not None else (key, 0, size)
+    numbers = (size, *part[1:])
+    if kind != "storage" or not isinstance(storage_type, _StorageType) or type(key) is not str or len(more) > 1:
         raise pickle.UnpicklingError(f"a persistent id of kind {kind!r}")
-    return _Storage(storage_type.dtype, key, size)
+    if not all(type(number) is int and number >= 0 for number in numbers) or len(part) != 3:
+        raise pickle.UnpicklingError(f"a storage of impossible size {numbers!r}")
+    return _Storage(storage_type.dtype, key, min(part[2], size - part[1]), part[1])
 
 
 def _members(view: memoryview, path: Path) -> dict[str, memoryview]:
@@ -122,11 +171,11 @@ def _members(view: memoryview, path: Path) -> dict[str, memoryview]:
     return members
 
 
-def _view(name, tensor, members: dict[str, memoryview], root: str, big_endian: bool, path: Path) -> np.ndarray:
+def _view(name, tensor, storages: dict[str, memoryview], big_endian: bool, path: Path) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(tensor, _Tensor):
         raise GLMError(f"{path}: {name!r} is a {type(tensor).__name__}, expected a tensor: save model.state_dict()")
     dtype = tensor.storage.dtype
-    data = members.get(f"{root}data/{tensor.storage.key}", b"")
+    data = storages.get(tensor.storage.key, b"")[tensor.storage.start * dtype.itemsize :]
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     available = min(tensor.storage.size, len(data) // dtype.itemsize)
     if 0 in tensor.shape:

@@ -178,7 +178,7 @@ class _Mapped(_Restricted, pickle._Unpickler):
     """The Python machine accepts memory views from its file, so big tensors stay in the mapped file."""
 
 
-class _ViewFile:
+class ViewFile:
     """What an unpickler needs of a file, over a memory view; long reads are views, not copies."""
 
     def __init__(self, view: memoryview):
@@ -227,15 +227,28 @@ def unpickle(view: memoryview, path: Path, allowed: Mapping[tuple[str, str], Any
     Raises:
         GLMError: naming `path` and, if that is the cause, the forbidden name.
     """
-    file = _ViewFile(view)
+    file = ViewFile(view)
+    content = unpickle_next(file, path, allowed, persistent_load)
     try:
-        content = _Mapped(file, path, allowed, persistent_load).load()
-        _require_end(file.view[file.position :])
-        return content
+        require_end(file)
+    except pickle.UnpicklingError as error:
+        raise damaged(path, error) from error
+    return content
+
+
+def unpickle_next(file: ViewFile, path: Path, allowed: Mapping[tuple[str, str], Any], persistent_load=None) -> Any:
+    """`unpickle` for one of several pickles in a row; `file` stands behind it then."""
+    try:
+        return _Mapped(file, path, allowed, persistent_load).load()
     except GLMError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise damaged(path, error) from error
+
+
+def require_end(file: ViewFile) -> None:
+    """Raises UnpicklingError where something stands behind what was read."""
+    _require_end(file.view[file.position :])
 
 
 def _require_end(rest: bytes | memoryview) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from glm.errors import GLMError
+from glm.runtime.onnx_files import graph_of
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.step import check_chunk, check_step
 
@@ -161,7 +162,7 @@ class OnnxStepRuntime:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # warnings are for those who build graphs, and errors are raised
         try:
-            return self._ort.InferenceSession(str(model_file), options, providers=list(providers))
+            return self._ort.InferenceSession(graph_of(model_file, options), options, providers=list(providers))
         except Exception as error:  # as above
             raise GLMError(f"ONNX Runtime cannot load {model_file}: {_reason(error)}") from error
 

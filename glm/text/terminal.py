@@ -7,9 +7,11 @@ from collections.abc import Callable
 from glm.distributed.processes import from_rank_0, process_rank
 from glm.errors import GLMError
 from glm.text.conversation import Conversation
+from glm.text.questions import MARK, read_question
 from glm.text.texts import Speed
 
-HELP = "an empty line says this; /clear forgets the conversation; /exit or Ctrl-D ends it"
+HELP = f"an empty line says this; {MARK} begins and ends a question of several lines, or paste it; "
+HELP += "/clear forgets the conversation; /exit or Ctrl-D ends it"
 
 
 def converse(start: Callable[[], Conversation]) -> None:
@@ -36,13 +38,9 @@ def converse(start: Callable[[], Conversation]) -> None:
 def _read() -> list[str]:
     """The next question, nothing at the end of the input."""
     try:
-        line = input("> " if sys.stdin.isatty() else "").strip()
-        line.encode()  # in some locales Python reads what is not UTF-8 as surrogates
-        return [line]
+        return [read_question()]
     except EOFError:
         return []
-    except UnicodeError:
-        raise GLMError("standard input is not UTF-8: convert it first") from None
     except KeyboardInterrupt:
         return ["/exit"]
 

@@ -152,6 +152,28 @@ def write_torch_bin(path, arrays, extra=None, views=None, byteorder="little"):
         archive.writestr("archive/version", "3\n")
 
 
+class LegacyPickler(TorchPickler):
+    def persistent_id(self, obj):
+        found = super().persistent_id(obj)
+        return found and (*found, None)
+
+
+def write_torch_legacy(path, arrays, extra=None):
+    """Write torch's form from before 1.6 by hand: five pickles, then sizes and bytes of the storages."""
+    tensors = OrderedDict((name, TorchTensor(str(i), array)) for i, (name, array) in enumerate(arrays.items()))
+    storages = {tensor.key: tensor.array for tensor in tensors.values()}
+    tensors.update(extra or {})
+    buffer = io.BytesIO()
+    for content in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(content, buffer, protocol=2)
+    with fake_torch() as torch:
+        LegacyPickler(buffer, torch).dump(tensors)
+    pickle.dump(list(storages), buffer, protocol=2)
+    for array in storages.values():
+        buffer.write(array.size.to_bytes(8, "little") + _in_order(array, "little"))
+    path.write_bytes(buffer.getvalue())
+
+
 def _in_order(array, byteorder) -> bytes:
     bits = np.ascontiguousarray(array).view(f"<u{array.itemsize}")
     return (bits.byteswap() if byteorder == "big" else bits).tobytes()

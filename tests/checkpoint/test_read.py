@@ -17,6 +17,7 @@ from checkpoint_samples import (
     same_bits,
     tiny_config,
     write_torch_bin,
+    write_torch_legacy,
 )
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -103,6 +104,24 @@ def torch_index(directory, state):
     split_in_two(directory, arrays, "pytorch_model-{:05d}-of-00002.bin", write_torch_bin)
 
 
+def torch_legacy(directory, state):
+    write_torch_legacy(directory / "pytorch_model.bin", contiguous(from_memory(state, CONFIG, torch_layout=True)))
+
+
+def torch_legacy_index(directory, state):
+    arrays = contiguous(from_memory(state, CONFIG, torch_layout=True))
+    split_in_two(directory, arrays, "pytorch_model-{:05d}-of-00002.bin", write_torch_legacy)
+
+
+def without_index(write):
+    def written(directory, state):
+        write(directory, state)
+        (index,) = directory.glob("*.index.json")
+        index.unlink()
+
+    return written
+
+
 def without_prefix(directory, state):
     arrays = from_memory(state, CONFIG, torch_layout=True)
     arrays = {name.removeprefix("glm."): array for name, array in arrays.items()}
@@ -118,6 +137,10 @@ FORMATS = {
     "safetensors index": safetensors_index,
     "torch bin": torch_bin,
     "torch index": torch_index,
+    "torch before 1.6": torch_legacy,
+    "torch before 1.6, index": torch_legacy_index,
+    "safetensors without index": without_index(safetensors_index),
+    "torch without index": without_index(torch_index),
     "without prefix": without_prefix,
     "pdparams": lambda directory, state: write_pdparams(directory / "model_state.pdparams", from_memory(state, CONFIG)),
     "pdparams protocol 2": lambda directory, state: write_pdparams(
@@ -148,7 +171,7 @@ def test_every_format_reads_to_the_same_bits(tmp_path, form, dtype):
     check_state(read, memory_shapes(CONFIG), str(tmp_path))
 
 
-@pytest.mark.parametrize("form", ["safetensors np", "torch bin", "2 ranks"])
+@pytest.mark.parametrize("form", ["safetensors np", "torch bin", "torch before 1.6", "torch without index", "2 ranks"])
 def test_slices_for_tensor_parallel_ranks(tmp_path, form):
     """Joined again, the slices are the model; what is not split is whole on every rank."""
     state = random_state(CONFIG)
@@ -391,7 +414,39 @@ def test_incomplete_and_odd_indexes(tmp_path):
         index.write_text(json.dumps({"weight_map": {"w": odd}}))
         with pytest.raises(GLMError, match=r"expected .safetensors files of its own directory"):
             load_state(tmp_path, CONFIG)
-    for broken in ("", "[]", "{}", '{"weight_map": 3}'):
+    index.write_text("")
+    with pytest.raises(GLMError, match=r"index.json is empty: copy or download it again"):
+        load_state(tmp_path, CONFIG)
+    for broken in ("[]", "{}", '{"weight_map": 3}'):
         index.write_text(broken)
         with pytest.raises(GLMError, match=r"index.json is damaged"):
             load_state(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("form", ["safetensors index", "torch index", "pdparams index"])
+def test_parts_without_their_index(tmp_path, form, caplog):
+    """All parts say what they hold; of one that is missing, its name and the index's are said."""
+    state = random_state(CONFIG)
+    without_index(FORMATS[form])(tmp_path, state)
+    assert same_bits(load_state(tmp_path, CONFIG), state)
+    name = {"s": "model.safetensors", "t": "pytorch_model.bin", "p": "model_state.pdparams"}[form[0]]
+    assert f"{name}.index.json is missing, reading all 2 parts without it" in caplog.text
+    first, second = sorted(tmp_path.iterdir())
+    second.rename(tmp_path / "aside")
+    with pytest.raises(
+        GLMError, match=rf"holds {first.name}, but neither {name}.index.json nor {second.name}: download"
+    ):
+        load_state(tmp_path, CONFIG)
+    (tmp_path / "aside").rename(second)
+    (tmp_path / first.name.replace("00002", "00003")).write_bytes(first.read_bytes())
+    with pytest.raises(GLMError, match=rf"neither {name}.index.json nor"):
+        load_state(tmp_path, CONFIG)
+
+
+def test_parts_that_overlap_need_their_index(tmp_path):
+    safetensors_index(tmp_path, random_state(CONFIG))
+    first, second, index = sorted(tmp_path.iterdir())
+    index.unlink()
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(GLMError, match=r"both hold .*, and model.safetensors.index.json is missing: download it"):
+        load_state(tmp_path, CONFIG)

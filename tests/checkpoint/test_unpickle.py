@@ -3,18 +3,29 @@
 import io
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from attack import Attack
-from checkpoint_samples import TorchPickler, TorchTensor, fake_torch, np_dtype, same_bits, write_torch_bin
+from checkpoint_samples import (
+    TorchPickler,
+    TorchTensor,
+    fake_torch,
+    np_dtype,
+    same_bits,
+    write_torch_bin,
+    write_torch_legacy,
+)
 
 from glm.checkpoint import load_pdparams, load_torch_bin, verify_pickle
 from glm.checkpoint.unpickle import PADDLE_NAMES
 from glm.errors import GLMError
 
+LEGACY = Path(__file__).parent / "legacy"
 READERS = {"pdparams": load_pdparams, "bin": load_torch_bin, "pdopt": verify_pickle}
 
 
@@ -116,10 +127,71 @@ def test_torch_negative_stride(tmp_path):
         load_torch_bin(path)
 
 
-def test_torch_legacy_format(tmp_path):
+def test_torch_legacy_format():
+    """What torch 2.13 wrote in its form from before 1.6 (make_legacy_fixtures.py), number by number."""
+    base, half = np.arange(24, dtype="float32").reshape(4, 6), np.arange(8, dtype="float16")
+    read = load_torch_bin(LEGACY / "tensors.bin")
+    assert same_bits(
+        {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in read.items()},
+        {
+            "base": base,
+            "rows": base[1:3],
+            "columns": base[:, 2:4],
+            "turned": base.T,
+            "every_other": half[::2],
+            "half": half,
+            "bfloat16": np.arange(1000, dtype="float32").astype(np_dtype("bfloat16")).reshape(10, 100),
+            "double": np.full((2, 1, 3), 0.1),
+            "whole": np.arange(-3, 3),
+            "small": np.arange(5, dtype="uint8"),
+            "flags": np.array([True, False, True]),
+            "scalar": np.array(2.5, "float32"),
+            "empty": np.zeros((0, 4), "float32"),
+            "parameter": np.ones(3, "float32"),
+        },
+    )
+    layer = load_torch_bin(LEGACY / "module.bin")
+    weight, bias = np.arange(6, dtype="float32").reshape(2, 3), np.full(2, 0.5, "float32")
+    assert same_bits(layer, {"weight": weight, "bias": bias})
+
+
+def test_a_big_legacy_file_stays_mapped(tmp_path):
+    """Its arrays are views of the file, which is not read until they are."""
     path = tmp_path / "pytorch_model.bin"
-    path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + pickle.dumps(1001, protocol=2))
-    with pytest.raises(GLMError, match=r"pytorch_model.bin is in torch's format from before .* convert it"):
+    write_torch_legacy(path, {"w": np.zeros((3000, 1000), "float32"), "b": np.ones(7, "float16")})
+    tracemalloc.start()
+    read = load_torch_bin(path)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert read["w"].shape == (3000, 1000) and not read["w"].flags.owndata and read["b"].sum() == 7
+
+
+def test_cut_legacy_files(tmp_path):
+    good = (LEGACY / "tensors.bin").read_bytes()
+    path = tmp_path / "cut.bin"
+    for end in (16, 20, 100, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:end])
+        with pytest.raises(GLMError, match=r"cut.bin is damaged or cut short"):
+            load_torch_bin(path)
+    path.write_bytes(good + b"x")
+    with pytest.raises(GLMError, match=r"cut.bin is damaged or cut short \(there is more after its end\)"):
+        load_torch_bin(path)
+
+
+def test_a_legacy_storage_that_is_a_part(tmp_path):
+    """Torch before 0.4 had such views: (key, start, size) behind the size of the whole."""
+    written, path = io.BytesIO(), tmp_path / "pytorch_model.bin"
+    write_torch_legacy(path, {"w": np.arange(6, dtype="float32")})
+    content = path.read_bytes()
+    # The persistent id ends in the storage's size, None and the tuple's end.
+    own, part = b"K\x06Nt", b"K\x06(X\x01\x00\x00\x00vK\x02K\x03tt"
+    tensor = content.replace(own, part).replace(b"K\x06\x85", b"K\x03\x85")
+    written.write(tensor)
+    assert content.count(own) == 1
+    path.write_bytes(written.getvalue())
+    assert load_torch_bin(path)["w"].tolist() == [2, 3, 4]
+    path.write_bytes(tensor.replace(b"K\x02K\x03tt", b"K\x04K\x03tt"))
+    with pytest.raises(GLMError, match="w needs 3 elements of storage 0, which has 2"):
         load_torch_bin(path)
 
 
@@ -128,6 +200,18 @@ def test_torch_state_of_something_else(tmp_path):
     write_torch_bin(path, {}, extra={"epoch": 3})
     with pytest.raises(GLMError, match="'epoch' is a int, expected a tensor"):
         load_torch_bin(path)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_an_attack_in_every_pickle_of_a_legacy_file(tmp_path, place):
+    marker, path = tmp_path / "marker", tmp_path / "pytorch_model.bin"
+    pickles = [pickle.dumps(content, protocol=2) for content in (0x1950A86A20F9469CFC6C, 1001, {}, {}, [])]
+    # Behind the magic number, by which the form is known.
+    pickles[place:place] = [pickle.dumps(Attack(marker), protocol=2)] if place else []
+    path.write_bytes(b"".join(pickles) if place else pickle.dumps(Attack(marker), protocol=2))
+    with pytest.raises(GLMError):
+        load_torch_bin(path)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -142,9 +226,10 @@ def test_an_attack_is_refused(tmp_path, reader, protocol):
     assert marker.exists()
 
 
-def test_a_torch_attack_is_refused(tmp_path):
+@pytest.mark.parametrize("write", [write_torch_bin, write_torch_legacy])
+def test_a_torch_attack_is_refused(tmp_path, write):
     marker, path = tmp_path / "marker", tmp_path / "pytorch_model.bin"
-    write_torch_bin(path, {"w": np.zeros(3, "float32")}, extra={"x": Attack(marker)})
+    write(path, {"w": np.zeros(3, "float32")}, extra={"x": Attack(marker)})
     with pytest.raises(GLMError, match=r"pytorch_model.bin is refused: loading it would run posix.system"):
         load_torch_bin(path)
     assert not marker.exists()
@@ -245,7 +330,7 @@ def test_verify_refuses_damaged_state_and_missing_files(tmp_path):
     good = dump(tmp_path / "good.pdopt", arrays()).read_bytes()
     for end in (0, 1, 40, len(good) // 2, len(good) - 1):
         (tmp_path / "cut.pdopt").write_bytes(good[:end])
-        with pytest.raises(GLMError, match=r"cut.pdopt is damaged or cut short"):
+        with pytest.raises(GLMError, match=r"cut.pdopt is (damaged or cut short|empty)"):
             verify_pickle(tmp_path / "cut.pdopt")
     with pytest.raises(GLMError, match=r"none.pdopt cannot be read \(No such file or directory\)"):
         verify_pickle(tmp_path / "none.pdopt")

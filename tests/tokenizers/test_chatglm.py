@@ -199,7 +199,7 @@ def one_line(error) -> str:
     return text
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\x00" * 64, "cut"])
+@pytest.mark.parametrize("content", [b"version 1\n", b"\x00" * 64, "cut"])
 def test_damaged_vocabulary(tmp_path, content):
     if content == "cut":
         content = (BUNDLED / "ice_text.model").read_bytes()[:100_000]

@@ -1,0 +1,36 @@
+"""Where ONNX Runtime finds the weights of a graph, which it wants beside the graph itself: links are followed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
+
+
+def graph_of(model_file: Path, options: Any) -> str | bytes:
+    """What an InferenceSession opens: the path, or the graph's bytes where `<model_file>.data` links elsewhere.
+
+    The weights are mapped where they lie, not copied.
+
+    Args:
+        options: SessionOptions, which are told the folder of the weights.
+    """
+    weights = model_file.with_name(f"{model_file.name}.data")
+    real = weights.resolve()
+    if not weights.is_symlink() and not model_file.is_symlink():
+        return str(model_file)
+    options.add_session_config_entry(FOLDER_OPTION, str(real.parent))
+    return model_file.read_bytes() if real.name == weights.name else _renamed(model_file, weights.name, real.name)
+
+
+def _renamed(model_file: Path, name: str, real: str) -> bytes:
+    """The graph, its weights called as the link's target is."""
+    import onnx
+
+    model = onnx.load(model_file, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == name:
+                entry.value = real
+    return model.SerializeToString()
