@@ -35,9 +35,8 @@ _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _MARKS = ("weight", "loss", "train", "loss_weight")
 _CALL_ID = "tool_call_id"
-_READ = {*_ROLE, *_CONTENT, *_THOUGHTS, *_MARKS, _CALL_ID, "tool_calls", "function_call", "refusal"}
-# Fields of the one form; a message may have more, which only a chat template can read.
-FIELDS = frozenset({"role", "content", "metadata", "tools", "reasoning_content", "weight"})
+_OF_ASSISTANT = (*_THOUGHTS, "tool_calls", "function_call", "refusal")
+_FIELDS = frozenset({"role", "content", "metadata", "tools"})
 _INSTEAD = {
     "system": ": put its text into the user's question",
     "observation": ": leave calls of tools and their results out",
@@ -92,6 +91,11 @@ def normal_tools(name: str, value: Any) -> list[dict]:
     return value
 
 
+def is_read(message: Message, field: str) -> bool:
+    """Whether a field of a message of the one form means something here; others only a chat template can read."""
+    return field in _FIELDS or (message["role"] == "assistant" and field in ("reasoning_content", "weight"))
+
+
 def is_trained(message: Message) -> bool:
     """Whether a message of the one form is an answer to train."""
     return message["role"] == "assistant" and message.get("weight") != 0
@@ -128,8 +132,22 @@ def _speaker(item: Any) -> str:
 def _read(item: Message, speaker: str) -> list[Message]:
     """The message, or several where it calls several tools."""
     role = _ROLE_OF[speaker]
-    mark = {} if _weight(item, role) else {"weight": 0}
-    return [{**message, **mark} for message in (_called(item) if speaker in _CALLERS else _said(item, role))]
+    mark = {} if _weight(item, role) or role != "assistant" else {"weight": 0}
+    others = _others(item, role)
+    read = _called(item) if speaker in _CALLERS else _said(item, role)
+    read[0] = {"role": role, **others, **read[0]}
+    return [{**message, **mark} for message in read]
+
+
+def _others(item: Message, role: str) -> Message:
+    """What a message has besides: for a chat template, or for nobody."""
+    taken = {_taken(item, _ROLE)[0], next((name for name in _CONTENT if name in item), ""), *_MARKS, _CALL_ID}
+    taken |= {*_OF_ASSISTANT} if role == "assistant" else {"name"} if role == "observation" else set()
+    others = {key: value for key, value in item.items() if key not in taken and value is not None}
+    if "tools" in others:
+        others["tools"] = normal_tools("tools", others["tools"])
+    _text("metadata", others.get("metadata", ""))
+    return others
 
 
 def _called(item: Message) -> list[Message]:
@@ -141,18 +159,12 @@ def _called(item: Message) -> list[Message]:
 
 def _said(item: Message, role: str) -> list[Message]:
     """A message, and behind it the calls of tools that it makes."""
-    others = {key: value for key, value in item.items() if key not in _READ and value is not None}
-    if "tools" in others:
-        others["tools"] = normal_tools("tools", others["tools"])
-    _text("metadata", others.get("metadata", ""))
     if role != "assistant":
-        if role == "observation":
-            others.pop("name", None)
-            others |= {_CALL_ID: item[_CALL_ID]} if item.get(_CALL_ID) is not None else {}
-        return [{"role": role, **others, "content": _content(*_taken(item, _CONTENT))}]
+        answers = {_CALL_ID: item[_CALL_ID]} if role == "observation" and item.get(_CALL_ID) is not None else {}
+        return [{"role": role, **answers, "content": _content(*_taken(item, _CONTENT))}]
     calls = _calls(item)
     thoughts = next((text for name in _THOUGHTS if (text := _text(name, item.get(name) or "")).strip()), None)
-    message = {"role": role, **others, "content": _answer(item, bool(calls or thoughts))}
+    message = {"role": role, "content": _answer(item, bool(calls or thoughts))}
     if thoughts:
         message["reasoning_content"] = thoughts
     if calls and not message["content"].strip():

@@ -83,7 +83,7 @@ def trained(tokenizer, *messages, counts=None) -> list[list[str]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_that_is_marked_is_context(kind, mark):
     tokenizer = tokenizer_of(kind)
-    first, second = (user(), assistant("好", **mark)), (user("湖"), assistant("你", weight=1, loss=True))
+    first, second = ({**user(), **mark}, assistant("好", **mark)), (user("湖"), assistant("你", weight=1, loss=True))
     (row,) = chat_format(tokenizer).training_rows(tokenizer, [*first, *second])
     plain = chat_format(tokenizer).training_rows(tokenizer, [user(), assistant(), user("湖"), assistant("你")])[-1]
     assert row.ids == plain.ids

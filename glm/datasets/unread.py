@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glm.datasets.prompts import TaskFormat
-from glm.messages import FIELDS
+from glm.messages import is_read
 
 _SHOWN = 12  # names in a line, at most
 
@@ -29,7 +29,7 @@ class UnreadFields:
         for field in self._task.fields:
             value = checked.get(field.key)
             if isinstance(value, list):
-                parts = (key for part in value if "role" in part for key in part if key not in FIELDS)
+                parts = (key for part in value if "role" in part for key in part if not is_read(part, key))
                 names += [f"{field.name_in(row)}[].{key}" for key in parts]
         self._rows += bool(names)
         self._names |= dict.fromkeys(names)

@@ -176,15 +176,15 @@ def test_fields_of_messages_that_only_a_template_can_read(tmp_path):
     """OpenAI's own bookkeeping is understood, and nobody's name."""
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     messages = [
-        {"role": "user", "content": "a", "name": "Li", "time": 3},
-        {"role": "assistant", "content": None, "tool_calls": calls, "refusal": None, "weight": 0},
+        {"role": "user", "content": "a", "name": "Li", "time": 3, "reasoning_content": "e"},
+        {"role": "assistant", "content": None, "tool_calls": calls, "refusal": None, "weight": 0, "cost": 1},
         {"role": "tool", "content": "b", "tool_call_id": "1", "name": "f"},
         {"role": "assistant", "content": "c", "reasoning_content": "d"},
     ]
     row = {"conversations": messages, "history": PAIRS}
     (note,) = load(tmp_path, "messages", row).notes
-    named = "history, conversations[].name, conversations[].time"
-    assert note.endswith(f": 1 of 1 rows have fields that are not used: {named}")
+    named = ", ".join(f"conversations[].{name}" for name in ("name", "time", "reasoning_content", "cost"))
+    assert note.endswith(f": 1 of 1 rows have fields that are not used: history, {named}")
 
 
 def test_a_system_text_beside_another_one_is_named(tmp_path):
