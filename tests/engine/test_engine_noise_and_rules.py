@@ -119,8 +119,8 @@ def test_penalties_are_those_of_the_model(num_beams):
     history = paddle.to_tensor(np.concatenate([[[9], [9]], tokens], axis=1)[None])
 
     def penalised(scores):
-        scores = penalise_repetition(scores, paddle.to_tensor(prompt[None]), history, 1.7)
-        return penalise_presence(scores, history, 0.9, -0.4)
+        scores = penalise_repetition(scores, paddle.to_tensor(prompt[None]), history, scalar(1.7, "float32"))
+        return penalise_presence(scores, history, scalar(0.9, "float32"), scalar(-0.4, "float32"))
 
     scores = paddle.to_tensor(logits[None])
     log_softmax = paddle.nn.functional.log_softmax
