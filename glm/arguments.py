@@ -103,9 +103,25 @@ class DecodeArguments:
     select_topk: bool = field(
         default=True, metadata={"help": "Take the most likely candidates; False draws them from the distribution."}
     )
-    top_p: float = field(default=0.0, metadata={"help": "Draw from the nucleus of this probability mass; 0 = off."})
+    top_p: float = field(
+        default=0.0, metadata={"help": "Draw from the nucleus of this mass of what top_k left; 0 = off."}
+    )
     top_k: int = field(default=0, metadata={"help": "Draw from the k most likely tokens; 0 = off."})
-    temperature: float = field(default=1.0, metadata={"help": "Divides the logits before drawing."})
+    min_p: float = field(
+        default=0.0, metadata={"help": "Draw from the tokens at least so likely, beside the likeliest; 0 = off."}
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Divides the logits before drawing; 0 takes the most likely."}
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Makes tokens of source and generated text less likely; 1 = off."}
+    )
+    presence_penalty: float = field(
+        default=0.0, metadata={"help": "Is taken off the score of a token that was generated; -2 to 2; 0 = off."}
+    )
+    frequency_penalty: float = field(
+        default=0.0, metadata={"help": "The same, as often as it was generated; -2 to 2; 0 = off."}
+    )
 
     def generation_config(self, encoder: Encoder, seed: int = 0) -> GenerationConfig:
         """The flags, and for those that are not given what the kind of model says.
@@ -127,6 +143,10 @@ class DecodeArguments:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=seed,
             **chosen,
         )

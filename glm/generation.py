@@ -10,6 +10,7 @@ once into the cache's prefix. Every number that steers a search is a tensor, so 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -87,8 +88,28 @@ class GenerationMixin:
 
 
 def controls(config: GenerationConfig) -> SimpleNamespace:
-    """The options as 0-D tensors, those that are lists of ids as 1-D tensors."""
-    return SimpleNamespace(**{name: paddle.to_tensor(array) for name, array in control_arrays(config).items()})
+    """The options as 0-D tensors, those that are lists of ids as 1-D tensors, and which rules are on."""
+    tensors = {name: paddle.to_tensor(array) for name, array in control_arrays(config).items()}
+    rules = _Rules(
+        repetition=config.repetition_penalty != 1.0,
+        counts=bool(config.presence_penalty or config.frequency_penalty),
+        suppression=bool(config.suppress_tokens or config.begin_suppress_tokens),
+    )
+    return SimpleNamespace(**tensors, rules=rules)
+
+
+class _Rules(NamedTuple):
+    """What is on: known in Python, so that no device is asked, or in a graph 0-D tensors."""
+
+    repetition: bool | Tensor
+    counts: bool | Tensor
+    suppression: bool | Tensor
+
+    @classmethod
+    def of(cls, control: SimpleNamespace) -> "_Rules":
+        ids = paddle.concat([control.suppress_tokens, control.begin_suppress_tokens])
+        counts = (control.presence_penalty != 0.0) | (control.frequency_penalty != 0.0)
+        return cls(control.repetition_penalty != 1.0, counts, ids.max() >= 0)
 
 
 def generate(
@@ -127,10 +148,7 @@ class _Search:
         self.beams, self.sampled, self.ngram = (
             known(x) for x in (control.num_beams, control.do_sample, control.no_repeat_ngram_size)
         )
-        self.repetition, self.presence, self.frequency = (
-            known(x) for x in (control.repetition_penalty, control.presence_penalty, control.frequency_penalty)
-        )
-        self.suppresses = known(paddle.concat([control.suppress_tokens, control.begin_suppress_tokens]).max() >= 0)
+        self.rules = getattr(control, "rules", None) or _Rules.of(control)
         self.prompt_Bn = real_tokens(prompt.input_ids, prompt.attention_mask)
         self.eos_E = paddle.to_tensor(stop.eos_token_ids, dtype="int64")
         self.eos_V = F.one_hot(self.eos_E, self.vocab_size).sum(axis=0).clip(max=1.0)
@@ -150,21 +168,23 @@ class _Search:
         fresh_BGV = cond(
             self.ngram > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV
         )
-        return cond(self.suppresses, lambda: self.suppressed(fresh_BGV, step), lambda: fresh_BGV), tails
+        return cond(self.rules.suppression, lambda: self.suppressed(fresh_BGV, step), lambda: fresh_BGV), tails
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
         """Log-probabilities under penalties: those change logits, but where beams are ranked log-probabilities."""
         raise NotImplementedError
 
     def penalised(self, scores_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
+        control = self.control
         fresh_BGV = cond(
-            self.repetition != 1.0,
-            lambda: penalise_repetition(scores_BGV, self.prompt_Bn, tokens_BGt, self.repetition),
+            self.rules.repetition,
+            lambda: penalise_repetition(scores_BGV, self.prompt_Bn, tokens_BGt, control.repetition_penalty),
             lambda: scores_BGV,
         )
-        counts = (self.presence != 0.0) | (self.frequency != 0.0)
         return cond(
-            counts, lambda: penalise_presence(fresh_BGV, tokens_BGt, self.presence, self.frequency), lambda: fresh_BGV
+            self.rules.counts,
+            lambda: penalise_presence(fresh_BGV, tokens_BGt, control.presence_penalty, control.frequency_penalty),
+            lambda: fresh_BGV,
         )
 
     def suppressed(self, log_probs_BGV: Tensor, step: Tensor) -> Tensor:

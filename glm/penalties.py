@@ -18,7 +18,7 @@ def real_tokens(ids_Bn: Tensor, mask_Bn: Tensor) -> Tensor:
     return paddle.where(mask_Bn > 0, ids_Bn, ids_Bn[:, -1:] + paddle.zeros_like(ids_Bn))
 
 
-def penalise_repetition(scores_BGV: Tensor, prompt_Bn: Tensor, tokens_BGt: Tensor, penalty: float | Tensor) -> Tensor:
+def penalise_repetition(scores_BGV: Tensor, prompt_Bn: Tensor, tokens_BGt: Tensor, penalty: Tensor) -> Tensor:
     """Makes what was said less likely (Keskar et al., arXiv:1909.05858, 4.1), once however often it was.
 
     Args:
@@ -31,9 +31,7 @@ def penalise_repetition(scores_BGV: Tensor, prompt_Bn: Tensor, tokens_BGt: Tenso
     return _put(scores_BGV, said_BGn, less_BGn, "assign")
 
 
-def penalise_presence(
-    scores_BGV: Tensor, tokens_BGt: Tensor, presence: float | Tensor, frequency: float | Tensor
-) -> Tensor:
+def penalise_presence(scores_BGV: Tensor, tokens_BGt: Tensor, presence: Tensor, frequency: Tensor) -> Tensor:
     """Takes `frequency` off for every time that a token was generated, and `presence` once (OpenAI's definition)."""
     column_t = paddle.arange(tokens_BGt.shape[-1] if paddle.in_dynamic_mode() else paddle.shape(tokens_BGt)[2])
     # Column 0 belongs to the prompt. Where it stands alone, nothing was generated.

@@ -43,6 +43,8 @@ class Encoder(ABC):
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
         gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
         cuts: what may be cut, and what it is without then.
+        drawn_from: top_k of sampling where neither the user nor generation_config.json says one: the default of the
+            library that the model was published for. Off elsewhere.
         evaluation, label_smoothing: options of `GenerationConfig` in evaluation, and share of the target probability
             that is spread over the vocabulary in training, unless the user gives others.
     """
@@ -50,6 +52,7 @@ class Encoder(ABC):
     answer_lengths: ClassVar[tuple[int, int]]
     gnmt_length: ClassVar[bool]
     cuts: Mapping[str, str]
+    drawn_from: ClassVar[int]
     evaluation: ClassVar[dict[str, float]]
     label_smoothing: ClassVar[float]
     positions: Positions
@@ -118,13 +121,21 @@ class Encoder(ABC):
         """Decoding options: those given, then generation_config.json's, then the kind of model's.
 
         A `min_length` that is not given gives way to a shorter `max_length`.
+
+        Raises:
+            GLMError: generation_config.json has an option that is not supported, and that would make other texts.
         """
         known = {"max_length": self.tgt_length, "min_length": 0, "gnmt_length": self.gnmt_length}
         known |= {"length_penalty": self.evaluation.get("length_penalty", 1.0)} | self.generation.options
         chosen = known | options
         if "min_length" not in options:
             chosen["min_length"] = min(known["min_length"], chosen["max_length"])
-        return GenerationConfig(**chosen)
+        if chosen.get("do_sample") and chosen.get("temperature") != 0:
+            chosen.setdefault("top_k", self.drawn_from)
+        config = GenerationConfig(**chosen)
+        self.generation.refuse_unsupported(config)
+        self.generation.warn_of_unknown()
+        return config
 
     @property
     def truncation(self) -> list[str]:
@@ -194,6 +205,7 @@ class GLMEncoder(Encoder):
 
     answer_lengths = (200, 20)
     gnmt_length = True
+    drawn_from = 50  # PaddleNLP's GenerationConfig
     cuts = {"source": "their beginning is lost", "target": "their end is lost"}  # noqa: RUF012
     evaluation = {"min_length": 55, "num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3}  # noqa: RUF012
     label_smoothing = 0.1
@@ -267,6 +279,7 @@ class ChatEncoder(Encoder):
 
     answer_lengths = (7168, 1024)
     gnmt_length = False
+    drawn_from = 50  # transformers' GenerationConfig; the published chat() methods leave it at that
     evaluation = {"min_length": 0}  # noqa: RUF012
     label_smoothing = 0.0
 

@@ -51,6 +51,7 @@ def finetune(
         (data.src_length, data.tgt_length),
         no_block_position=data.no_block_position,
     )
+    encoder.generation.warn_of_unsupported()
     model = load_model(options, training)
     encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
     _require_same_run(model, *splits.values())
