@@ -48,7 +48,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
     model_type = "glm"
 
     def __init__(self, *args, **kwargs):
-        kwargs, longest = from_mindformers(kwargs)
+        kwargs, longest = (kwargs, None) if args else from_mindformers(kwargs)
         super().__init__(*args, **kwargs)
         self.max_decode_length = longest or self.max_position_embeddings
 

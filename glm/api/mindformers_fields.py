@@ -23,6 +23,8 @@ _MARKS = frozenset(
         "checkpoint_name_or_path",
     }
 )
+# It names a model in this project's way, and then the fields are this project's.
+_OWN = frozenset({"generation"})
 _NAMES = {
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
@@ -71,7 +73,7 @@ def from_mindformers(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int | N
         UsageError: a value that would make another model.
     """
     dropped, longest = {*RUNTIME, *_FIXED, "max_decode_length"}, kwargs.get("max_decode_length")
-    if "generation" in kwargs or not _MARKS & kwargs.keys():
+    if _OWN & kwargs.keys() or not _MARKS & kwargs.keys():
         return {name: value for name, value in kwargs.items() if name not in dropped}, longest
     for name, value in _FIXED.items():
         if kwargs.get(name, value) != value:

@@ -73,16 +73,18 @@ def read_options(
     Args:
         options: max_new_tokens, or PaddleNLP's max_length, which counts new tokens too; min_new_tokens, min_length;
             decode_strategy; num_return_sequences; eos_token_id (an id or several), pad_token_id; fields of
-            `GenerationConfig`. None is not given.
+            `GenerationConfig`. None is not given, but for top_k: there it is off.
         file: of the model's directory.
         gnmt_length: of `GenerationConfig`.
         base: a whole set of options to start from, instead of the file's.
 
     Raises:
         UsageError: an unknown option, a value of another type, or one that is not implemented.
+        GLMError: generation_config.json asks for what is not supported, and would make other texts.
     """
     given = {name: value for name, value in options.items() if value is not None}
     check_names(given)
+    given |= {"top_k": 0} if options.get("top_k", 0) is None else {}
     chosen = _defaults(file, gnmt_length) if base is None else asdict(base)
     own = {_LENGTHS.get(name, name): value for name, value in given.items() if name in _OWN or name in _LENGTHS}
     own |= {_LENGTHS[name]: given[name] for name in ("max_new_tokens", "min_new_tokens") if name in given}
@@ -93,6 +95,7 @@ def read_options(
     if "min_length" not in own:
         chosen["min_length"] = min(chosen.get("min_length", 0), chosen["max_length"])
     config = GenerationConfig(**chosen)
+    file.refuse_unsupported(config)
     eos = given.get("eos_token_id")
     return CallOptions(
         config,

@@ -24,7 +24,7 @@ IMPORTS = {
     r"import torch as pt": "import paddle as pt",
 }
 TOTAL = 48
-SIZES = "vocab_size=800, hidden_size=128, num_layers=2, num_heads=8, inner_hidden_size=512, max_decode_length=64"
+SIZES = "vocab_size=800, hidden_size=128, num_layers=2, num_heads=8, inner_hidden_size=512, max_decode_length=200"
 
 CHAT_GLM = """
 import time
@@ -122,9 +122,20 @@ def run(block: str, paths: dict[str, str], sizes: str = "") -> dict:
 def directory(tmp_path_factory):
     """As MindFormers' checkpoint_download/glm: weights and vocabulary of a tiny ChatGLM-6B."""
     folder = tmp_path_factory.mktemp("glm")
-    GLMForCausalLM.from_pretrained("chatglm-6b-tiny").save_pretrained(folder)
+    model = GLMForCausalLM.from_pretrained("chatglm-6b-tiny")
+    end_its_texts(model, glm.AutoTokenizer.from_pretrained("chatglm-6b-tiny").eop_token_id)
+    model.save_pretrained(folder)
     shutil.copytree(vocabulary("chatglm"), folder, dirs_exist_ok=True)
     return folder
+
+
+def end_its_texts(model, token: int, amount: float = 0.42) -> None:
+    """Raises the end token's logit wherever it is predicted: random models never end otherwise."""
+    bias = np.random.default_rng(0).standard_normal(model.model.norm.bias.shape).astype("float32")
+    model.model.norm.bias.set_value(bias)
+    rows = model.lm_head.weight.numpy()
+    rows[:, token] += amount * bias / (bias**2).sum()
+    model.lm_head.weight.set_value(rows)
 
 
 def test_these_are_the_seeds_blocks():
@@ -146,17 +157,17 @@ def test_chat_glm(directory, capsys):
     config = run(CHAT_GLM, paths, SIZES)["config"]
     shown = capsys.readouterr().out
     assert shown.count("generate speed: ") == 2
-    assert (config.generation, config.max_decode_length, config.intermediate_size) == ("chatglm", 64, 512)
+    assert (config.generation, config.max_decode_length, config.intermediate_size) == ("chatglm", 200, 512)
     tokenizer = glm.ChatGLMTokenizer.from_pretrained(directory)
     model = GLMForCausalLM.from_pretrained(directory)
     ids = tokenizer("你好")["input_ids"]
-    answer = model.generate([ids], max_new_tokens=64 - len(ids))[0].tolist()[0]
+    answer = model.generate([ids], max_new_tokens=200 - len(ids))[0].tolist()[0]
     first = glm.process_response(tokenizer.decode([*ids, *answer]))
     assert first in shown
     # The second question has the first round in front of it.
     prompt = tokenizer(f"[Round 0]\n问：你好\n答：{first}\n[Round 1]\n问：请介绍一下华为\n答：")["input_ids"]
-    if len(prompt) < 64:
-        answer = model.generate([prompt], max_new_tokens=64 - len(prompt))[0].tolist()[0]
+    if len(prompt) < 200:
+        answer = model.generate([prompt], max_new_tokens=200 - len(prompt))[0].tolist()[0]
         assert glm.process_response(tokenizer.decode([*prompt, *answer])) in shown
 
 
