@@ -12,11 +12,29 @@ from glm.device.tuning import keep_freed_memory, tune_cpu
 CPU_SETTINGS = [*tune_cpu(os.environ), keep_freed_memory(os.environ)]
 
 _HOMES = {
+    "AutoConfig": "glm.api.auto",
+    "AutoModel": "glm.api.auto",
+    "AutoModelForCausalLM": "glm.api.auto",
+    "AutoTokenizer": "glm.api.auto",
+    "BatchEncoding": "glm.tokenizers",
+    "ChatGLMTokenizer": "glm.tokenizers",
+    "GLM4JsonTokenizer": "glm.tokenizers",
+    "GLM4Tokenizer": "glm.tokenizers",
+    "GLMChatModel": "glm.api.mindformers",
+    "GLMChineseTokenizer": "glm.tokenizers",
     "GLMConfig": "glm.config",
     "GLMForCausalLM": "glm.model",
     "GLMTokenizer": "glm.tokenizers",
+    "GRAPH_MODE": "glm.api.mindformers",
     "GenerationConfig": "glm.generation_config",
-    "pipeline": "glm.text.pipelines",
+    "PYNATIVE_MODE": "glm.api.mindformers",
+    "TextGenerationPipeline": "glm.api.pipelines",
+    "TextStreamer": "glm.api.streamers",
+    "load_checkpoint": "glm.api.mindformers",
+    "pipeline": "glm.api.pipelines",
+    "process_response": "glm.chat",
+    "set_context": "glm.api.mindformers",
+    "transform_checkpoints": "glm.api.mindformers",
 }
 __all__ = ["CPU_SETTINGS", *_HOMES]
 

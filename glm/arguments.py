@@ -7,7 +7,7 @@ from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
-from glm.argument_file import expand
+from glm.argument_file import expand, repeated_flags
 from glm.cli import HelpFormatter, unknown_argument
 from glm.datasets.encoding import Encoder
 from glm.device.choice import check_dtype, choose_device
@@ -49,6 +49,10 @@ class DataArguments:
             "(docs/files.md), or a Hugging Face data set name "
             "(BelleGroup/school_math_0.25M). Without it the small sample bundled under data/ is used."
         },
+    )
+    history_column: Optional[str] = field(
+        default=None,
+        metadata={"help": "Column of a row's earlier turns, [question, answer] pairs or messages; default: history."},
     )
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave rows with errors out and count them."})
     src_length: int = field(
@@ -104,9 +108,25 @@ class DecodeArguments:
     select_topk: bool = field(
         default=True, metadata={"help": "Take the most likely candidates; False draws them from the distribution."}
     )
-    top_p: float = field(default=0.0, metadata={"help": "Draw from the nucleus of this probability mass; 0 = off."})
+    top_p: float = field(
+        default=0.0, metadata={"help": "Draw from the nucleus of this mass of what top_k left; 0 = off."}
+    )
     top_k: int = field(default=0, metadata={"help": "Draw from the k most likely tokens; 0 = off."})
-    temperature: float = field(default=1.0, metadata={"help": "Divides the logits before drawing."})
+    min_p: float = field(
+        default=0.0, metadata={"help": "Draw from the tokens at least so likely, beside the likeliest; 0 = off."}
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Divides the logits before drawing; 0 takes the most likely."}
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Makes tokens of source and generated text less likely; 1 = off."}
+    )
+    presence_penalty: float = field(
+        default=0.0, metadata={"help": "Is taken off the score of a token that was generated; -2 to 2; 0 = off."}
+    )
+    frequency_penalty: float = field(
+        default=0.0, metadata={"help": "The same, as often as it was generated; -2 to 2; 0 = off."}
+    )
 
     def generation_config(self, encoder: Encoder, seed: int = 0) -> GenerationConfig:
         """The flags, and for those that are not given what the kind of model says.
@@ -128,6 +148,10 @@ class DecodeArguments:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=seed,
             **chosen,
         )
@@ -175,7 +199,14 @@ class ModelArguments:
         metadata={"help": "attention = query, key, value; all = every linear layer.", "choices": ["attention", "all"]},
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapters' input."})
-    lora_path: Optional[str] = field(default=None, metadata={"help": "Go on training the adapter of this directory."})
+    lora_path: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Go on training the adapter of this directory; of several, each behind the flag, the last one, "
+            "with the others merged into the weights.",
+            "action": "append",
+        },
+    )
     save_peft: bool = field(
         default=False, metadata={"help": "Write the final adapter in Hugging Face PEFT's format as well, under peft/."}
     )
@@ -192,8 +223,9 @@ class GLMTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Start anew, and remove the checkpoints and results of an earlier run from output_dir; without it, "
-            "the run goes on from the newest checkpoint there."
+            "help": "Start anew, and remove the checkpoints and results of an earlier run from output_dir, and the "
+            "model of one of the other kind (LoRA or full); without it, the run goes on from the newest checkpoint "
+            "there."
         },
     )
     resume_from_checkpoint: Optional[str] = field(
@@ -248,6 +280,12 @@ def refuse_unsupported(args: TrainingArguments) -> None:
         raise UsageError("sharding_parallel_config split_param is not supported: a run with it cannot be resumed")
     if "stage3" in str(args.sharding):
         raise UsageError("sharding stage3 is not supported: use stage1 or stage2, and --tensor_parallel_degree")
+    for name in ("ignore_load_lr_and_optim", "ignore_save_lr_and_optim"):
+        if getattr(args, name):
+            raise UsageError(
+                f"{name} is not supported: a run goes on with its optimizer's state; to begin anew from a checkpoint, "
+                "give it as --model_name_or_path with another --output_dir"
+            )
     best = args.metric_for_best_model
     if args.prediction_loss_only and best not in (None, "loss", "eval_loss"):
         raise UsageError(f"metric_for_best_model is {best}, and prediction_loss_only is True: leave one of them out")
@@ -269,6 +307,8 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(list(classes), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    for line in repeated_flags([RENAMED.get(word, word) for word in argv], parser):
+        note(line)
     argv = [RENAMED.get(word, word) for word in expand(argv, parser)]
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)

@@ -1,31 +1,22 @@
 """Conversations: messages to prompt ids, to training rows that say what is trained, and generated text to answers.
 
-A message is {"role": "user", "content": "…"}; roles are system, user, assistant and observation (a tool's result). An
-assistant message that calls a tool has the tool's name under "metadata". `CHAT_FORMATS` has one entry a tokenizer kind;
-imports neither paddle nor paddlenlp.
+Messages come in any form that `glm.messages` reads. `CHAT_FORMATS` has one entry a tokenizer kind: ChatGLM-6B's rounds
+are here, GLM-4's turns in glm/chat_roles.py. Imports neither paddle nor paddlenlp.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glm.chat_roles import encode_role_prompt, encode_role_rows, last_role_answer, last_turn, read_role_answer
 from glm.errors import GLMError, UsageError
-from glm.rows import TrainingRow
+from glm.messages import ROLES, Message, Tools, is_trained, normal_messages, without_oldest
+from glm.rows import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingRow
 from glm.tokenizers.base import Tokenizer
-
-Message = Mapping[str, Any]
-Tools = Sequence[Mapping[str, Any]]
-
-ASSISTANT, USER = "<|assistant|>", "<|user|>"
-STOP_TEXTS = ("<|endoftext|>", USER, "<|observation|>")
-# GLM-4's turns where a directory has no template of its own: role token, tool name, line end, content.
-ROLE_TEMPLATE = (
-    "[gMASK]<sop>{% for message in messages %}<|{{ message.role }}|>{{ message.metadata or '' }}\n{{ message.content }}"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -34,8 +25,11 @@ class ChatFormat:
 
     Attributes:
         roles: roles a message may have.
-        encode_prompt: (tokenizer, messages, tools, longest) → prompt ids, `longest` None for no limit.
-        encode_rows: (tokenizer, messages, tools, src_length, tgt_length) → training rows.
+        encode_prompt: (tokenizer, messages, tools, longest, whether the question may be cut) → prompt ids, `longest`
+            None for no limit.
+        encode_rows: (tokenizer, messages, tools, src_length, tgt_length, counts) → training rows; `counts` grows by
+            what is left out (glm/rows.py).
+        last_answer: (tokenizer, messages, tools) → what stands before the last answer that is trained, and its ids.
         read_answer: (generated text, names of the tools that were offered) → assistant message.
         clean: what a user sees of generated text.
         cuts: what a source, and a row to train on, are without when they were cut.
@@ -44,8 +38,11 @@ class ChatFormat:
     """
 
     roles: tuple[str, ...]
-    encode_prompt: Callable[[Tokenizer, list[Message], Tools | None, int | None], list[int]]
-    encode_rows: Callable[[Tokenizer, list[Message], Tools | None, int | None, int | None], list[TrainingRow]]
+    encode_prompt: Callable[[Tokenizer, list[Message], Tools | None, int | None, bool], list[int]]
+    encode_rows: Callable[
+        [Tokenizer, list[Message], Tools | None, int | None, int | None, Counter[str]], list[TrainingRow]
+    ]
+    last_answer: Callable[[Tokenizer, list[Message], Tools | None], tuple[list[Message], list[int]]]
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
     clean: Callable[[str], str]
     unsettled: str
@@ -72,7 +69,7 @@ class ChatFormat:
         messages = self._checked(messages)
         if messages[-1]["role"] == "assistant":
             raise GLMError("the last message is the assistant's; end with the user's question or a tool's result")
-        return self.encode_prompt(tokenizer, messages, tools, max_length)
+        return self.encode_prompt(tokenizer, messages, tools, max_length, False)
 
     def training_rows(
         self,
@@ -81,19 +78,46 @@ class ChatFormat:
         tools: Tools | None = None,
         src_length: int | None = None,
         tgt_length: int | None = None,
+        counts: Counter[str] | None = None,
     ) -> list[TrainingRow]:
         """Every assistant turn and the token that ends it is trained once, in one row or in several.
+
+        Answers with nothing in them are context; there are no rows where all are of that kind.
 
         Args:
             src_length, tgt_length: most ids of a question and its answer where a model keeps them apart; their sum is
                 the most of a whole conversation where it does not. None is no limit.
+            counts: grows by what is left out of the messages (glm/rows.py).
 
-        Raises GLMError for a message this model has no place for, or a conversation in which nothing is trained.
+        Raises GLMError for a message this model has no place for, or where no message is an answer to train.
         """
         messages = self._checked(messages)
         if all(message["role"] != "assistant" for message in messages):
             raise GLMError("the conversation has no assistant message, so there is nothing to train")
-        return self.encode_rows(tokenizer, messages, tools, src_length, tgt_length)
+        if not any(map(is_trained, messages)):
+            raise GLMError("every answer of the conversation is marked as context, so there is nothing to train")
+        return self.encode_rows(
+            tokenizer, messages, tools, src_length, tgt_length, Counter() if counts is None else counts
+        )
+
+    def evaluated(
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        max_length: int | None = None,
+    ) -> tuple[list[int], list[int], bool]:
+        """Ids of the prompt of the last answer that is trained, of that answer, and whether the prompt is cut.
+
+        Args:
+            max_length: most ids of the prompt; the oldest turns go first, then the end of the question.
+
+        Raises GLMError as `training_rows`.
+        """
+        before, answer = self.last_answer(tokenizer, self._checked(messages), tools)
+        ids = self.encode_prompt(tokenizer, before, tools, None, True)
+        cut = max_length is not None and len(ids) > max_length
+        return self.encode_prompt(tokenizer, before, tools, max_length, True) if cut else ids, answer, cut
 
     def answer(self, text: str, tools: Tools | None = None) -> dict[str, str]:
         """The assistant message that generated `text` stands for; calls a tool only if `tools` has one of that name."""
@@ -106,17 +130,7 @@ class ChatFormat:
     def _checked(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
             raise GLMError("the conversation is empty; give at least one message")
-        for number, message in enumerate(messages, 1):
-            if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-                raise GLMError(f"message {number} is not a {{role, content}} object: {str(message)[:80]}")
-            if message["role"] not in self.roles:
-                raise GLMError(
-                    f"message {number} has the role '{message['role']}'; this model knows {', '.join(self.roles)}"
-                )
-            if not isinstance(message["content"], str):
-                raise GLMError(f"message {number}: content is a {type(message['content']).__name__}, and must be text")
-        # A template prints a null as "None": to it, absent and null are the same.
-        return [{key: value for key, value in message.items() if value is not None} for message in messages]
+        return normal_messages(messages, self.roles)
 
 
 def chat_format(tokenizer: object) -> ChatFormat:
@@ -130,15 +144,6 @@ def chat_format(tokenizer: object) -> ChatFormat:
 def _tool_name(tool: Mapping[str, Any]) -> str:
     """Of {"type": "function", "function": {"name": …}}, of {"name": …}, or of a built-in {"type": "python"}."""
     return (tool.get("function") or tool).get("name") or tool.get("type", "")
-
-
-def _without_oldest(messages: list[Message]) -> list[Message]:
-    """Without what comes before the second question, but for system messages; [] where there is no second one."""
-    questions = [number for number, message in enumerate(messages) if message["role"] == "user"]
-    if len(questions) < 2:
-        return []
-    system = [message for message in messages[: questions[1]] if message["role"] == "system"]
-    return [*system, *messages[questions[1] :]]
 
 
 # ChatGLM-6B: text [gMASK] <sop> answer <eop>, earlier turns as numbered rounds in the text.
@@ -161,8 +166,9 @@ def round_prompt(messages: Sequence[Message]) -> str:
 def _check_turns(messages: Sequence[Message]) -> None:
     for number, message in enumerate(messages):
         if message["role"] != ("user", "assistant")[number % 2]:
+            cure = f"join it with message {number}" if number else "put the user's question before it"
             raise GLMError(
-                f"message {number + 1} is the {message['role']}'s; user and assistant take turns in this model"
+                f"message {number + 1} is the {message['role']}'s; user and assistant take turns in this model: {cure}"
             )
 
 
@@ -171,14 +177,14 @@ def _round_ids(tokenizer: Tokenizer, messages: list[Message], longest: int | Non
 
     The oldest rounds go first, then the end of the text.
     """
-    ids = tokenizer.encode(round_prompt(messages), split_special_tokens=True)
+    ids = tokenizer.text_ids(round_prompt(messages), split_special_tokens=True)
     cut = longest is not None and len(ids) > longest
-    while cut and len(ids) > longest and (messages := _without_oldest(messages)):
-        ids = tokenizer.encode(round_prompt(messages), split_special_tokens=True)
+    while cut and len(ids) > longest and (messages := without_oldest(messages)):
+        ids = tokenizer.text_ids(round_prompt(messages), split_special_tokens=True)
     return ids[:longest], cut
 
 
-def _encode_round_prompt(tokenizer, messages, tools, longest) -> list[int]:
+def _encode_round_prompt(tokenizer, messages, tools, longest, cuts_question) -> list[int]:
     _refuse_tools(tools)
     frame = len(tokenizer.build_inputs([]))
     if longest is not None and longest <= frame:
@@ -187,7 +193,7 @@ def _encode_round_prompt(tokenizer, messages, tools, longest) -> list[int]:
     return tokenizer.build_inputs(ids)
 
 
-def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length) -> list[TrainingRow]:
+def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, counts) -> list[TrainingRow]:
     """A row an answer, the rounds before it in its prompt.
 
     At most S-1 ids of text, [gMASK] <sop>, at most T-2 ids of the answer, <eop>; trained from <sop> on, as in
@@ -199,8 +205,15 @@ def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length) -> li
     target_room = None if tgt_length is None else max(tgt_length - 2, 0)
     rows = []
     for turn in range(1, len(messages), 2):
+        if not is_trained(messages[turn]):
+            continue
+        if "reasoning_content" in messages[turn]:
+            counts[NO_PLACE_FOR_THOUGHTS] += 1
+        if not messages[turn]["content"].strip():
+            counts[EMPTY_ANSWERS] += 1
+            continue
         text, cut = _round_ids(tokenizer, messages[:turn], source_room)
-        whole = tokenizer.encode(messages[turn]["content"], split_special_tokens=True)
+        whole = tokenizer.text_ids(messages[turn]["content"], split_special_tokens=True)
         prompt, answer = tokenizer.build_inputs(text), whole[:target_room]
         ids = [*prompt, *answer, tokenizer.eop_token_id]
         prefix = len(prompt) - 1
@@ -232,127 +245,26 @@ def _read_round_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
     return {"role": "assistant", "content": process_response(text)}
 
 
-# GLM-4: [gMASK] <sop>, then a role token, a line end and the content for each message.
+def _last_round_answer(tokenizer, messages, tools) -> tuple[list[Message], list[int]]:
+    _refuse_tools(tools)
+    _check_turns(messages)
+    answers = [n for n, message in enumerate(messages) if is_trained(message) and message["content"].strip()]
+    if not answers:
+        raise GLMError("the conversation has no answer that is trained")
+    answer = messages[answers[-1]]["content"]
+    return messages[: answers[-1]], tokenizer.text_ids(answer, split_special_tokens=True)
 
 
-def _encode_role_prompt(tokenizer, messages, tools, longest) -> list[int]:
-    while True:
-        ids = tokenizer.encode(_render(tokenizer, messages, tools, add_generation_prompt=True))
-        if longest is None or len(ids) <= longest:
-            return ids
-        if not (messages := _without_oldest(messages)):
-            raise UsageError(
-                f"the last turn has {len(ids)} tokens, and the prompt's limit is {longest}: raise src_length"
-            )
-
-
-def _encode_role_rows(tokenizer, messages, tools, src_length, tgt_length) -> list[TrainingRow]:
-    """The whole conversation in one row, cut at S+T ids.
-
-    What the model writes is trained: all that follows the token <|assistant|>, and the token that ends the turn. A
-    template that rewrites earlier answers (GLM-Z1 drops their thoughts) makes a row a turn instead.
-    """
-    rows: list[_Row] = []
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        start, text = _rendered_turn(tokenizer, messages, turn, tools)
-        if not rows or not start.startswith(rows[-1].text):
-            rows.append(_Row(tokenizer))
-        rows[-1].add(start, trained=False)
-        rows[-1].add(text, trained=True)
-        rows[-1].end = _end_token(messages, turn)
-    whole = _render(tokenizer, messages, tools)
-    if whole.startswith(rows[-1].text) and messages[-1]["role"] != "assistant":
-        rows[-1].add(whole, trained=False)
-        rows[-1].end = USER
-    limit = None if src_length is None or tgt_length is None else src_length + tgt_length
-    return [row.encode(limit) for row in rows]
-
-
-class _Row:
-    """A conversation as it grows: slices of text that each end beside a special token, so that ids do not run over."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self.text, self.end = "", ""
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._trained: list[bool] = []
-
-    def add(self, text: str, trained: bool) -> None:
-        """Goes on to `text`, which begins with what is there already."""
-        ids = self._tokenizer.encode(text[len(self.text) :])
-        # The first token after an answer is the role token that ends it.
-        ends_answer = not trained and bool(self._trained) and self._trained[-1]
-        self._ids += ids
-        self._trained += [trained or (ends_answer and i == 0) for i in range(len(ids))]
-        self.text = text
-
-    def encode(self, limit: int | None) -> TrainingRow:
-        ids = [*self._ids, self._tokenizer.convert_tokens_to_ids(self.end)]
-        trained = [*self._trained, self._trained[-1]]
-        return TrainingRow(ids[:limit], trained[:limit], cut=limit is not None and len(ids) > limit)
-
-
-def _rendered_turn(tokenizer, messages, turn: int, tools) -> tuple[str, str]:
-    """The text up to and with <|assistant|> of an assistant turn, and up to the end of that turn."""
-    prompt = _render(tokenizer, messages[:turn], tools, add_generation_prompt=True)
-    start = prompt[: prompt.rfind(ASSISTANT) + len(ASSISTANT)]
-    text = _render(tokenizer, messages[: turn + 1], tools)
-    if not start.endswith(ASSISTANT) or not text.startswith(start):
-        raise GLMError(f"the chat template does not write message {turn + 1} where it asks for it: it cannot train")
-    return start, text
-
-
-def _end_token(messages: list[Message], turn: int) -> str:
-    """The token after an assistant turn: the next message's role, else a tool's result if the turn asks for one."""
-    after = [message["role"] for message in messages[turn + 1 : turn + 2]]
-    role = after[0] if after else ("observation" if messages[turn].get("metadata") else "user")
-    return f"<|{role}|>"
-
-
-def _render(tokenizer, messages, tools, add_generation_prompt: bool = False) -> str:
-    """The template's text; special tokens that users spelt are marked, and `encode` takes them for text."""
-    template = tokenizer.chat_template(bool(tools), default=ROLE_TEMPLATE)
-    messages, tools = _place_tools(template, messages, tools)
-    return tokenizer.marked_chat(template, messages, tools, add_generation_prompt)
-
-
-def _place_tools(template, messages: list[Message], tools: Tools | None) -> tuple[list[Message], Tools | None]:
-    """Tools where the template looks for them: in its variable (GLM-4-0414), or in a system message (GLM-4-9B).
-
-    Given the other way, either template would leave them out without a word.
-    """
-    inside = [message for message in messages if message.get("tools")]
-    if not inside and not tools:
-        return messages, tools
-    probe, some = [{"role": "user", "content": "?"}], tools or inside[0]["tools"]
-    as_variable = template.render(probe, some) != template.render(probe)
-    if as_variable and inside and not tools:
-        bare = [{key: value for key, value in message.items() if key != "tools"} for message in messages]
-        return bare, [tool for message in inside for tool in message["tools"]]
-    if as_variable or not tools:
-        return messages, tools
-    first = messages[0] if messages and messages[0]["role"] == "system" else None
-    system = {**(first or {"role": "system", "content": ""}), "tools": tools}
-    return [system, *messages[bool(first) :]], None
-
-
-def _read_role_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
-    """Of several turns the last: GLM-4 may go on after a tool call. The name before the first line end is a tool's."""
-    turn = text.rpartition(ASSISTANT)[2]
-    for token in STOP_TEXTS:
-        turn = turn.removesuffix(token)
-    name, line_end, rest = turn.partition("\n")
-    if line_end and name.strip() in tools:
-        return {"role": "assistant", "metadata": name.strip(), "content": rest.strip()}
-    return {"role": "assistant", "content": _without_placeholder(turn)}
+def _read_turns(text: str, tools: frozenset[str]) -> dict[str, str]:
+    called = read_role_answer(text, tools)
+    return called or {"role": "assistant", "content": _without_placeholder(last_turn(text))}
 
 
 _ROUNDS = ChatFormat(
     ("user", "assistant"),
     _encode_round_prompt,
     _encode_round_rows,
+    _last_round_answer,
     _read_round_answer,
     process_response,
     _UNSETTLED + "".join(_FULL_WIDTH),
@@ -363,12 +275,13 @@ _ROUNDS = ChatFormat(
     fills_blank=True,
 )
 _ROLE_TOKENS = ChatFormat(
-    ("system", "user", "assistant", "observation"),
-    _encode_role_prompt,
-    _encode_role_rows,
-    _read_role_answer,
+    ROLES,
+    encode_role_prompt,
+    encode_role_rows,
+    last_role_answer,
+    _read_turns,
     _without_placeholder,
     _UNSETTLED,
-    {"source": "their oldest turns are lost", "row": "their end is lost"},
+    {"source": "their oldest turns are lost, in evaluation then the end of the question", "row": "their end is lost"},
 )
 CHAT_FORMATS = {"chatglm": _ROUNDS, "glm4": _ROLE_TOKENS, "glm4-0414": _ROLE_TOKENS}

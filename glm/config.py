@@ -5,6 +5,7 @@ from typing import Any
 
 from paddlenlp.transformers import PretrainedConfig
 
+from glm.api.mindformers_fields import from_mindformers
 from glm.config_file import config_json, write_config_file
 from glm.generations import GENERATIONS
 from glm.plain_config import DTYPES, ConfigFields
@@ -24,20 +25,32 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         num_key_value_heads: heads of keys and values, which query heads share; as many as those unless given.
         head_dim: width of a head; H / heads unless given.
         intermediate_size: width inside the MLP, 4·H unless given.
-        max_position_embeddings: the largest position id that is allowed.
+        max_position_embeddings: the largest position id that is allowed, unless rope_scaling allows more.
         initializer_range: standard deviation of random weights.
         rope_theta, partial_rotary_factor: base, and share of a head that turns, of rotary positions.
+        rope_scaling: how rotary positions are scaled, as transformers has it: {"rope_type": "yarn", "factor": 4.0,
+            "original_max_position_embeddings": 32768}, or of type linear or llama3.
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout
             probabilities in training, whether queries, keys and values have a bias; the generation's unless given.
         kwargs: of PaddleNLP's PretrainedConfig: dtype, tie_word_embeddings, eos_token_id and its like,
-            tensor_parallel_degree, tensor_parallel_rank and others.
+            tensor_parallel_degree, tensor_parallel_rank and others. Or MindFormers' fields of ChatGLM-6B, which then is
+            the model (glm/api/mindformers_fields.py).
+
+    Attributes:
+        max_decode_length: as MindFormers has it; the model's positions unless given.
 
     Raises:
-        GLMError: an unknown generation or dtype, heads that do not divide the hidden size, or a tensor-parallel degree
-            that does not divide heads and MLP, or that neither divides the key/value heads nor is a multiple of them.
+        GLMError: an unknown field, generation or dtype, scaled positions that are not implemented, heads that do not
+            divide the hidden size, or a tensor-parallel degree that does not divide heads and MLP, or that neither
+            divides the key/value heads nor is a multiple of them.
     """
 
     model_type = "glm"
+
+    def __init__(self, *args, **kwargs):
+        kwargs, longest = from_mindformers(kwargs)
+        super().__init__(*args, **kwargs)
+        self.max_decode_length = longest or self.max_position_embeddings
 
     def to_checkpoint_dict(self, shards: int = 1) -> dict[str, Any]:
         """The config.json, in the names that the generation's own users and PaddleNLP know.

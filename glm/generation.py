@@ -7,7 +7,7 @@ The last column of a prompt is the first token that is decoded (GLM: `<|startofp
 once into the cache's prefix. Every number that steers a search is a tensor, so an exported graph takes it as an input.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -17,7 +17,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from glm.cache import Prefix, empty_tails, select_beams
-from glm.generation_config import CONTROL_DTYPES, NEVER, GenerationConfig, StopTokens
+from glm.generation_config import NEVER, GenerationConfig, StopTokens, control_arrays
+from glm.penalties import added_at, forbid, penalise_presence, penalise_repetition, real_tokens
 from glm.random_bits import gumbel_noise
 from glm.tracing import cond, dim, known, while_loop
 
@@ -49,21 +50,32 @@ class Prompt:
 
 
 class GenerationMixin:
-    """`generate` and `stream` for a model with `prefill` and `decode`."""
+    """`generate_batch` and `stream` for a model with `prefill` and `decode`."""
 
     @paddle.no_grad()
-    def generate(self, prompt: Prompt, config: GenerationConfig, stop: StopTokens) -> tuple[Tensor, Tensor]:
+    def generate_batch(
+        self, prompt: Prompt, config: GenerationConfig, stop: StopTokens, returned: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Generates for a batch of prompts.
+
+        Args:
+            returned: how many of a row's beams come back, the best first; B is then so many times the rows.
 
         Returns:
             Token ids [B, t] int64 without the prompt, padded behind the end token, and scores [B] float32: the sum
-            of the tokens' log-probabilities, with beams under the length penalty.
+            of the tokens' log-probabilities, penalties included, with beams under the length penalty.
         """
-        return generate(self, prompt, controls(config), stop)
+        return generate(self, prompt, controls(config), stop, returned)
 
     @paddle.no_grad()
     def stream(self, prompt: Prompt, config: GenerationConfig, stop: StopTokens) -> Iterator[Tensor]:
-        """Yields the new tokens [B] of each step as soon as they are chosen; the same tokens as `generate`."""
+        """Yields the new tokens [B] of each step as soon as they are chosen; the same as `generate_batch`'s."""
+        yield from self.steps(prompt, config, stop)
+
+    def steps(
+        self, prompt: Prompt, config: GenerationConfig, stop: StopTokens
+    ) -> Generator[Tensor, None, tuple[Tensor, Tensor]]:
+        """`stream`, which gives what `generate_batch` does when it is over."""
         if config.num_beams > 1:
             raise ValueError(f"beams are chosen at the end, so num_beams={config.num_beams} cannot be streamed")
         search = _Sampling(self, prompt, controls(config), stop)
@@ -71,19 +83,23 @@ class GenerationMixin:
         while search.goes_on(*state):
             state = search.step(*state)
             yield state[1][:, 0, -1]
+        return search.result(state)
 
 
 def controls(config: GenerationConfig) -> SimpleNamespace:
-    """The options as 0-D tensors."""
-    return SimpleNamespace(**{n: paddle.to_tensor(getattr(config, n), dtype=t) for n, t in CONTROL_DTYPES.items()})
+    """The options as 0-D tensors, those that are lists of ids as 1-D tensors."""
+    return SimpleNamespace(**{name: paddle.to_tensor(array) for name, array in control_arrays(config).items()})
 
 
-def generate(model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens) -> tuple[Tensor, Tensor]:
+def generate(
+    model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, returned: int = 1
+) -> tuple[Tensor, Tensor]:
     """Beam search where more than one beam is asked for, else greedy search or sampling."""
     prefix = _read_prompt(model, prompt)
 
     def run(search_class):
         search = search_class(model, prompt, control, stop, prefix)
+        search.returned = returned
         state = while_loop(search.goes_on, search.step, search.start(), control.max_length, search.kept)
         return search.result(state)
 
@@ -102,6 +118,8 @@ def _read_prompt(model, prompt: Prompt) -> Prefix:
 class _Search:
     """What both searches share. A state is a flat list of tensors: step, tokens, scores, …, and the cache's tails."""
 
+    returned = 1
+
     def __init__(self, model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, prefix: Prefix | None = None):
         self.model, self.prompt, self.control, self.stop = model, prompt, control, stop
         self.prefix = prefix or _read_prompt(model, prompt)
@@ -109,6 +127,11 @@ class _Search:
         self.beams, self.sampled, self.ngram = (
             known(x) for x in (control.num_beams, control.do_sample, control.no_repeat_ngram_size)
         )
+        self.repetition, self.presence, self.frequency = (
+            known(x) for x in (control.repetition_penalty, control.presence_penalty, control.frequency_penalty)
+        )
+        self.suppresses = known(paddle.concat([control.suppress_tokens, control.begin_suppress_tokens]).max() >= 0)
+        self.prompt_Bn = real_tokens(prompt.input_ids, prompt.attention_mask)
         self.eos_E = paddle.to_tensor(stop.eos_token_ids, dtype="int64")
         self.eos_V = F.one_hot(self.eos_E, self.vocab_size).sum(axis=0).clip(max=1.0)
 
@@ -120,13 +143,33 @@ class _Search:
         position_BP = self.prompt.position_ids[:, :, -1] + step * self.prompt.position_step
         position_BPG = position_BP.unsqueeze(-1) + paddle.zeros_like(tokens_BGt[:, :, -1]).unsqueeze(1)
         logits_BGV, tails = self.model.decode(tokens_BGt[:, :, -1], position_BPG, self.prefix, tails)
-        logits_BGV = logits_BGV.astype("float32")
-        log_probs_BGV = _log_softmax(logits_BGV)
+        log_probs_BGV = self.log_probs(logits_BGV.astype("float32"), tokens_BGt)
         # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
         too_early = (step < self.control.min_length).astype("float32")
         allowed_BGV = log_probs_BGV + NEVER * too_early * self.eos_V
-        forbid = self.ngram > 0
-        return cond(forbid, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV), tails
+        fresh_BGV = cond(
+            self.ngram > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV
+        )
+        return cond(self.suppresses, lambda: self.suppressed(fresh_BGV, step), lambda: fresh_BGV), tails
+
+    def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
+        """Log-probabilities under penalties: those change logits, but where beams are ranked log-probabilities."""
+        raise NotImplementedError
+
+    def penalised(self, scores_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
+        fresh_BGV = cond(
+            self.repetition != 1.0,
+            lambda: penalise_repetition(scores_BGV, self.prompt_Bn, tokens_BGt, self.repetition),
+            lambda: scores_BGV,
+        )
+        counts = (self.presence != 0.0) | (self.frequency != 0.0)
+        return cond(
+            counts, lambda: penalise_presence(fresh_BGV, tokens_BGt, self.presence, self.frequency), lambda: fresh_BGV
+        )
+
+    def suppressed(self, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
+        log_probs_BGV = forbid(log_probs_BGV, self.control.suppress_tokens)
+        return forbid(log_probs_BGV, self.control.begin_suppress_tokens, (step == 0).astype("float32"))
 
     def perturbed(self, before_BG1: Tensor, log_probs_BGV: Tensor, step: Tensor) -> Tensor:
         """The scores that choose: as they are, or with noise that makes the best one a random draw.
@@ -137,7 +180,8 @@ class _Search:
         scores_BGV = before_BG1 + log_probs_BGV
 
         def drawn():
-            warped = _keep_likely(log_probs_BGV / self.control.temperature, self.control.top_k, self.control.top_p)
+            control = self.control
+            warped = _keep_likely(log_probs_BGV / control.temperature, control.top_k, control.top_p, control.min_p)
             rows = dim(scores_BGV, 0) * dim(scores_BGV, 1)
             noise = gumbel_noise(self.control.seed, step, rows, self.vocab_size)
             return before_BG1 + warped + noise.reshape(paddle.shape(scores_BGV))
@@ -152,6 +196,9 @@ class _Sampling(_Search):
     """Greedy search and sampling: one beam. State: step, tokens [B, 1, t], scores [B, 1], finished [B, 1], tails."""
 
     kept = 4
+
+    def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
+        return _log_softmax(self.penalised(logits_BGV, tokens_BGt))
 
     def start(self) -> list[Tensor]:
         tokens_B1t = self.start_tokens(1)
@@ -183,6 +230,9 @@ class _BeamSearch(_Search):
     """
 
     kept = 6
+
+    def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
+        return self.penalised(_log_softmax(logits_BGV), tokens_BGt)
 
     def start(self) -> list[Tensor]:
         tokens_BGt = self.start_tokens(self.beams)
@@ -254,6 +304,8 @@ class _BeamSearch(_Search):
         running_BG = scores_BG / self.penalty(step) + NEVER * done_B.astype("float32").unsqueeze(1)
         best_BG, index_BG = paddle.topk(paddle.concat([pool_scores, running_BG], axis=1), self.beams, axis=1)
         tokens = select_beams(paddle.concat([pool_tokens, tokens_BGt], axis=1), index_BG)
+        if self.returned > 1:
+            return tokens[:, : self.returned, 1:].flatten(0, 1), best_BG[:, : self.returned].flatten()
         return tokens[:, 0, 1:], best_BG[:, 0]
 
 
@@ -268,17 +320,28 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return paddle.take_along_axis(x, index, axis=-1, broadcast=False)
 
 
-def _keep_likely(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Forbids what is outside the `top_k` best, or outside the nucleus of mass `top_p` (arXiv:1904.09751, 3.1)."""
+def _keep_likely(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor | None = None) -> Tensor:
+    """Forbids what is outside the `top_k` best, or outside the nucleus of mass `top_p` (arXiv:1904.09751, 3.1).
+
+    The nucleus is measured over what top_k left. Then min_p (arXiv:2407.01082) forbids what is far from the best.
+    """
     size = logits_BGV.shape[-1]
     sorted_BGV = paddle.sort(logits_BGV, axis=-1, descending=True)
     k = paddle.where(top_k > 0, top_k, paddle.full_like(top_k, size))
     mass = paddle.where(top_p > 0, top_p, paddle.ones_like(top_p))
-    probs_BGV = F.softmax(sorted_BGV, axis=-1)
+    inside_BGV = sorted_BGV >= _least(sorted_BGV, paddle.arange(size, dtype="int64") < k)
+    probs_BGV = F.softmax(paddle.where(inside_BGV, sorted_BGV, paddle.full_like(sorted_BGV, 2 * NEVER)), axis=-1)
     before_BGV = probs_BGV.cumsum(axis=-1) - probs_BGV
-    keep_BGV = (paddle.arange(size, dtype="int64") < k) & ((before_BGV < mass) | (mass >= 1.0))
-    least_BG1 = paddle.where(keep_BGV, sorted_BGV, paddle.full_like(sorted_BGV, -NEVER)).min(axis=-1, keepdim=True)
+    least_BG1 = _least(sorted_BGV, inside_BGV & ((before_BGV < mass) | (mass >= 1.0)))
+    if min_p is not None:
+        share = paddle.where(min_p > 0, min_p.log(), paddle.full_like(min_p, 2 * NEVER))
+        least_BG1 = paddle.maximum(least_BG1, sorted_BGV[:, :, :1] + share)
     return paddle.where(logits_BGV >= least_BG1, logits_BGV, paddle.full_like(logits_BGV, NEVER))
+
+
+def _least(sorted_BGV: Tensor, keep: Tensor) -> Tensor:
+    """The lowest score [B, G, 1] of those to keep."""
+    return paddle.where(keep, sorted_BGV, paddle.full_like(sorted_BGV, -NEVER)).min(axis=-1, keepdim=True)
 
 
 def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: int | Tensor) -> Tensor:
@@ -297,7 +360,4 @@ def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: int | Tensor) 
     newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
     same_BGtn = (history_BGtn == newest_BG1n) | (back_n >= size)
     repeat_BGt = same_BGtn.all(axis=-1) & (column_t >= size)
-    penalty_BGt = NEVER * repeat_BGt.astype("float32")
-    # Without broadcasting, Paddle's host looks at the indices; with it, a graph has to find out shapes.
-    eager = paddle.in_dynamic_mode()
-    return paddle.put_along_axis(logits_BGV, tokens_BGt, penalty_BGt, axis=2, reduce="add", broadcast=eager)
+    return added_at(logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glm.errors import GLMError
+from glm.rope_scaling import DEFAULT, ORIGINAL, read_rope_scaling
 
 ROPE_BASE = 10000.0
 # Fields of `GLMConfig` that are whole numbers above 0.
@@ -22,7 +23,6 @@ SIZES = (
     "intermediate_size",
     "max_position_embeddings",
 )
-_ROPE_FIELDS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Generation:
         defaults: fields of `GLMConfig` that a model may change.
         names: name of a field in config.json → its name in `GLMConfig`.
         absent: fields of config.json that may be missing → what that means; the other `names` must be there.
+        null: fields that may be null, and the field whose value they then have.
         fixed: config.json fields of which this code implements one value only.
         aliases: other names under which files of the format give one of `names`.
         ignored: config.json fields that change no result of this code.
@@ -41,6 +42,7 @@ class Generation:
         tokens: ids of config.json that are written even if there is none.
         recognise: whether a config.json describes this generation.
         derive: `GLMConfig` fields that follow from several of config.json's.
+        unknown: names inside the `derived` fields that change nothing.
         write: the inverse of `derive`: config.json fields of a `GLMConfig`.
         architecture, model_type: what config.json calls the model.
         half: the 16-bit dtype that the generation was trained in; the other one may overflow or be too coarse.
@@ -53,10 +55,12 @@ class Generation:
     recognise: Callable[[dict[str, Any]], bool]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    null: Mapping[str, str] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     derived: frozenset[str] = frozenset()
     tokens: tuple[str, ...] = ()
     derive: Callable[[dict[str, Any]], dict[str, Any]] = lambda raw: {}
+    unknown: Callable[[dict[str, Any]], list[str]] = lambda raw: []
     write: Callable[[Any], dict[str, Any]] = lambda config: {}
     architecture: str = "GLMForConditionalGeneration"
     model_type: str = "glm"
@@ -89,23 +93,49 @@ def _write_remote(config: Any) -> dict[str, Any]:
 
 def _hf_rope(raw: dict[str, Any]) -> dict[str, Any]:
     """transformers 5 writes rope_parameters, transformers 4 its fields on their own, and rope_scaling."""
-    nested = (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
-    kind = nested.get("rope_type", nested.get("type", "default"))
-    if kind != "default":
-        raise GLMError(f"rope_type is '{kind}', and only 'default' is supported: use a model without scaled positions")
-    if unknown := sorted(set(nested) - _ROPE_FIELDS):
+    (where, nested), outer = _hf_nested(raw), {"rope_theta": ROPE_BASE, "partial_rotary_factor": 0.5} | _stated(raw)
+    # Phi-3's place for the original length, which transformers prefers.
+    length = {ORIGINAL: raw[ORIGINAL]} if raw.get(ORIGINAL) and isinstance(nested, Mapping) else {}
+    positions = outer.get("max_position_embeddings", _LONG)
+    scaling, _ = read_rope_scaling(nested | length if length else nested, positions, where)
+    rope = {name: (outer | _stated(nested))[name] for name in ("rope_theta", "partial_rotary_factor")}
+    if scaling:  # transformers 5.3.0 passes over the inner one then
+        rope["partial_rotary_factor"] = outer["partial_rotary_factor"]
+    passed = _stated(raw.get("rope_parameters") or {}).get("rope_theta", rope["rope_theta"])
+    if passed != rope["rope_theta"]:
         raise GLMError(
-            f"rope_parameters has {unknown[0]} = {nested[unknown[0]]!r}, which is not supported; known are "
-            f"{', '.join(sorted(_ROPE_FIELDS))}"
+            f"rope_parameters says rope_theta {passed}, and beside rope_scaling, which takes its place, "
+            f"{rope['rope_theta']} counts: write rope_theta into rope_scaling, and leave rope_parameters out"
         )
-    outer = {"rope_theta": ROPE_BASE, "partial_rotary_factor": 0.5} | {n: v for n, v in raw.items() if v is not None}
-    return {name: (outer | nested)[name] for name in ("rope_theta", "partial_rotary_factor")}
+    return rope | {"rope_scaling": scaling}
+
+
+def _hf_nested(raw: dict[str, Any]) -> tuple[str, Any]:
+    """The field that counts, and its value: where both are stated transformers takes rope_scaling alone."""
+    where = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+    return where, raw.get(where) or {}
+
+
+def _hf_unknown(raw: dict[str, Any]) -> list[str]:
+    """Names in the nested settings that change nothing."""
+    where, nested = _hf_nested(raw)
+    scaling, unknown = read_rope_scaling(nested, _LONG, where)
+    inner, outer = nested.get("partial_rotary_factor"), raw.get("partial_rotary_factor") or 0.5
+    passed_over = ["partial_rotary_factor"] if scaling and inner not in (None, outer) else []
+    return [f"{where}.{name}" for name in unknown + passed_over]
+
+
+def _stated(fields: Any) -> dict[str, Any]:
+    fields = fields if isinstance(fields, Mapping) else {}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _write_hf(config: Any) -> dict[str, Any]:
     """As transformers 5 reads it, and as 4 does."""
     rope = {"rope_theta": config.rope_theta, "partial_rotary_factor": config.partial_rotary_factor}
-    return rope | {"rope_parameters": rope | {"rope_type": "default"}, "torch_dtype": config.dtype}
+    scaling = config.rope_scaling or {}
+    older = {"rope_scaling": scaling} if scaling else {}
+    return rope | {"rope_parameters": rope | {"rope_type": DEFAULT} | scaling, "torch_dtype": config.dtype} | older
 
 
 # GLM (2021) and ChatGLM-6B.
@@ -129,6 +159,17 @@ _GLM4 = {
 }
 _GLM4_DEFAULTS = _NO_DROPOUT | {"attention_bias": True, "norm_eps": 1.5625e-07}
 _HF_NAMES = (*SIZES, "attention_bias", "attention_dropout", "initializer_range", "tie_word_embeddings")
+_LONG = 131072
+# GlmConfig's and Glm4Config's own defaults, which are alike.
+_HF_ABSENT = {
+    "head_dim": 128,
+    "max_position_embeddings": _LONG,
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1.5625e-07,
+}
 
 
 def _transformers(model_type: str, architecture: str, norm_eps: float, post_norms: bool) -> Generation:
@@ -136,22 +177,15 @@ def _transformers(model_type: str, architecture: str, norm_eps: float, post_norm
         parts=_GLM4 | {"post_norms": post_norms, "checkpoint_table": "glm4"},
         defaults=_GLM4_DEFAULTS | {"norm_eps": norm_eps},
         names={name: name for name in _HF_NAMES} | {"rms_norm_eps": "norm_eps"},
-        # GlmConfig's and Glm4Config's own defaults, which are alike.
-        absent={
-            "head_dim": 128,
-            "max_position_embeddings": 131072,
-            "attention_bias": True,
-            "attention_dropout": 0.0,
-            "initializer_range": 0.02,
-            "tie_word_embeddings": False,
-            "rms_norm_eps": 1.5625e-07,
-        },
+        absent=_HF_ABSENT,
+        null={"num_key_value_heads": "num_attention_heads"},
         fixed={"hidden_act": "silu"},
-        derived=frozenset({"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}),
+        derived=frozenset({"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", ORIGINAL}),
         # transformers puts ids of the real vocabulary where a file says nothing.
         tokens=("eos_token_id", "pad_token_id"),
         recognise=lambda raw: raw.get("model_type") == model_type and "num_layers" not in raw,
         derive=_hf_rope,
+        unknown=_hf_unknown,
         write=_write_hf,
         architecture=architecture,
         model_type=model_type,
@@ -199,7 +233,9 @@ GENERATIONS = {
             {
                 "attention_scale",
                 "bad_words_id",
+                "checkpoint_activations",
                 "checkpoint_num_layers",
+                "max_memory_length",  # of what earlier segments of a text are remembered; a text here has one
                 "output_predict",
                 "label_smoothing",  # of training; here --label_smoothing says it
                 "parallel_output",

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from glm.adapter_file import adapter_dtype, merged
+from glm.adapter_file import open_adapter
+from glm.adapter_merge import config_of_merged, merged
+from glm.adapter_settings import adapter_dtype
 from glm.checkpoint import open_checkpoint
 from glm.checkpoint.hub import download_model
 from glm.config_file import refuse_adapter
@@ -13,6 +15,8 @@ from glm.datasets.encoding import Encoder, open_encoder
 from glm.errors import GLMError
 from glm.plain_config import PlainConfig
 from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
+
+AdapterPaths = str | Path | Sequence[str | Path] | None  # a directory or several
 
 
 def load_encoder(name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Encoder:
@@ -44,17 +48,25 @@ def _directory(name_or_path: str) -> Path:
     raise GLMError(f"'{name_or_path}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
 
 
-def model_source(name_or_path: str | Path, lora_path: Path | None = None) -> str:
-    """A model, and the adapter that was merged into it, as they were named."""
-    return f"{name_or_path} + {lora_path}" if lora_path else str(name_or_path)
+def adapter_paths(lora_path: AdapterPaths) -> list[Path]:
+    """One adapter directory or several as a list."""
+    if not lora_path:
+        return []
+    return [Path(path) for path in ([lora_path] if isinstance(lora_path, (str, Path)) else lora_path)]
+
+
+def model_source(name_or_path: str | Path, lora_path: AdapterPaths = None) -> str:
+    """A model, and the adapters that were merged into it, as they were named."""
+    return " + ".join(map(str, (name_or_path, *adapter_paths(lora_path))))
 
 
 def stream_weights(
-    name_or_path: str | Path, lora_path: Path | None = None
+    name_or_path: str | Path, lora_path: AdapterPaths = None
 ) -> tuple[PlainConfig, Iterator[tuple[str, np.ndarray]]]:
     """A model's configuration, and its weights one after the other, without a model in memory and without PaddleNLP.
 
-    An adapter is merged weight by weight, in float32. Only a preset that nobody trained is drawn in memory, by Paddle.
+    Adapters are merged one after the other, weight by weight, in float32. Only a preset that nobody trained is drawn
+    in memory, by Paddle.
 
     Returns:
         The configuration; names and arrays in the in-memory layout and the checkpoint's dtype.
@@ -68,7 +80,10 @@ def stream_weights(
         directory = _directory(name)
         config = PlainConfig.from_pretrained(str(directory))
         tensors = open_checkpoint(directory).tensors(config)
-    return config, merged(tensors, lora_path, config) if lora_path else tensors
+    for path in adapter_paths(lora_path):
+        adapter = open_adapter(path, config)
+        tensors, config = merged(tensors, adapter, config), config_of_merged(adapter, config)
+    return config, tensors
 
 
 def _drawn(preset: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -82,24 +97,25 @@ def _drawn(preset: str) -> Iterator[tuple[str, np.ndarray]]:
     return ((name, as_numpy(parameter)) for name, parameter in model.named_parameters())
 
 
-def load_merged_model(name_or_path: str, lora_path: Path | None = None, dtype: str | None = None):
-    """A model ready to generate, with an adapter merged into its weights.
+def load_merged_model(name_or_path: str, lora_path: AdapterPaths = None, dtype: str | None = None):
+    """A model ready to generate, with adapters merged into its weights.
 
     Args:
         name_or_path: directory or preset.
-        lora_path: directory of a LoRA adapter trained on that model.
-        dtype: of the weights; if not given the one the adapter was trained in, else the checkpoint's own.
+        lora_path: directory of a LoRA adapter trained on that model, or several, in the order in which they are merged.
+        dtype: of the weights; if not given the one the last adapter was trained in, else the checkpoint's own.
 
-    An adapter is merged in float32, whatever the dtype: the sum is then rounded once.
+    Adapters are merged in float32, whatever the dtype: the sum is then rounded once.
     """
-    from glm.lora import load_lora, merge_lora
+    from glm.lora import merge_adapter
     from glm.model import GLMForCausalLM
 
-    if lora_path is None:
-        model = GLMForCausalLM.from_pretrained(name_or_path, dtype=dtype)
-    else:
-        model = GLMForCausalLM.from_pretrained(name_or_path, dtype="float32")
-        dtype = dtype or adapter_dtype(lora_path)
-        model = merge_lora(load_lora(model, lora_path)).cast(dtype or "float32")
+    paths = adapter_paths(lora_path)
+    model = GLMForCausalLM.from_pretrained(name_or_path, dtype="float32" if paths else dtype)
+    for path in paths:
+        merge_adapter(model, path)
+    if paths:
+        said = [found for found in map(adapter_dtype, paths) if found]
+        model.cast(dtype or (said[-1] if said else "float32"))
     model.eval()
     return model

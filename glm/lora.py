@@ -1,28 +1,24 @@
 """LoRA adapters (Hu et al., arXiv:2106.09685) on PaddleNLP's LoRAModel: add, load, save, merge.
 
-Two formats: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
-(`adapter_config.json`, `adapter_model.safetensors`); glm/adapter_file.py reads both.
+Adapters of every form that glm/adapter_file.py reads are merged; those of two matrices a layer are trained further.
+Two forms are written: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
+(`adapter_config.json`, `adapter_model.safetensors`, glm/adapter_peft_file.py).
 """
 
-import json
+from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 from paddle import Tensor, nn
 from paddle.utils import unique_name
 from paddlenlp.peft import LoRAConfig, LoRAModel
-from safetensors.numpy import save_file
 
-from glm.adapter_file import (
-    PADDLE_CONFIG,
-    PADDLE_WEIGHTS,
-    PEFT_CONFIG,
-    PEFT_WEIGHTS,
-    Adapter,
-    check_adapter,
-    read_adapter,
-)
-from glm.checkpoint.atomic import atomic_file, atomic_write
+from glm.adapter_file import PADDLE_WEIGHTS, Adapter, open_adapter
+from glm.adapter_merge import merged
+from glm.adapter_names import EMBEDDING
+from glm.adapter_peft_file import save_peft
+from glm.adapter_settings import PADDLE_CONFIG
+from glm.adapter_trainable import UntrainableAdapter, check_adapter, read_adapter
+from glm.checkpoint.atomic import atomic_file, write_json
 from glm.checkpoint.write import write_pdparams
 from glm.errors import GLMError
 from glm.initialise import draw_seed, randomise_adapter, undrawn
@@ -49,7 +45,11 @@ class GLMLoRAModel(LoRAModel):
         if kwargs.get("is_main_process", True):
             directory = Path(save_directory)
             directory.mkdir(parents=True, exist_ok=True)
-            (_save_peft if peft else _save_paddle)(state, self.lora_config, directory)
+            if peft:
+                settings = {"alpha": self.lora_config.lora_alpha, "dropout": self.lora_config.lora_dropout}
+                save_peft(state, self.model.config, directory, **settings)
+            else:
+                _save_paddle(state, self.lora_config, directory)
 
     def load_adapter(self, directory: Path) -> None:
         """Replaces the adapter's matrices by saved ones of the same model, rank and targets.
@@ -90,26 +90,88 @@ def add_lora(
     if targets not in TARGETS:
         raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(TARGETS)}")
     there = {name.rpartition(".")[2] for name, _ in model.named_sublayers()}
-    modules = [module for module in TARGETS[targets] if module in there]
+    modules = [f".*{module}" for module in TARGETS[targets] if module in there]
     return _wrap(model, r, 2 * r if alpha is None else alpha, modules, dropout)
 
 
-def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
-    """Adds a saved adapter, of either format, to the model it was trained on.
+def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel | GLMForCausalLM:
+    """Adds a saved adapter, of any form, to the model it was trained on.
+
+    Returns:
+        The model with the adapter beside its weights; or the model itself, with the adapter merged into its weights,
+        where it is more than two matrices of one rank a layer (DoRA, biases, whole weights, an embedding …).
 
     Raises:
         GLMError: no adapter there, a damaged one, or one of a model with other shapes.
     """
+    try:
+        return load_trainable_lora(model, directory)
+    except UntrainableAdapter:
+        return merge_adapter(model, directory)
+
+
+def load_trainable_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
+    """As `load_lora`, for training.
+
+    Raises:
+        UntrainableAdapter: more than that; it names the setting.
+    """
     directory = Path(directory)
     settings, adapter = read_adapter(directory, model.config)
-    modules = sorted({name.split(".")[-2] for name in adapter})
+    modules = _target_modules(adapter, model)
     lora = _wrap(model, settings["r"], settings["alpha"], modules, settings["dropout"])
     lora.load_adapter(directory)
     return lora
 
 
-def merge_lora(lora: GLMLoRAModel) -> GLMForCausalLM:
-    """The plain model with the adapters added into its weights."""
+def _target_modules(adapter: Adapter, model: GLMForCausalLM) -> list[str]:
+    """Patterns of the layers of an adapter: their kinds where all of a kind have one, else their names."""
+    there, adapted = defaultdict(set), defaultdict(set)
+    for name, _ in model.named_sublayers():
+        there[name.rpartition(".")[2]].add(name)
+    for layer in {name.rpartition(".")[0] for name in adapter}:
+        adapted[layer.rpartition(".")[2]].add(layer)
+    patterns = []
+    for kind, layers in sorted(adapted.items()):
+        patterns += [f".*{kind}"] if layers == there[kind] else sorted(layers)
+    return patterns
+
+
+def merge_adapter(model: GLMForCausalLM, directory: str | Path) -> GLMForCausalLM:
+    """Adds a saved adapter, of any form, into a model's weights, in place. All tensor-parallel ranks must call it.
+
+    The sum is taken in float32 and rounded to the weights' dtype.
+
+    Raises:
+        GLMError: as `load_lora`; the model is then as before.
+    """
+    config = model.config
+    adapter = open_adapter(Path(directory), config)
+    touched = adapter.changes.keys() | ({EMBEDDING} if adapter.unties else set())
+    before = {name: parameter for name, parameter in model.state_dict().items() if name in touched}
+    if adapter.unties:
+        _untie(model)
+    parameters = model.state_dict()
+    tensors = ((name, whole_weight(name, parameter, config)) for name, parameter in before.items())
+    for name, array in merged(tensors, adapter, config):
+        set_parameter(parameters[name], rank_part(name, array, *config.held(name)))
+    return model
+
+
+def _untie(model: GLMForCausalLM) -> None:
+    """Gives a model whose head is the word embedding one of its own, whose weight is still to be set."""
+    config = model.config
+    with undrawn():
+        model.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
+    model.lm_head.to(dtype=config.dtype)
+    config.tie_word_embeddings = False
+
+
+def merge_lora(lora: GLMLoRAModel | GLMForCausalLM) -> GLMForCausalLM:
+    """The plain model with the adapters added into its weights; a plain model as it is."""
+    if isinstance(lora, GLMForCausalLM):
+        lora.eval()
+        return lora
     lora.merge()
     model, config = lora.model, lora.model.config
     layers = dict(model.named_sublayers(include_self=True))
@@ -131,7 +193,7 @@ def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropo
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=[f".*{module}" for module in modules],
+        target_modules=modules,
         dtype=model.config.dtype,
         tensor_parallel_degree=model.config.tensor_parallel_degree,
     )
@@ -163,28 +225,4 @@ class _OwnDropout(nn.Dropout):
 def _save_paddle(state: Adapter, config: LoRAConfig, directory: Path) -> None:
     with atomic_file(directory / PADDLE_WEIGHTS) as temporary:
         write_pdparams(temporary, state)
-    _write_json(directory / PADDLE_CONFIG, config.to_dict() | {"tensor_parallel_degree": 1})
-
-
-def _save_peft(state: Adapter, config: LoRAConfig, directory: Path) -> None:
-    arrays = {f"base_model.model.{name}.weight": np.ascontiguousarray(x.T) for name, x in state.items()}
-    with atomic_file(directory / PEFT_WEIGHTS) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt"})
-    content = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "r": config.r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
-        "target_modules": [module.removeprefix(".*") for module in config.target_modules],
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    _write_json(directory / PEFT_CONFIG, content)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_write(path, "w", "utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(directory / PADDLE_CONFIG, config.to_dict() | {"tensor_parallel_degree": 1})

@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
+from glm.api.causal_lm import CausalLMMixin
 from glm.cache import AttentionDropout, CachedAttention, Prefix
 from glm.checkpoint.model_io import CheckpointMixin
 from glm.config import GLMConfig
@@ -58,12 +59,13 @@ class GLMModel(GLMPretrainedModel):
         return self.norm(x_BTH)
 
 
-class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedModel):
+class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedModel):
     """A GLM with its language-model head: training loss, logits, cached decoding, checkpoints.
 
     Example:
         >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
-        >>> logits = model(input_ids, attention_mask, position_ids, prefix_length)
+        >>> logits = model(input_ids)
+        >>> ids, scores = model.generate(input_ids, max_new_tokens=20)
     """
 
     def __init__(self, config: GLMConfig):
@@ -77,7 +79,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
         self.ranks = Ranks(config)
         randomise(self, seed)
 
-    def forward(
+    def network(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -86,7 +88,7 @@ class GLMForCausalLM(CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedM
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Logits, or with labels the loss.
+        """`forward` where everything is given, as the trainer does.
 
         Args:
             input_ids: [B, T] int64.

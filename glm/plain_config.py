@@ -4,17 +4,28 @@ glm/generations.py says what the models of a generation share, glm/presets.py wh
 how config.json is read and written; glm/config.py makes PaddleNLP's configuration of it.
 """
 
+from collections.abc import Iterable
+from copy import copy
+from difflib import get_close_matches
+from inspect import signature
 from math import gcd
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from glm.config_file import read_config_file
+from glm.config_file import TOKENS, read_config_file
 from glm.errors import GLMError, UsageError
+from glm.foreign_fields import PADDLENLP_FIELDS, TRANSFORMERS_FIELDS
 from glm.generations import GENERATIONS, Generation
 from glm.plan import held
 from glm.presets import PRESETS, is_directory, preset_name
+from glm.rope_scaling import longest_position, read_rope_scaling
 
 DTYPES = ("float32", "bfloat16", "float16")
+# What PaddleNLP's and transformers' `from_pretrained` take to say how files are read, which here is always so.
+_LOADING = frozenset(
+    {"convert_from_torch", "load_state_as_np", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"}
+)
 
 
 class ConfigFields:
@@ -34,11 +45,13 @@ class ConfigFields:
         initializer_range: float = 0.02,
         rope_theta: float = 10000.0,
         partial_rotary_factor: float = 0.5,
+        rope_scaling: dict[str, Any] | None = None,
         **kwargs,
     ):
         if generation not in GENERATIONS:
             raise GLMError(f"unknown generation '{generation}'; known: {', '.join(GENERATIONS)}")
         shared = GENERATIONS[generation]
+        self._refuse_unknown(kwargs, shared)
         super().__init__(**{**shared.parts, **shared.defaults, **kwargs})
         self.generation = generation
         self.vocab_size = vocab_size
@@ -51,10 +64,32 @@ class ConfigFields:
         self.max_position_embeddings = max_position_embeddings
         self.initializer_range = initializer_range
         self.rope_theta, self.partial_rotary_factor = rope_theta, partial_rotary_factor
+        self.rope_scaling, _ = read_rope_scaling(rope_scaling, max_position_embeddings)
         self.tensor_parallel_degree = max(self.tensor_parallel_degree, 1)  # PaddleNLP's default is -1
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    @classmethod
+    def _refuse_unknown(cls, names: Iterable[str], shared: Generation) -> None:
+        """Raises GLMError for a name that is no field of this class, nor of any configuration of the libraries'."""
+        own = [*signature(ConfigFields).parameters, *shared.parts, *shared.defaults, *TOKENS]
+        own.remove("kwargs")
+        for name in names:
+            if name in own or name in PADDLENLP_FIELDS or name in TRANSFORMERS_FIELDS:
+                continue
+            elsewhere = {"rope_parameters": "rope_scaling", **shared.aliases, **shared.names}
+            meant = [elsewhere[name]] if name in elsewhere else get_close_matches(name, own, n=1)
+            meant = meant or get_close_matches(name, PADDLENLP_FIELDS, n=1)
+            hint = f"did you mean {meant[0]}?" if meant else "help(glm.GLMConfig) names those that it has"
+            raise GLMError(f"{cls.__name__} has no field '{name}': {hint}")
+
+    def check(self) -> None:
+        """Raises GLMError where fields contradict each other."""
+        if self.rope_scaling and "rope_scaling" not in self._shared.derived:
+            able = ", ".join(name for name, each in GENERATIONS.items() if "rope_scaling" in each.derived)
+            raise GLMError(
+                f"rope_scaling is of type {self.rope_scaling['rope_type']}, and models of generation "
+                f"{self.generation} have none, only those of {able}: leave it out, or convert to --format hf"
+            )
         divided = self.hidden_size // self.num_attention_heads
         if self.head_dim == divided and divided * self.num_attention_heads != self.hidden_size:
             raise GLMError(
@@ -107,6 +142,11 @@ class ConfigFields:
             )
 
     @property
+    def max_position(self) -> int:
+        """The largest position id that a text may have."""
+        return longest_position(self.rope_scaling, self.max_position_embeddings)
+
+    @property
     def half(self) -> str:
         """The 16-bit dtype that the generation is made for."""
         return self._shared.half
@@ -119,6 +159,14 @@ class ConfigFields:
             "float16 overflows in some of this model's layers (endless '!' or nan): prefer bfloat16, which it was "
             "trained in, or float32"
         )
+
+    def changed(self, **fields) -> "ConfigFields":
+        """A copy with other values, which fit each other; errors as of the constructor."""
+        other = copy(self)
+        for name, value in fields.items():
+            setattr(other, name, value)
+        other.check()
+        return other
 
     @classmethod
     def preset(cls, name: str, **overrides) -> "ConfigFields":
@@ -135,9 +183,15 @@ class ConfigFields:
     def from_pretrained(cls, name_or_path: str, **overrides) -> "ConfigFields":
         """Reads a preset by its name, or the config.json of a directory.
 
+        Args:
+            overrides: fields to change; what PaddleNLP's and transformers' `from_pretrained` take to say how files are
+                read is passed over.
+
         Raises:
-            GLMError: neither a preset nor a directory with a config.json that describes a known generation.
+            GLMError: neither a preset nor a directory with a config.json that describes a known generation, or no such
+                field.
         """
+        overrides = {name: value for name, value in overrides.items() if name not in _LOADING}
         if preset_name(name_or_path) in PRESETS and not is_directory(name_or_path):
             return cls.preset(name_or_path, **overrides)
         return cls(**read_config_file(Path(name_or_path)) | overrides)

@@ -14,7 +14,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.rotary import inverse_frequencies
+from glm.rotary import inverse_frequencies, scaled_frequencies
 
 # q [B, T, N, D], k [B, T, K, D] → the same, turned.
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -40,27 +40,29 @@ class Learned2DPositions(nn.Layer):
 
 
 class PartialRotary(nn.Layer):
-    """Rotary embedding (arXiv:2104.09864, 3.2) of the first R dimensions of a head, in neighbouring pairs (GLM-4)."""
+    """Rotary embedding (arXiv:2104.09864, 3.2) of the first R dimensions of a head, in neighbouring pairs (GLM-4).
+
+    Scaled positions (YaRN and others) have other frequencies, and may multiply what turns.
+    """
 
     position_rows = 1
 
     def __init__(self, config):
         super().__init__()
-        self.rotary_dim = int(config.head_dim * config.partial_rotary_factor)
-        self.frequencies = inverse_frequencies(self.rotary_dim, config.rope_theta)
+        self.frequencies, self.scale = scaled_frequencies(config)
 
     def embed(self, x_BTH: Tensor, position_ids_BPT: Tensor) -> Tensor:
         return x_BTH
 
     def rotation(self, position_ids_BPT: Tensor) -> Rotate:
-        cos, sin = _cos_sin(position_ids_BPT[:, 0], self.frequencies)
+        cos, sin = _cos_sin(position_ids_BPT[:, 0], self.frequencies, self.scale)
 
         turn = TrainedTurn.apply if self.training else _turned
         return lambda q_BTND, k_BTND: (turn(q_BTND, cos, sin), turn(k_BTND, cos, sin))
 
 
 def _turned(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
-    """The first 2·P dimensions of every head turned by P angles, in neighbouring pairs."""
+    """The first 2·P dimensions of every head turned by P angles (and scaled), in neighbouring pairs."""
     turning = 2 * cos_BT1P.shape[-1]
     rotary, passed = x_BTND[..., :turning], x_BTND[..., turning:]
     pairs = rotary.astype("float32").reshape([0, 0, x_BTND.shape[2], turning // 2, 2])
@@ -72,7 +74,7 @@ def _turned(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
 
 
 class TrainedTurn(PyLayer):
-    """`_turned` with its own gradient: that of a rotation is the rotation back."""
+    """`_turned` with its own gradient: that of a rotation is the rotation back, scaled alike."""
 
     @staticmethod
     def forward(ctx, x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
@@ -114,10 +116,11 @@ class Rotary2D(nn.Layer):
         return lambda q_BTND, k_BTND: (turn(q_BTND), turn(k_BTND))
 
 
-def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Of the angles [B, T, 1, R/2], float32."""
+def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Of the angles, times `scale`: [B, T, 1, R/2] float32."""
     angles = position_ids_BT.astype("float32").unsqueeze(-1) * paddle.to_tensor(frequencies)
-    return angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
+    cos, sin = angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
+    return (cos, sin) if scale == 1.0 else (cos * scale, sin * scale)
 
 
 POSITIONS = {"learned_2d": Learned2DPositions, "partial_rotary": PartialRotary, "rotary_2d": Rotary2D}

@@ -144,6 +144,9 @@ PRESETS: dict[str, Preset] = {
     **_PUBLISHED,
     **{f"{name}-tiny": _tiny(real) for name, real in _PUBLISHED.items() if real.fields["generation"] in _BUNDLED},
 }
+# MindFormers' names of ChatGLM-6B, whose weights they share; the latter generate as its `GLMChatModel` does.
+CHAT_ALIASES = ("glm_6b_chat", "glm_6b_lora_chat")
+ALIASES = dict.fromkeys(("glm_6b", "glm_6b_lora", *CHAT_ALIASES), "chatglm-6b")
 # Presets that start from random weights because nobody published any.
 UNTRAINED_PRESETS = frozenset(name for name, preset in PRESETS.items() if preset.repository is None)
 
@@ -151,8 +154,12 @@ UNTRAINED_PRESETS = frozenset(name for name, preset in PRESETS.items() if preset
 def preset_name(name: str) -> str:
     """The key of `PRESETS` that a name means, in any case and with its owner: `THUDM/GLM-4-9B-0414` → `glm-4-9b-0414`.
 
+    MindFormers' `glm_6b` and its like mean ChatGLM-6B.
+
     A name that means no preset is given back as it is: it may be a path.
     """
+    if name.lower() in ALIASES:
+        return ALIASES[name.lower()]
     owner, slash, rest = name.rpartition("/")
     known = not slash or owner.lower() in (each.lower() for each in OWNERS)
     return rest.lower() if known and rest.lower() in PRESETS else name

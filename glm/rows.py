@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 IGNORED = -100  # label of a token that is not trained
+# What is counted while examples become rows, and said at the end.
+EMPTY_ANSWERS = "empty answers, not trained"
+NO_PLACE_FOR_THOUGHTS = "answers without their thoughts, for which the model has no place"
+NO_THOUGHTS = "answers without thoughts behind a prompt that begins some, trained with empty ones"
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def test_chatglm_source_is_cut_to_s_minus_1(chatglm):
     messages = [{"role": "user", "content": "衣服" * 200}, {"role": "assistant", "content": "好"}]
     (row,) = chat_format(chatglm).training_rows(chatglm, messages, src_length=16, tgt_length=16)
     assert row.ids[15:17] == [130001, 130004]
-    assert row.ids[:15] == chatglm.encode("衣服" * 200)[:15]
+    assert row.ids[:15] == chatglm.text_ids("衣服" * 200)[:15]
 
 
 def test_chatglm_trains_every_answer_in_a_row_of_its_own(chatglm):
@@ -334,10 +334,13 @@ def test_built_in_tools_have_names_too():
     ("messages", "message"),
     [
         ([], "the conversation is empty"),
-        (["你好"], "message 1 is not a {role, content} object: 你好"),
-        ([{"role": "user"}], "message 1 is not a {role, content} object"),
-        ([{"role": "user", "content": ["x"]}], "message 1: content is a list, and must be text"),
-        ([{"role": "tool", "content": "x"}], "message 1 has the role 'tool'; this model knows system, user,"),
+        (["你好"], "message 1: a message must be an object {…}, this is a text"),
+        ([{"role": "user"}], "message 1: field 'content' or 'value' is missing, the message has role"),
+        ([{"role": "user", "content": ["x"]}], "message 1: field 'content' is a list, not text"),
+        (
+            [{"role": "critic", "content": "x"}],
+            "message 1 has the role 'critic'; known roles: system, developer, user,",
+        ),
         ([USER, ANSWER], "the last message is the assistant's"),
     ],
 )

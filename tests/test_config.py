@@ -8,8 +8,9 @@ from shared_files import SHARED
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.checkpoint.convert import Conversion, convert_checkpoint
-from glm.config_file import PADDLENLP_FIELDS, config_json
+from glm.config_file import config_json
 from glm.errors import GLMError
+from glm.foreign_fields import PADDLENLP_FIELDS
 from glm.generations import GENERATIONS
 from glm.loading import load_encoder
 from glm.presets import PRESETS
@@ -40,6 +41,8 @@ HF = {
 ROPE = {"rope_theta": 40000.0, "partial_rotary_factor": 0.25}
 FOUR = HF | ROPE | {"torch_dtype": "bfloat16", "transformers_version": "4.51.3", "_attn_implementation_autoset": True}
 FIVE = HF | {"rope_parameters": ROPE | {"rope_type": "default"}, "dtype": "bfloat16", "transformers_version": "5.3.0"}
+CARD = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}  # of GLM-4-0414, for long texts
+YARN = ROPE | CARD | {"rope_type": "yarn"}
 REMOTE = {
     "model_type": "chatglm",
     "add_qkv_bias": False,
@@ -128,21 +131,35 @@ def test_fields_that_matter(base, changes, expected, tmp_path):
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
-        (FIVE, {"sliding_window": 4096}, "sliding_window is 4096, and this code does not know that field: take it out"),
-        (FIVE, {"rope_ratio": 500}, "rope_ratio is 500, and this code does not know"),
+        (FIVE, {"sliding_window": 4096}, "sliding_window is 4096, and only None is supported"),
+        (FIVE, {"sliding_window": 4096, "use_sliding_window": True}, "sliding_window is 4096"),
+        (FIVE, {"rope_ratio": 500}, "rope_ratio is 500, and only 1 is supported"),
         (FIVE, {"num_experts": 8}, "num_experts is 8"),
         (FIVE, {"hidden_act": "gelu"}, 'hidden_act is "gelu", and only silu is supported'),
+        (FIVE, {"rope_parameters": ROPE | {"rope_type": "yarn"}}, "rope_parameters of type yarn has no factor: write"),
+        (FIVE, {"rope_parameters": YARN | {"factor": "4"}}, "factor of rope_parameters is '4', and must be a number"),
+        (FIVE, {"rope_parameters": YARN | {"factor": 0}}, "factor of rope_parameters is 0, and must be a number above"),
+        (FIVE, {"rope_parameters": YARN | {"truncate": 1}}, "truncate of rope_parameters is 1, and must be true or"),
+        (FIVE, {"rope_parameters": YARN | {"attn_factor": 2.0}}, "rope_parameters has attn_factor = 2.0"),
+        (FIVE, {"rope_parameters": {"full_attention": YARN}}, "rope_parameters has full_attention"),
+        (FIVE, {"rope_parameters": 5}, "rope_parameters is 5, and must be an object such as {"),
+        (FIVE, {"rope_scaling": {"factor": 2.0}}, "rope_scaling has a factor and no rope_type: write it as in {"),
         (
-            FIVE,
-            {"rope_parameters": ROPE | {"rope_type": "yarn"}},
-            "rope_type is 'yarn', and only 'default' is supported",
+            FIVE | {"rope_parameters": {"rope_theta": 5e6}},
+            {"rope_scaling": CARD},
+            "rope_parameters says rope_theta 5000000.0, and beside rope_scaling, which takes its place, 10000.0 counts",
         ),
         (FIVE, {"rope_parameters": ROPE | {"mrope_section": [8, 12]}}, "rope_parameters has mrope_section"),
-        (FOUR, {"rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
+        (FOUR, {"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_type is 'dynamic', whose positions change"),
+        (FOUR, {"rope_scaling": {"type": "longrope", "factor": 2}}, "rope_type is 'longrope', whose positions change"),
+        (FOUR, {"rope_scaling": {"type": "ntk", "factor": 2}}, "rope_type is 'ntk', and only default, linear, llama3"),
+        (REMOTE, {"rope_scaling": CARD}, 'rope_scaling is {"type": "yarn"'),
         (FIVE, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized weights are not read"),
         (FIVE, {"hidden_size": "64"}, "hidden_size is '64', and must be a whole number above 0"),
         (FIVE, {"num_attention_heads": 0}, "num_attention_heads is 0, and must be a whole number"),
-        (FIVE, {"num_key_value_heads": None}, "no num_key_value_heads, which a Glm4ForCausalLM needs"),
+        (FIVE, {"num_key_value_heads": ...}, "no num_key_value_heads, which a Glm4ForCausalLM needs"),
+        (FIVE, {"vocab_size": float("nan")}, "vocab_size is nan, and must be a whole number above 0"),
+        (FIVE, {"max_position_embeddings": 32768.5}, "max_position_embeddings is 32768.5, and must be a whole number"),
         (FIVE, {"is_encoder_decoder": True}, "is_encoder_decoder is true, and only False is supported"),
         (REMOTE, {"original_rope": False}, "original_rope is false, and only True is supported"),
         (REMOTE, {"post_layer_norm": False}, "post_layer_norm is false"),
@@ -159,8 +176,9 @@ def test_fields_that_matter(base, changes, expected, tmp_path):
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(base, changes, message, tmp_path):
+    fields = {name: value for name, value in (base | changes).items() if value is not ...}  # ...: not there
     with pytest.raises(GLMError) as error:
-        read(tmp_path, base | changes)
+        read(tmp_path, fields)
     assert message in str(error.value)
     assert str(tmp_path / "config.json") in str(error.value)
     assert "\n" not in str(error.value)

@@ -137,18 +137,20 @@ def test_paddlenlp_reads_ours(batch, tmp_path):
 
 
 def test_peft_files(tmp_path):
-    """Names and shapes as Hugging Face PEFT writes them: torch's [out, in], and a config that its loader accepts."""
+    """Names and shapes as PEFT writes them on the published model: its fused layers, torch's [out, in], ranks added."""
     lora = trained_lora("all", r=3, alpha=5)
     lora.save_pretrained(tmp_path, peft=True)
     arrays = load_file(tmp_path / "adapter_model.safetensors")
-    prefix = "base_model.model.model.layers.0"
-    assert len(arrays) == 2 * 2 * 6
-    assert arrays[f"{prefix}.self_attn.q_proj.lora_A.weight"].shape == (3, 32)
-    assert arrays[f"{prefix}.mlp.up_proj.lora_A.weight"].shape == (3, 32)
-    assert arrays[f"{prefix}.mlp.up_proj.lora_B.weight"].shape == (128, 3)
+    prefix = "base_model.model.glm.transformer.layers.0"
+    assert len(arrays) == 2 * 2 * 4
+    assert arrays[f"{prefix}.attention.query_key_value.lora_A.weight"].shape == (9, 32)
+    assert arrays[f"{prefix}.attention.query_key_value.lora_B.weight"].shape == (96, 9)
+    assert arrays[f"{prefix}.mlp.dense_h_to_4h.lora_A.weight"].shape == (3, 32)
+    assert arrays[f"{prefix}.mlp.dense_h_to_4h.lora_B.weight"].shape == (128, 3)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["peft_type"], config["task_type"], config["r"], config["lora_alpha"]) == ("LORA", "CAUSAL_LM", 3, 5)
-    assert set(config["target_modules"]) == there("all")
+    assert (config["rank_pattern"], config["alpha_pattern"]) == ({"query_key_value": 9}, {"query_key_value": 15})
+    assert set(config["target_modules"]) == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -234,13 +236,15 @@ def test_no_adapter(tmp_path):
 
 @pytest.mark.parametrize("peft", [False, True], ids=["paddlenlp", "peft"])
 def test_the_adapter_of_another_model(tmp_path, peft):
+    """PEFT's file has the three of a layer's query, key and value in one adapter of their published layer."""
     trained_lora(r=3).save_pretrained(tmp_path, peft=peft)
+    r, layers = (9, "glm.transformer.layers") if peft else (3, "model.layers")
     wider = tiny_model(hidden_size=48)
-    assert "[32, 3] and the model needs [48, 3]: the adapter belongs to another model" in refuse(tmp_path, wider)
+    assert f"[32, {r}] and the model needs [48, {r}]: the adapter belongs to another model" in refuse(tmp_path, wider)
     deeper = tiny_model(num_hidden_layers=3)
-    assert "lacks model.layers.2.self_attn" in refuse(tmp_path, deeper)
+    assert f"lacks {layers}.2." in refuse(tmp_path, deeper)
     shallower = tiny_model(num_hidden_layers=1)
-    assert "has, and the model lacks, model.layers.1.self_attn" in refuse(tmp_path, shallower)
+    assert f"has, and the model lacks, {layers}.1." in refuse(tmp_path, shallower)
 
 
 def test_a_missing_matrix(tmp_path):
@@ -248,9 +252,9 @@ def test_a_missing_matrix(tmp_path):
     lora.save_pretrained(tmp_path, peft=True)
     path = tmp_path / "adapter_model.safetensors"
     arrays = load_file(path)
-    del arrays["base_model.model.model.layers.1.self_attn.k_proj.lora_B.weight"]
+    del arrays["base_model.model.glm.transformer.layers.1.attention.query_key_value.lora_B.weight"]
     save_file(arrays, path)
-    assert "lacks model.layers.1.self_attn.k_proj.lora_B (1 such)" in refuse(tmp_path)
+    assert "lacks glm.transformer.layers.1.attention.query_key_value.lora_B (1 such)" in refuse(tmp_path)
     before = lora.adapter_state()
     with pytest.raises(GLMError, match="lacks"):
         lora.load_adapter(tmp_path)
@@ -263,7 +267,13 @@ def test_a_missing_matrix(tmp_path):
         ("lora_config.json", "{", "lora_config.json is not valid JSON"),
         ("lora_config.json", '{"r": 4}', "lora_config.json lacks 'lora_alpha'"),
         ("lora_config.json", '{"lora_alpha": 4}', "lora_config.json lacks 'r'"),
-        ("lora_config.json", '{"r": 4, "lora_alpha": 8, "rslora": true}', "the adapter sets rslora; only plain LoRA"),
+        ("lora_config.json", '{"r": 4, "lora_alpha": 8, "pissa": true}', "sets pissa, which is not supported: the we"),
+        (
+            "lora_config.json",
+            '{"r": 4, "lora_alpha": 8, "target_modules": ["*q"]}',
+            "is no regular expression: nothing",
+        ),
+        ("lora_config.json", '{"r": 4, "lora_alpha": 8, "target_modules": [1]}', "is no regular expression: first arg"),
         ("lora_model_state.pdparams", "half a file", "lora_model_state.pdparams"),
     ],
 )
@@ -299,24 +309,53 @@ def test_weights_that_run_code_are_refused(tmp_path):
     assert marker.exists()
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("use_rslora", True), ("use_dora", True), ("alpha_pattern", {"q_proj": 64}), ("rank_pattern", {"q_proj": 2})],
-)
-def test_kinds_of_peft_adapters_that_are_not_plain_lora(tmp_path, field, value):
-    """Each would give other outputs than in PEFT, and no error, were the field overlooked."""
-    trained_lora().save_pretrained(tmp_path, peft=True)
-    path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    assert field in refuse(tmp_path)
-
-
-@pytest.mark.parametrize("field", ["rslora", "pissa", "use_mora", "lora_use_mixer"])
+@pytest.mark.parametrize("field", ["pissa", "loraga", "use_mora", "lora_use_mixer", "do_qat", "use_something"])
 def test_kinds_of_paddlenlp_adapters_that_are_not_plain_lora(tmp_path, field):
+    """Each would give other outputs than in PaddleNLP, and no error, were the field overlooked."""
     trained_lora().save_pretrained(tmp_path)
-    path = tmp_path / "lora_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: True}))
-    assert field in refuse(tmp_path)
+    change_config(tmp_path / "lora_config.json", {field: True})
+    assert f"lora_config.json sets {field}" in refuse(tmp_path)
+
+
+def test_neutral_settings_of_paddlenlp(batch, tmp_path):
+    lora = trained_lora()
+    lora.save_pretrained(tmp_path)
+    change_config(tmp_path / "lora_config.json", {"lora_plus_scale": 16.0, "use_quick_lora": True, "note": "mine"})
+    loaded = load_lora(tiny_model(seed=1), tmp_path)
+    loaded.eval()
+    assert np.array_equal(logits(loaded, batch), logits(lora, batch))
+
+
+def test_rslora_of_paddlenlp(batch, tmp_path):
+    """PaddleNLP's own model reads the same file and scales by alpha / √r."""
+    trained_lora(r=4, alpha=8).save_pretrained(tmp_path)
+    change_config(tmp_path / "lora_config.json", {"rslora": True})
+    theirs = LoRAModel.from_pretrained(tiny_model(seed=1), str(tmp_path))
+    theirs.eval()
+    ours = load_lora(tiny_model(seed=1), tmp_path)
+    ours.eval()
+    assert theirs.lora_config.scaling == 4
+    assert relative_error(logits(ours, batch), logits(theirs, batch)) < 1e-6
+    assert relative_error(logits(merge_lora(ours), batch), logits(theirs, batch)) < 1e-5
+
+
+def test_trained_biases_and_modules_of_paddlenlp(batch, tmp_path):
+    """What PaddleNLP's LoRA trained besides, biases and a norm, lies in its file as whole weights."""
+    lora = trained_lora()
+    lora.save_pretrained(tmp_path)
+    state = paddle.load(str(tmp_path / "lora_model_state.pdparams"), return_numpy=True)
+    model, draw = tiny_model(seed=1), np.random.default_rng(4)
+    for name in ("model.layers.1.self_attn.k_proj.bias", "model.layers.0.mlp.down_proj.bias", "model.norm.weight"):
+        state[name] = draw.standard_normal(model.state_dict()[name].shape).astype("float32")
+        lora.model.state_dict()[name].set_value(state[name])
+    paddle.save(state, str(tmp_path / "lora_model_state.pdparams"))
+    change_config(tmp_path / "lora_config.json", {"trainable_bias": "all", "trainable_modules": [".*norm.*"]})
+    merged = merge_lora(load_lora(model, tmp_path))
+    assert relative_error(logits(merged, batch), logits(lora, batch)) < 1e-5
+
+
+def change_config(path, changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_wrong_arguments():

@@ -33,11 +33,12 @@ def test_rms_norm(frozen):
     assert_equal(ours, gradients(lambda x, weight: _rms_norm(x, weight, 1e-5), arrays, frozen))
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.14], ids=["plain", "scaled as by yarn"])
 @pytest.mark.parametrize("turning", [4, 8], ids=["half of a head", "whole heads"])
-def test_rotation(turning):
+def test_rotation(turning, scale):
     draw = np.random.default_rng(2)
     positions = paddle.to_tensor(draw.integers(0, 100_000, [2, 5]))
-    cos, sin = _cos_sin(positions, inverse_frequencies(turning, 10000.0))
+    cos, sin = _cos_sin(positions, inverse_frequencies(turning, 10000.0), scale)
     arrays = [draw.standard_normal([2, 5, 3, 8]).astype("float32")]
     ours = gradients(lambda x: TrainedTurn.apply(x, cos, sin), arrays)
     assert_equal(ours, gradients(lambda x: _turned(x, cos, sin), arrays))

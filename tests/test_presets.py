@@ -97,9 +97,33 @@ def test_nothing_is_downloaded_for_an_untrained_preset():
         download_model("glm-4-9b-tiny")
     with pytest.raises(GLMError, match="no tokenizer of 'glm-4-9b' comes with this project, only of chatglm-6b-tiny"):
         bundled_tokenizer("glm-4-9b")
-    with pytest.raises(
-        GLMError, match=r"no tokenizer of 'THUDM/chatglm-6b' comes with this project, .* a model direct"
-    ):
+
+
+def test_a_published_tokenizer_is_downloaded_without_weights(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return bundled_tokenizer("chatglm-6b-tiny")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    for name in ("THUDM/chatglm-6b", "glm_6b", "glm_6b_chat"):
+        assert GLMTokenizer.from_pretrained(name).kind == "chatglm"
+    assert asked == [("THUDM/chatglm-6b", ["*.json", "*.model", "*.jinja"])] * 3
+
+
+def test_a_published_tokenizer_that_cannot_be_downloaded(monkeypatch):
+    import huggingface_hub
+
+    def fails(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(GLMError, match=r"the tokenizer of THUDM/chatglm-6b cannot be had .* pass the directory$"):
         GLMTokenizer.from_pretrained("THUDM/chatglm-6b")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from plain_search import log_softmax
+from plain_search import kept_probabilities
 from tiny_glm import small_prompt, tiny_model, uncached_logits
 
 from glm import GenerationConfig
@@ -37,20 +37,8 @@ def logits(model):
     return first, uncached_logits(model, each, np.arange(VOCAB)[:, None])
 
 
-def kept(logits: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
-    """Which tokens truncation leaves, one after the other from the most likely."""
-    mass, keep = 0.0, np.zeros(len(logits), dtype=bool)
-    probabilities = np.exp(log_softmax(logits))
-    for rank, token in enumerate(np.argsort(-logits)):
-        if (top_k and rank >= top_k) or (0 < top_p < 1 and mass >= top_p):
-            break
-        keep[token], mass = True, mass + probabilities[token]
-    return keep
-
-
-def expected(logits: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> np.ndarray:
-    scaled = logits.astype("float64") / temperature
-    return np.exp(log_softmax(np.where(kept(scaled, top_k, top_p), scaled, -np.inf)))
+def expected(logits, temperature: float = 1.0, **truncation) -> np.ndarray:
+    return kept_probabilities(logits.astype("float64") / temperature, **truncation)
 
 
 def frequencies(model, prompt, length: int = 1, **options) -> np.ndarray:
@@ -82,6 +70,8 @@ WAYS = {
     "nucleus 1.0": {"top_p": 1.0},
     "tiny nucleus": {"top_p": 1e-6},
     "both": {"top_k": 4, "top_p": 0.8, "temperature": 1.5},
+    "near the best": {"min_p": 0.13, "temperature": 1.3},
+    "all three": {"top_k": 6, "top_p": 0.9, "min_p": 0.25, "temperature": 2.0},
 }
 
 

@@ -11,7 +11,7 @@ from benchmarks.side import Generation, Place
 from benchmarks.sides.onnx import options, positions_of
 from benchmarks.sides.prompts import end_token, prompts_of
 from glm.datasets.batches import prompt_batch
-from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.generation_config import GenerationConfig, control_arrays
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import PaddleInferenceRuntime
 
@@ -45,6 +45,6 @@ class Side:
         ids = prompts_of(self.directory, task).tolist()
         start = time.perf_counter()
         batch = prompt_batch(ids, positions_of(self.directory), end_token(self.directory))
-        control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
+        control = control_arrays(config)
         tokens = self.runtime.run(batch | control)[0]
         return tokens, time.perf_counter() - start

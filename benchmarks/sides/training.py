@@ -12,6 +12,8 @@ from paddle.profiler import Profiler, ProfilerTarget
 
 from benchmarks.settings import LEARNING_RATE, LORA_RANK, Task
 
+_ROUNDED = 1.0  # microseconds by which a trace's times can be off: their beginnings are whole ones
+
 
 class TrainedSide:
     """What `benchmarks.side.SideProtocol` says of training, for a side with a model and the loss of its batch."""
@@ -66,18 +68,24 @@ def operator(name: str) -> str:
 
 
 def own_times(events: list[dict]) -> list[dict]:
-    """Rows of what ran, each without the time of what ran inside it; times of a trace are microseconds."""
+    """Rows of what ran, each without the time of what ran inside it; times of a trace are microseconds.
+
+    Paddle writes what Python and what C++ did in one thread as two (`7(Python)`, `7(C++)`), the one inside the other.
+    """
     seconds, calls = Counter(), Counter()
-    spans = [e for e in events if e.get("ph") == "X" and "dur" in e]
-    threads = {e["tid"] for e in spans}
-    for thread in threads:
+    spans = [e | {"tid": str(e["tid"]).partition("(")[0]} for e in events if e.get("ph") == "X" and "dur" in e]
+    for thread in {e["tid"] for e in spans}:
         inside: list[dict] = []
         for event in sorted((e for e in spans if e["tid"] == thread), key=lambda e: (e["ts"], -e["dur"])):
-            while inside and event["ts"] >= inside[-1]["ts"] + inside[-1]["dur"]:
+            while inside and _end(event) > _end(inside[-1]) + _ROUNDED:
                 inside.pop()
             if inside:
                 seconds[inside[-1]["name"]] -= event["dur"] / 1e6
             seconds[event["name"]] += event["dur"] / 1e6
             calls[event["name"]] += 1
             inside.append(event)
-    return [{"what": what, "seconds": found, "calls": calls[what]} for what, found in seconds.most_common()]
+    return [{"what": what, "seconds": max(0.0, own), "calls": calls[what]} for what, own in seconds.most_common()]
+
+
+def _end(event: dict) -> float:
+    return event["ts"] + event["dur"]

@@ -8,13 +8,14 @@ locks was left by a killed process and is removed by the next write of the same 
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from glm.errors import GLMError
 
@@ -175,3 +176,9 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     result = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     return result == 0
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """An object as an indented JSON file, whole or not at all."""
+    with atomic_write(path, "w", "utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

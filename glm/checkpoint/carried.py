@@ -7,12 +7,13 @@ from typing import Any
 
 from glm.checkpoint.file_names import CONFIG_NAME, is_weights
 from glm.config import GLMConfig
+from glm.config_file import unknown_fields
 
 _CARRIED = ("*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 # What a training run leaves beside a model is not the model's.
 _LEFT = (
     *(CONFIG_NAME, "*.index.json", "requirements*.txt", "log*.txt"),
-    *("trainer_state.json", "random_layout.json", "*_results.json"),
+    *("trainer_state.json", "random_layout.json", "run_arguments.json", "*_results.json"),
 )
 _MODEL_CODE = ("modeling_*.py", "configuration_*.py", "quantization*.py")
 # Fields of config.json that mean the same in every generation, and that GLMConfig does not know.
@@ -42,7 +43,7 @@ def converted_config(config: GLMConfig, target: GLMConfig, conversion: Any) -> d
         conversion: needs source, dtype, degree and form.
     """
     raw = json.loads((conversion.source / CONFIG_NAME).read_text("utf-8"))
-    content = raw if target is config else _translated(raw, target)
+    content = raw if target is config else _translated(raw, config, target)
     content.pop("tensor_parallel_degree", None)
     if conversion.dtype:
         named = [name for name in ("dtype", "torch_dtype") if name in content]
@@ -52,8 +53,10 @@ def converted_config(config: GLMConfig, target: GLMConfig, conversion: Any) -> d
     return content
 
 
-def _translated(raw: dict[str, Any], target: GLMConfig) -> dict[str, Any]:
+def _translated(raw: dict[str, Any], config: GLMConfig, target: GLMConfig) -> dict[str, Any]:
+    """In the target's names; what nobody here knows goes along, for it changes nothing."""
     content = target.to_checkpoint_dict()
+    foreign = {name: raw[name] for name in unknown_fields(raw, config.generation) if name in raw}
     content.pop("output_predict", None)  # PaddleNLP's
     content["torch_dtype"] = content["dtype"]  # transformers 4 and the remote code know this name only
-    return content | {name: raw[name] for name in _SHARED_FIELDS if name in raw}
+    return foreign | content | {name: raw[name] for name in _SHARED_FIELDS if name in raw}

@@ -238,10 +238,7 @@ def _target_config(conversion: Conversion, config: GLMConfig) -> GLMConfig:
         raise GLMError(f"{conversion.source} is of generation {config.generation}, which has no remote-code form")
     if generation == config.generation:
         return config
-    changed = GLMConfig.from_pretrained(str(conversion.source))
-    changed.generation = generation
-    changed.checkpoint_table = GENERATIONS[generation].parts["checkpoint_table"]
-    return changed
+    return config.changed(generation=generation, checkpoint_table=GENERATIONS[generation].parts["checkpoint_table"])
 
 
 def _plan(

@@ -18,7 +18,7 @@ from glm.initialise import seeded, without_initialisation
 from glm.parallel import tensor_parallel
 from glm.parameters import as_numpy, set_parameter, whole_shape, whole_weight
 from glm.plan import filed
-from glm.presets import PRESETS, UNTRAINED_PRESETS, is_directory, preset_name
+from glm.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
 
 logger = logging.getLogger(__name__)
 PRESET_SEED = 42  # of the weights of presets that nobody has trained
@@ -52,6 +52,7 @@ class CheckpointMixin:
             # The same model in every process, so that an adapter trained on it still fits later.
             with seeded(PRESET_SEED):
                 model = _build(cls, GLMConfig.from_pretrained(name_or_path, **overrides | {"dtype": "float32"}))
+            model.source_directory = bundled_tokenizer(name_or_path)
             return model.cast(overrides.get("dtype", "float32"))
         directory = Path(name_or_path)
         if not is_directory(directory) and preset_name(name_or_path) in PRESETS:

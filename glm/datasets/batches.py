@@ -40,16 +40,19 @@ class TextPositions:
 class BlockPositions:
     """Two positions a token: in the text, and inside the blank that the answer fills (arXiv:2103.10360, 2.1).
 
-    The prefix counts up from 0 in the first row. Behind it the first row repeats the position of the prefix's first
+    The prefix counts up from 0 in the first row. Behind it the first row repeats the position of the prefix's
     mask, and the second one counts from 1. GLM (2021) and ChatGLM-6B.
 
     Args:
         mask_token_ids: what stands for the blank in a prefix.
         inside_blank: False counts on in the text instead.
+        ranked: of several masks the one whose token comes first in `mask_token_ids` is the blank (ChatGLM-6B), instead
+            of the one that stands first in the prefix (GLM).
     """
 
     mask_token_ids: Sequence[int]
     inside_blank: bool = True
+    ranked: bool = False
 
     @property
     def step(self) -> np.ndarray:
@@ -60,9 +63,17 @@ class BlockPositions:
         positions = np.zeros([2, len(ids)], dtype="int64")
         positions[0] = np.arange(len(ids))
         if self.inside_blank:
-            positions[0, prefix_length:] = next(i for i, token in enumerate(ids) if token in self.mask_token_ids)
+            positions[0, prefix_length:] = self.blank(ids)
             positions[1, prefix_length:] = np.arange(1, len(ids) - prefix_length + 1)
         return positions
+
+    def blank(self, ids: Sequence[int]) -> int:
+        """The column of the mask that the answer fills. Raises ValueError without one."""
+        ids = list(ids)
+        columns = [ids.index(token) for token in self.mask_token_ids if token in ids]
+        if not columns:
+            raise ValueError("a prompt without mask token")
+        return columns[0] if self.ranked else min(columns)
 
     def prompt_prefix(self, ids: Sequence[int]) -> int:
         """All but the token to decode from."""

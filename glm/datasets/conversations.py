@@ -1,100 +1,79 @@
-"""Conversations as they are found in data files, read as the messages of `glm.chat`.
-
-Forms: {"role", "content"} as in GLM-4's fine-tuning files and OpenAI's, {"from", "value"} as in ShareGPT's. A call of a
-tool becomes an assistant message with the tool's name under "metadata" and the arguments as its content.
-"""
+"""Conversations as they are found in data files, read as the messages of `glm.messages`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from glm.chat import Message
-from glm.datasets.readers import Field, RowProblem, type_name
-
-# What the speakers are called, and what they are here.
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "function_call": "assistant",
-    "observation": "observation",
-    "tool": "observation",
-}
-_ROLE, _CONTENT, _NAME = Field(("role", "from")), Field(("content", "value")), Field(("name",))
+from glm.datasets.readers import RowProblem
+from glm.messages import Message, MessageError, is_trained, normal_messages, normal_tools, type_name
 
 
 def read_messages(name: str, value: Any) -> list[Message]:
     """The messages of field `name`; other entries of a message stay in it unless they are null.
 
     Raises:
-        RowProblem: naming the message that is wrong, counted from 1, or because the assistant does not end it.
+        RowProblem: naming the message that is wrong, counted from 1, or because the assistant does not end it, or none
+            of its answers is to be trained.
     """
     if not isinstance(value, list):
         raise RowProblem(f"field '{name}' is {type_name(value)}, not a list of messages")
-    messages = [message for number, item in enumerate(value, 1) for message in _numbered(number, item)]
+    messages = _normal([turn for item in value for turn in _turns(item)])
     if not messages:
         raise RowProblem(f"field '{name}' is empty; a conversation has at least one message")
     if messages[-1]["role"] != "assistant":
         raise RowProblem(f"the last message is the {messages[-1]['role']}'s; end with the assistant's answer")
+    if not any(map(is_trained, messages)):
+        raise RowProblem("every answer is marked as context, so there is nothing to train")
     return messages
 
 
 def read_tools(name: str, value: Any) -> list[dict]:
     """The JSON schemas of field `name`, a list or its JSON text. Raises RowProblem for anything else."""
-    value = _json(name, value) if isinstance(value, str) and value else value or []
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowProblem(f"field '{name}' is not a list of tools' JSON schemas")
-    return value
-
-
-def _numbered(number: int, item: Any) -> list[Message]:
     try:
-        return _read_message(item)
-    except RowProblem as problem:
-        raise RowProblem(f"message {number}: {problem}") from problem
+        tools = normal_tools(name, value)
+    except MessageError as error:
+        raise RowProblem(str(error)) from error
+    # OpenAI's older field holds the functions themselves.
+    return [{"type": "function", "function": tool} for tool in tools] if name == "functions" else tools
 
 
-def _read_message(item: Any) -> list[Message]:
-    """The message, or several where it calls several tools."""
-    if not isinstance(item, dict):
-        raise RowProblem(f"a message must be an object {{…}}, this is {type_name(item)}")
-    speaker = _ROLE.take(item, "message")
-    if speaker not in ROLES:
-        raise RowProblem(f"the role '{speaker}' is unknown; known roles: {', '.join(ROLES)}")
-    if speaker == "function_call":
-        return [_call(_json("value", _CONTENT.take(item, "message")))]
-    if item.get("tool_calls"):
-        return _tool_calls(item)
-    taken = {*_ROLE.names, *_CONTENT.names}
-    others = {key: value for key, value in item.items() if key not in taken and value is not None}
-    if "tools" in others:
-        others["tools"] = read_tools("tools", others["tools"])
-    if not isinstance(others.get("metadata", ""), str):
-        raise RowProblem(f"field 'metadata' is {type_name(others['metadata'])}, not text")
-    return [{"role": ROLES[speaker], **others, "content": _CONTENT.take(item, "message")}]
+def read_history(name: str, value: Any) -> list[Message]:
+    """The turns of field `name`: (question, answer) pairs or messages, a list or its JSON text; "" is none.
+
+    Raises:
+        RowProblem: naming the turn that is wrong, counted from 1.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except ValueError as error:
+            raise RowProblem(f"field '{name}' is not valid JSON ({error})") from error
+    if not value:
+        return []
+    if not isinstance(value, list):
+        raise RowProblem(f"field '{name}' is {type_name(value)}, not a list of (question, answer) pairs")
+    if all(isinstance(turn, dict) for turn in value):
+        return _normal(value)
+    return [message for number, turn in enumerate(value, 1) for message in _pair(name, number, turn)]
 
 
-def _tool_calls(item: dict) -> list[Message]:
-    calls = item["tool_calls"]
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise RowProblem("field 'tool_calls' is not a list of objects")
-    said = [{"role": "assistant", "content": item["content"]}] if item.get("content") else []
-    return [*said, *(_call(call.get("function", call)) for call in calls)]
+def _turns(item: Any) -> list[Any]:
+    """ms-swift's {"human": question, "assistant": answer} as two messages, anything else as it is."""
+    if not isinstance(item, dict) or not {"human", "assistant"} <= item.keys() or {"role", "from"} & item.keys():
+        return [item]
+    return [{"role": role, "content": item[role]} for role in ("human", "assistant")]
 
 
-def _call(call: Any) -> Message:
-    if not isinstance(call, dict):
-        raise RowProblem(f"a call must be an object {{name, arguments}}, this is {type_name(call)}")
-    arguments = call.get("arguments", {})
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return {"role": "assistant", "metadata": _NAME.take(call, "call"), "content": text}
+def _pair(name: str, number: int, turn: Any) -> list[Message]:
+    if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
+        raise RowProblem(f"turn {number} of '{name}' is no [question, answer] pair of texts")
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turn, strict=True)]
 
 
-def _json(name: str, text: str) -> Any:
+def _normal(value: Sequence[Any]) -> list[Message]:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise RowProblem(f"field '{name}' is not valid JSON ({error})") from error
+        return normal_messages(value)
+    except MessageError as error:
+        raise RowProblem(str(error)) from error

@@ -13,17 +13,20 @@ The layouts of conversations are in glm/chat.py.
 
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from glm.chat import ASSISTANT, CHAT_FORMATS, Message, Tools, chat_format
+from glm.chat import CHAT_FORMATS, chat_format
+from glm.chat_roles import ASSISTANT
 from glm.datasets.batches import Batch, BlockPositions, Positions, TextPositions, prompt_batch, training_batch
 from glm.datasets.prompts import Example
 from glm.errors import GLMError, UsageError
 from glm.generation_config import GenerationConfig
 from glm.generation_file import NO_FILE, GenerationFile
-from glm.rows import TrainingRow
+from glm.messages import Message, Tools
+from glm.rows import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingRow
 from glm.tokenizers import GLMTokenizer
 from glm.tokenizers.stop_strings import StopStrings
 
@@ -38,11 +41,14 @@ class Encoder(ABC):
 
     Attributes:
         truncated: how many sources, targets or rows were cut so far.
+        counts: what else `rows` left out of examples so far, by its name in words (glm/rows.py).
         max_position: the largest position of the model, once `check_fits` knows it.
         open_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
         answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
         gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
         cuts: what may be cut, and what it is without then.
+        drawn_from: top_k of sampling where neither the user nor generation_config.json says one: the default of the
+            library that the model was published for. Off elsewhere.
         evaluation, label_smoothing: options of `GenerationConfig` in evaluation, and share of the target probability
             that is spread over the vocabulary in training, unless the user gives others.
     """
@@ -50,6 +56,7 @@ class Encoder(ABC):
     answer_lengths: ClassVar[tuple[int, int]]
     gnmt_length: ClassVar[bool]
     cuts: Mapping[str, str]
+    drawn_from: ClassVar[int]
     evaluation: ClassVar[dict[str, float]]
     label_smoothing: ClassVar[float]
     positions: Positions
@@ -58,12 +65,13 @@ class Encoder(ABC):
         self.tokenizer, self.src_length, self.tgt_length = tokenizer, src_length, tgt_length
         self.generation = generation
         self.truncated = dict.fromkeys(self.cuts, 0)
+        self.counts: Counter[str] = Counter()
         self.open_lengths: frozenset[str] = frozenset()
         self.max_position = sys.maxsize
 
     @abstractmethod
     def rows(self, example: Example) -> list[TrainingRow]:
-        """What is trained of an example."""
+        """What is trained of an example, [] where its answers are empty."""
 
     @abstractmethod
     def prompt(self, example: Example) -> list[int]:
@@ -87,7 +95,7 @@ class Encoder(ABC):
 
     def answer(self, ids: Sequence[int]) -> str:
         """The text a user sees of generated ids."""
-        return self.clean(self.tokenizer.decode(ids))
+        return self.clean(self.tokenizer.text_of(ids))
 
     def stream(self, ids: Iterable[int], stop_strings: Sequence[str] = ()) -> Iterator[str]:
         """`answer` in pieces, while ids arrive; what may still change waits for more.
@@ -112,19 +120,27 @@ class Encoder(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, as it was written."""
-        return self.tokenizer.decode(ids).strip()
+        return self.tokenizer.text_of(ids).strip()
 
     def generation_config(self, **options) -> GenerationConfig:
         """Decoding options: those given, then generation_config.json's, then the kind of model's.
 
         A `min_length` that is not given gives way to a shorter `max_length`.
+
+        Raises:
+            GLMError: generation_config.json has an option that is not supported, and that would make other texts.
         """
         known = {"max_length": self.tgt_length, "min_length": 0, "gnmt_length": self.gnmt_length}
         known |= {"length_penalty": self.evaluation.get("length_penalty", 1.0)} | self.generation.options
         chosen = known | options
         if "min_length" not in options:
             chosen["min_length"] = min(known["min_length"], chosen["max_length"])
-        return GenerationConfig(**chosen)
+        if chosen.get("do_sample") and chosen.get("temperature") != 0:
+            chosen.setdefault("top_k", self.drawn_from)
+        config = GenerationConfig(**chosen)
+        self.generation.refuse_unsupported(config)
+        self.generation.warn_of_unknown()
+        return config
 
     @property
     def truncation(self) -> list[str]:
@@ -194,6 +210,7 @@ class GLMEncoder(Encoder):
 
     answer_lengths = (200, 20)
     gnmt_length = True
+    drawn_from = 50  # PaddleNLP's GenerationConfig
     cuts = {"source": "their beginning is lost", "target": "their end is lost"}  # noqa: RUF012
     evaluation = {"min_length": 55, "num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3}  # noqa: RUF012
     label_smoothing = 0.1
@@ -217,6 +234,11 @@ class GLMEncoder(Encoder):
         self.positions = BlockPositions(tokenizer.mask_token_ids, not no_block_position)
 
     def rows(self, example: Example) -> list[TrainingRow]:
+        if example.has_thoughts:
+            self.counts[NO_PLACE_FOR_THOUGHTS] += 1
+        if not example.target.strip():
+            self.counts[EMPTY_ANSWERS] += 1
+            return []
         return [self.row(self.source(example.source), self.target(example.target))]
 
     def prompt(self, example: Example) -> list[int]:
@@ -229,11 +251,11 @@ class GLMEncoder(Encoder):
         return [*self.source(text), self.tokenizer.sop_token_id]
 
     def reference(self, example: Example) -> str:
-        return self.decode(self.tokenizer.encode(example.target))
+        return self.decode(self.tokenizer.text_ids(example.target))
 
     def source(self, text: str) -> list[int]:
         """[CLS] text [gMASK] <|endoftext|>; a long text loses its beginning, as the reference truncates left."""
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.text_ids(text)
         room = self.src_length - 3
         if room < 1:
             raise UsageError(f"src_length {self.src_length} has no room beside 3 special tokens: use 4 or more")
@@ -243,7 +265,7 @@ class GLMEncoder(Encoder):
 
     def target(self, text: str) -> list[int]:
         """text <|endofpiece|>; a long text loses its end."""
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.text_ids(text)
         room = self.tgt_length - 2
         self.truncated["target"] += len(ids) > room
         return [*ids[:room], self.tokenizer.eop_token_id]
@@ -267,6 +289,7 @@ class ChatEncoder(Encoder):
 
     answer_lengths = (7168, 1024)
     gnmt_length = False
+    drawn_from = 50  # transformers' GenerationConfig; the published chat() methods leave it at that
     evaluation = {"min_length": 0}  # noqa: RUF012
     label_smoothing = 0.0
 
@@ -293,21 +316,28 @@ class ChatEncoder(Encoder):
         self.chat, self.plain = chat_format(tokenizer), plain
         self.cuts = {**self.chat.cuts, **({"source": "their beginning is lost"} if plain else {})}
         super().__init__(tokenizer, src_length, tgt_length, generation)
-        self.positions = BlockPositions(tokenizer.mask_token_ids) if self.chat.fills_blank else TextPositions()
+        self.positions = (
+            BlockPositions(tokenizer.mask_token_ids, ranked=True) if self.chat.fills_blank else TextPositions()
+        )
 
     def rows(self, example: Example) -> list[TrainingRow]:
         lengths = self.src_length, self.tgt_length
-        rows = self.chat.training_rows(self.tokenizer, example.messages, example.tools or None, *lengths)
+        rows = self.chat.training_rows(self.tokenizer, example.messages, example.tools or None, *lengths, self.counts)
         self.truncated["row"] += sum(row.cut for row in rows)
         return rows
 
     def prompt(self, example: Example) -> list[int]:
-        return self.messages_prompt(example.messages[:-1], example.tools or None)
+        ids, _, cut = self._evaluated(example)
+        self.truncated["source"] += cut
+        return ids
+
+    def _evaluated(self, example: Example) -> tuple[list[int], list[int], bool]:
+        return self.chat.evaluated(self.tokenizer, example.messages, example.tools or None, self.src_length)
 
     def text_prompt(self, text: str) -> list[int]:
         if not self.plain:
             return self.messages_prompt([{"role": "user", "content": text}])
-        ids = self.tokenizer.encode(text, split_special_tokens=True)
+        ids = self.tokenizer.text_ids(text, split_special_tokens=True)
         room = self.src_length - len(self.tokenizer.build_inputs([]))
         if room < 1:
             raise UsageError(f"src_length {self.src_length} has no room for a text beside the prompt's own tokens")
@@ -323,9 +353,7 @@ class ChatEncoder(Encoder):
         return self.chat.prompt_ids(self.tokenizer, messages, tools, self.src_length)
 
     def reference(self, example: Example) -> str:
-        answer = example.messages[-1]
-        called = f"{answer['metadata']}\n" if answer.get("metadata") else ""
-        return self.decode(self.tokenizer.encode(called + answer["content"], split_special_tokens=True))
+        return self.decode(self._evaluated(example)[1])
 
     def clean(self, text: str) -> str:
         return super().clean(text) if self.plain else self.chat.clean(text)
@@ -340,7 +368,7 @@ class ChatEncoder(Encoder):
         """
         turn_starts = [i + 1 for i, index in enumerate(ids) if index == self.tokenizer.added_tokens.get(ASSISTANT)]
         last = ids[max(turn_starts, default=0) :]
-        message = self.chat.answer(self.tokenizer.decode(last), tools)
+        message = self.chat.answer(self.tokenizer.text_of(last), tools)
         return message if "metadata" in message else {"role": "assistant", "content": self.answer(ids)}
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from glm.chat import Message, Tools
-from glm.datasets.conversations import read_messages, read_tools
+from glm.datasets.conversations import read_history, read_messages, read_tools
 from glm.datasets.readers import Field
+from glm.errors import UsageError
+from glm.messages import Message, Tools, is_trained
 
 Row = Mapping[str, Any]
 
@@ -35,6 +36,11 @@ class Example:
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether its last answer has thoughts in a field of their own, for which a text has no place."""
+        return "reasoning_content" in self.messages[_last_answer(self.messages)]
+
     @classmethod
     def of_texts(cls, source: str, target: str) -> Example:
         """One question and its answer."""
@@ -48,6 +54,7 @@ class TaskFormat:
     Attributes:
         fields: of a row.
         source, target, messages, tools: row → what `Example` has under that name.
+        idle: row → names of fields that were read and that this row has no use for.
         needs_text: rows whose required texts are not all there are left out, as the reference does, and are no error.
     """
 
@@ -56,14 +63,22 @@ class TaskFormat:
     target: Callable[[Row], str]
     messages: Callable[[Row], list[Message]]
     tools: Callable[[Row], Tools] = lambda row: ()
+    idle: Callable[[Row], Sequence[str]] = lambda row: ()
     needs_text: bool = False
 
     def example(self, row: Row) -> Example:
         return Example(self.source(row), self.target(row), tuple(self.messages(row)), tuple(self.tools(row)))
 
+    def with_history_column(self, name: str) -> TaskFormat:
+        """The same rows with their earlier turns in column `name`. Raises UsageError where there are none."""
+        fields = tuple(replace(field, names=(name,)) if field.key == HISTORY else field for field in self.fields)
+        if fields == self.fields and name != HISTORY:
+            raise UsageError(f"history_column is {name}, and rows of this task have no column of earlier turns")
+        return replace(self, fields=fields)
+
     def is_usable(self, row: Row) -> bool:
         """False for a row to leave out."""
-        return not self.needs_text or all(row[field.names[0]].strip() for field in self.fields if field.required)
+        return not self.needs_text or all(row[field.key].strip() for field in self.fields if field.required)
 
 
 _SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant", "observation": "Observation"}
@@ -75,7 +90,11 @@ def plain_text(messages: Sequence[Message]) -> str:
 
     A call is written as GLM-4 does, the tool's name on a line of its own; there is no place for tools' schemas.
     """
-    return "".join(f"{_SPEAKERS[message['role']]}: {_said(message)}\n " for message in messages) + "Assistant: "
+    return _turns(messages) + "Assistant: "
+
+
+def _turns(messages: Sequence[Message]) -> str:
+    return "".join(f"{_SPEAKERS[message['role']]}: {_said(message)}\n " for message in messages)
 
 
 def _said(message: Message) -> str:
@@ -85,6 +104,18 @@ def _said(message: Message) -> str:
 
 def _dialogue(question: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _before(row: Row) -> list[Message]:
+    """What the columns of system message and earlier turns say before a row's question."""
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return [*system, *row.get(HISTORY, ())]
+
+
+def _last_answer(messages: Sequence[Message]) -> int:
+    """The number of the last answer that is trained, of the last message where all are empty."""
+    said = (n for n in reversed(range(len(messages))) if is_trained(messages[n]) and _said(messages[n]).strip())
+    return next(said, len(messages) - 1)
 
 
 def _question_source(row: Row) -> str:
@@ -104,7 +135,7 @@ def _conversation_source(row: Row) -> str:
     text = _belle_text(row).rstrip()
     opening = "" if text.lstrip().startswith("Human:") else "Human: "
     closing = " " if text.endswith("Assistant:") else "\n Assistant: "
-    return f"{opening}{text}{closing}"
+    return f"{_turns(_before(row))}{opening}{text}{closing}"
 
 
 def _conversation_messages(row: Row) -> list[Message]:
@@ -118,7 +149,8 @@ def _conversation_messages(row: Row) -> list[Message]:
     turns = [(speaker, _joined(text for _, text in texts)) for speaker, texts in groupby(said, itemgetter(0))]
     begun = turns.pop()[1] if turns[-1][0] == "Assistant" else ""
     turns.append(("Assistant", f"{begun}\n{row['output']}" if begun else row["output"]))
-    return [{"role": "user" if speaker == "Human" else "assistant", "content": text} for speaker, text in turns]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [*_before(row), *({"role": roles[speaker], "content": text} for speaker, text in turns)]
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -131,11 +163,37 @@ def _alpaca_prompt(row: Row) -> str:
     return f"{instruction.removesuffix('.')}: {text}" if text else instruction
 
 
+def _advertisement_source(row: Row) -> str:
+    """The content as it is; behind earlier turns it is a turn as well."""
+    before = _before(row)
+    return plain_text([*before, {"role": "user", "content": row["content"]}]) if before else row["content"]
+
+
+def _advertisement_messages(row: Row) -> list[Message]:
+    """As in ChatGLM-6B's own training script: earlier turns are context, and not trained."""
+    before = [{**message, "weight": 0} if is_trained(message) else message for message in _before(row)]
+    return [*before, *_dialogue(row["content"], row["summary"])]
+
+
+def _chat_source(row: Row) -> str:
+    messages = _chat_messages(row)
+    return plain_text(messages[: _last_answer(messages)])
+
+
+def _chat_target(row: Row) -> str:
+    return _said(row["messages"][_last_answer(row["messages"])])
+
+
 def _chat_messages(row: Row) -> list[Message]:
     """A row's "system" text counts where the messages have none."""
     if not row.get("system") or row["messages"][0]["role"] == "system":
         return row["messages"]
     return [{"role": "system", "content": row["system"]}, *row["messages"]]
+
+
+def _second_system(row: Row) -> Sequence[str]:
+    first = row["messages"][0]
+    return ("system",) if row.get("system") and first["role"] == "system" and first["content"] != row["system"] else ()
 
 
 QUESTION_GENERATION = TaskFormat(
@@ -145,16 +203,26 @@ QUESTION_GENERATION = TaskFormat(
     # The words before the question stay, so that the metrics of all models measure the same text.
     messages=lambda row: _dialogue(_question_source(row), _question_target(row).strip()),
 )
-_INSTRUCTION_FIELDS = (Field(("instruction",)), Field(("output",)), Field(("input",), required=False))
+HISTORY = "history"
+_BEFORE = (
+    Field(("system", "system_prompt"), required=False),
+    Field((HISTORY,), required=False, read=read_history, empty=()),
+)
+_INSTRUCTION_FIELDS = (
+    Field(("instruction",), aliases=("prompt",)),
+    Field(("output",), aliases=("response",)),
+    Field(("input",), required=False, aliases=("query",)),
+    *_BEFORE,
+)
 
 
 def _instructions(prompt: Callable[[Row], str]) -> TaskFormat:
     """Rows of an instruction and its output; `prompt` puts instruction and input together."""
     return TaskFormat(
         fields=_INSTRUCTION_FIELDS,
-        source=lambda row: plain_text([{"role": "user", "content": prompt(row)}]),
+        source=lambda row: plain_text([*_before(row), {"role": "user", "content": prompt(row)}]),
         target=lambda row: row["output"],
-        messages=lambda row: _dialogue(prompt(row), row["output"]),
+        messages=lambda row: [*_before(row), *_dialogue(prompt(row), row["output"])],
     )
 
 
@@ -167,20 +235,21 @@ CONVERSATION = TaskFormat(
     messages=_conversation_messages,
 )
 ADVERTISEMENT = TaskFormat(
-    fields=(Field(("content",)), Field(("summary",))),
-    source=lambda row: row["content"],
+    fields=(Field(("content",), aliases=("prompt",)), Field(("summary",), aliases=("response",)), *_BEFORE),
+    source=_advertisement_source,
     target=lambda row: row["summary"],
-    messages=lambda row: _dialogue(row["content"], row["summary"]),
+    messages=_advertisement_messages,
     needs_text=True,
 )
 MESSAGES = TaskFormat(
     fields=(
-        Field(("messages", "conversations"), read=read_messages),
-        Field(("tools",), required=False, read=read_tools, empty=()),
-        Field(("system",), required=False),
+        Field(("messages", "conversations"), read=read_messages, aliases=("conversation",)),
+        Field(("tools", "functions"), required=False, read=read_tools, empty=()),
+        Field(("system", "system_prompt"), required=False),
     ),
-    source=lambda row: plain_text(_chat_messages(row)[:-1]),
-    target=lambda row: _said(row["messages"][-1]),
+    source=_chat_source,
+    target=_chat_target,
     messages=_chat_messages,
     tools=lambda row: row.get("tools", ()),
+    idle=_second_system,
 )

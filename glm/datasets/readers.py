@@ -12,8 +12,10 @@ from typing import Any
 from glm.datasets.formats import is_table, nothing_in, read_unpacked, rows_in, table_rows
 from glm.errors import GLMError
 from glm.foreign_files import HEAD, decode_text, other_encoding
+from glm.messages import type_name
 
 Row = dict[str, Any]
+See = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
 # Joined files have a byte order mark each, and arrays may follow each other.
 _BETWEEN_ROWS = re.compile(r"[\s,\ufeff]*")
@@ -21,24 +23,10 @@ _ARRAY = re.compile(r"\[\s*[{\]]")
 # Where reading goes on behind a row that is not JSON: the next line that starts an object.
 _NEXT_OBJECT = re.compile(r"\n[ \t\ufeff]*(?=\{)")
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_TYPE_NAMES = {
-    type(None): "null",
-    bool: "a truth value",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-    str: "a text",
-}
 
 
 class RowProblem(ValueError):
     """What is wrong with a row; whoever knows the row's place says where."""
-
-
-def type_name(value: Any) -> str:
-    """A JSON value's type in words."""
-    return _TYPE_NAMES.get(type(value)) or f"a {type(value).__name__}"  # tables hold times and bytes as well
 
 
 def read_text(name: str, value: Any) -> str:
@@ -56,22 +44,30 @@ class Field:
         names: what it may be called, the best name first.
         required: otherwise it may be missing or null, and its value is `empty`.
         read: (the name in this row, JSON value) → value; raises RowProblem.
+        aliases: other names that it may have, which an error does not offer.
+        key: under which a checked row has it; the best name, unless another is given.
     """
 
     names: tuple[str, ...]
     required: bool = True
     read: Callable[[str, Any], Any] = read_text
     empty: Any = ""
+    aliases: tuple[str, ...] = ()
+    key: str = ""
 
-    def take(self, row: Mapping[str, Any], what: str = "row") -> Any:
-        """The field's value in a row, or in a part of one that is called `what`.
+    def __post_init__(self):
+        object.__setattr__(self, "key", self.key or self.names[0])
 
-        Raises RowProblem where it is missing or not what it must be.
-        """
-        name = next((name for name in self.names if name in row), None)
+    def name_in(self, row: Mapping[str, Any]) -> str | None:
+        """What the field is called in a row, None where it is missing."""
+        return next((name for name in (*self.names, *self.aliases) if name in row), None)
+
+    def take(self, row: Mapping[str, Any]) -> Any:
+        """The field's value in a row. Raises RowProblem where it is missing or not what it must be."""
+        name = self.name_in(row)
         if name is None and self.required:
             alternatives = " or ".join(f"'{name}'" for name in self.names)
-            raise RowProblem(f"field {alternatives} is missing, the {what} has {', '.join(row) or 'no fields'}")
+            raise RowProblem(f"field {alternatives} is missing, the row has {', '.join(row) or 'no fields'}")
         if not self.required and row.get(name) is None:
             return self.empty
         return self.read(name, row[name])
@@ -86,7 +82,9 @@ class Parsed:
     problem: str | None = None
 
 
-def read_rows(path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False) -> tuple[list[Row], int]:
+def read_rows(
+    path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False, see: See | None = None
+) -> tuple[list[Row], int]:
     """Rows of a file, or of all data files of a folder in name order.
 
     Args:
@@ -94,6 +92,7 @@ def read_rows(path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: boo
             gzip, bzip2 or xz or not; or a .parquet or .arrow table.
         fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
+        see: gets each good row, as it is in the file and as it was read.
 
     Returns:
         The rows and the number of rows left out.
@@ -102,7 +101,7 @@ def read_rows(path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: boo
         GLMError: one line with file, line and field of the first bad row, or because there is nothing to read.
     """
     parsed = (item for file in data_files(Path(path)) for item in parse_file(file, skip_bad_rows))
-    rows, skipped = check_rows(parsed, fields, skip_bad_rows)
+    rows, skipped = check_rows(parsed, fields, skip_bad_rows, see)
     if not rows:
         detail = f"all {skipped} rows are bad; leave out --skip_bad_rows to see why" if skipped else "it holds no rows"
         raise GLMError(f"nothing to read from {path}: {detail}.")
@@ -186,13 +185,17 @@ class _LineCounter:
         return self._line
 
 
-def check_rows(parsed: Iterable[Parsed], fields: Sequence[Field], skip_bad_rows: bool) -> tuple[list[Row], int]:
+def check_rows(
+    parsed: Iterable[Parsed], fields: Sequence[Field], skip_bad_rows: bool, see: See | None = None
+) -> tuple[list[Row], int]:
     """The good rows and the number of bad ones; raises GLMError for the first bad one unless they are skipped."""
     rows: list[Row] = []
     skipped = 0
     for item in parsed:
         try:
             rows.append(check_row(item, fields))
+            if see is not None:
+                see(item.value, rows[-1])
         except RowProblem as problem:
             if not skip_bad_rows:
                 raise GLMError(f"{item.place}: {problem}; mend the row or pass --skip_bad_rows.") from problem
@@ -206,4 +209,4 @@ def check_row(item: Parsed, fields: Sequence[Field]) -> Row:
         raise RowProblem(item.problem)
     if not isinstance(item.value, dict):
         raise RowProblem(f"a row must be an object {{…}}, this is {type_name(item.value)}")
-    return item.value | {field.names[0]: field.take(item.value) for field in fields}
+    return item.value | {field.key: field.take(item.value) for field in fields}

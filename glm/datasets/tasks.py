@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glm.datasets.hub import hub_rows, is_hub_name
@@ -10,6 +10,7 @@ from glm.datasets.prompts import (
     ADVERTISEMENT,
     ALPACA,
     CONVERSATION,
+    HISTORY,
     INSTRUCTION,
     MESSAGES,
     QUESTION_GENERATION,
@@ -18,6 +19,7 @@ from glm.datasets.prompts import (
 )
 from glm.datasets.readers import Row, check_rows, read_rows
 from glm.datasets.splits import Chosen, Split, choose_files
+from glm.datasets.unread import UnreadFields
 from glm.errors import GLMError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data"
@@ -63,11 +65,15 @@ TASKS: dict[str, Task] = {
 
 @dataclass(frozen=True)
 class LoadedExamples:
-    """Examples, where they came from in words for the log, and how many bad or empty rows were left out."""
+    """Examples, where they came from in words for the log, and how many bad or empty rows were left out.
+
+    `notes` name, a line for each file, the fields of rows that nothing reads.
+    """
 
     examples: list[Example]
     source_description: str
     skipped: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def load_examples(
@@ -76,6 +82,7 @@ def load_examples(
     data_path: str | None = None,
     data_name: str | None = None,
     skip_bad_rows: bool = False,
+    history_column: str | None = None,
 ) -> LoadedExamples | None:
     """The examples of one split.
 
@@ -86,6 +93,7 @@ def load_examples(
             `glm.datasets.splits` says.
         data_name: the collection the task belongs to ("bellegroup"), checked where the bundled sample is read.
         skip_bad_rows: leave bad rows out and count them.
+        history_column: of the earlier turns, where it is not "history".
 
     Returns:
         None for a "dev" or "test" split the data does not have: hold a part of train out, or evaluate on "dev".
@@ -96,6 +104,8 @@ def load_examples(
     task = TASKS.get(task_name)
     if task is None:
         raise GLMError(f"task_name {task_name!r} is unknown; known tasks: {', '.join(TASKS)}.")
+    if history_column is not None:
+        task = replace(task, format=task.format.with_history_column(history_column))
     if data_path is None:
         if split == "test":
             return None  # the bundled samples have none
@@ -125,15 +135,18 @@ def _sample_file(task_name: str, task: Task, split: Split, data_name: str | None
 
 def _load_files(chosen: Chosen, task: Task, skip_bad_rows: bool, bundled: bool = False) -> LoadedExamples:
     rows: list[Row] = []
+    notes: list[str] = []
     bad = 0
     for file in chosen.files:
-        more, left_out = read_rows(file, task.format.fields, skip_bad_rows)
+        unread = UnreadFields(task.format)
+        more, left_out = read_rows(file, task.format.fields, skip_bad_rows, unread.see)
         rows += more
         bad += left_out
+        notes += [f"{file}: {line}" for line in [unread.line(len(more))] if line]
     if bundled:
         extra = f" of invented text); for real data get the JSON file from {task.home} and pass --data_path FILE"
-        return _loaded(f"the bundled sample {chosen.where}", rows, bad, task, extra)
-    return _loaded(chosen.where, rows, bad, task, "; ".join((")", *chosen.notes)))
+        return _loaded(f"the bundled sample {chosen.where}", rows, bad, task, notes, extra)
+    return _loaded(chosen.where, rows, bad, task, notes, "; ".join((")", *chosen.notes)))
 
 
 def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> LoadedExamples | None:
@@ -142,17 +155,27 @@ def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> Loade
         raise GLMError(f"data set {name} has no split 'train'; download its JSON file and pass --data_path FILE.")
     if parsed is None:
         return None
-    rows, bad = check_rows(parsed, task.format.fields, skip_bad_rows)
-    return _loaded(f"{name} on the Hugging Face Hub", rows, bad, task)
+    unread = UnreadFields(task.format)
+    rows, bad = check_rows(parsed, task.format.fields, skip_bad_rows, unread.see)
+    notes = [f"{name}: {line}" for line in [unread.line(len(rows))] if line]
+    return _loaded(f"{name} on the Hugging Face Hub", rows, bad, task, notes)
 
 
-def _loaded(where: str, rows: list[Row], bad: int, task: Task, extra: str = ")") -> LoadedExamples:
+def _loaded(where: str, rows: list[Row], bad: int, task: Task, notes: list[str], extra: str = ")") -> LoadedExamples:
     """The usable rows as examples, described by `where` and their number, which `extra` follows."""
+    _require_history(where, rows, task)
     usable = [row for row in rows if task.format.is_usable(row)]
     empty = len(rows) - len(usable)
     if empty and not usable:
-        names = " or ".join(f"'{field.names[0]}'" for field in task.format.fields if field.required)
+        names = " or ".join(f"'{field.key}'" for field in task.format.fields if field.required)
         raise GLMError(f"nothing to read from {where}: field {names} is empty in all {empty} rows.")
     left_out = "".join(f", {count} {why} ones left out" for why, count in (("bad", bad), ("empty", empty)) if count)
     description = f"{where} ({len(usable)} rows{left_out}{extra}"
-    return LoadedExamples([task.format.example(row) for row in usable], description, bad + empty)
+    return LoadedExamples([task.format.example(row) for row in usable], description, bad + empty, tuple(notes))
+
+
+def _require_history(where: str, rows: list[Row], task: Task) -> None:
+    """A column that was named and is in no row was mistyped."""
+    (named,) = [field.names[0] for field in task.format.fields if field.key == HISTORY] or [HISTORY]
+    if named != HISTORY and not any(named in row for row in rows):
+        raise GLMError(f"history_column is {named}, and no row of {where} has it; the first has {', '.join(rows[0])}")

@@ -238,6 +238,7 @@ def _rules(dtype: str) -> Pairs:
     return [
         (added, [[1, 1, 4]]),
         (taken, [[4, 4]]),
+        (paddle.put_along_axis(x, ids, taken / 2, axis=1, reduce="assign"), [[1, 1, 2]]),
         (F.one_hot(ids, 3).sum(axis=1), [[0, 0, 2]]),
         ((ids == 2).all(axis=-1), [True]),
     ]

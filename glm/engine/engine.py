@@ -198,7 +198,7 @@ class Engine:
                 raise UsageError(f"prompt {index + 1} of {len(requests)} is empty: give it at least one token")
             if request.stop_strings and request.config.num_beams > 1:
                 raise UsageError(f"stop strings end a text of one beam, and num_beams is {request.config.num_beams}")
-            search = search_of(request.config, self.stop, index % batch_size)
+            search = search_of(request.config, self.stop, index % batch_size, request.ids)
             runs.append(_Run(index, request, search, np.arange(search.rows)))
         if runs:
             columns = max(len(run.request.ids) + run.request.config.max_length - 1 for run in runs)

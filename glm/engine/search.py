@@ -5,10 +5,12 @@ The semantics are those of glm/generation.py, whose tokens these searches give f
 Shapes: G beams, C candidates, V vocabulary, t tokens so far.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from glm.engine.noise import gumbel_noise
-from glm.engine.rules import best_indices, likely_tokens, next_log_probs
+from glm.engine.rules import NO_TOKENS, best_indices, likely_tokens, next_log_probs
 from glm.generation_config import NEVER, GenerationConfig, StopTokens
 
 
@@ -19,6 +21,7 @@ class Search:
         config: decoding options.
         stop: what ends the text.
         row: place of the text in its batch, which random numbers depend on.
+        prompt: int64 ids that the text follows.
 
     Attributes:
         rows: G, cache rows that the text needs.
@@ -27,8 +30,9 @@ class Search:
         finished: whether the text is complete.
     """
 
-    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0):
+    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
         self.config, self.stop, self.row, self.rows = config, stop, row, config.num_beams
+        self.prompt = prompt
         self.tokens = np.zeros([self.rows, 0], dtype="int64")
         self.sources: np.ndarray | None = None
         self.finished = False
@@ -43,7 +47,7 @@ class Search:
         Args:
             logits_GV: float32, of what follows each beam; it is left as it is.
         """
-        self._choose(next_log_probs(logits_GV, self.tokens, self.config, self.stop.eos_token_ids))
+        self._choose(next_log_probs(logits_GV, self.tokens, self.config, self.stop.eos_token_ids, self.prompt))
         self.finished = self.finished or self.step >= self.config.max_length
 
     def result(self) -> tuple[list[int], float]:
@@ -52,6 +56,9 @@ class Search:
 
     def _choose(self, log_probs_GV: np.ndarray) -> None:
         raise NotImplementedError
+
+    def _likely(self, warped_V: np.ndarray) -> np.ndarray:
+        return likely_tokens(warped_V, self.config.top_k, self.config.top_p, self.config.min_p)
 
     def _drawn(self, log_probs_V: np.ndarray, beam: int, ids: np.ndarray) -> np.ndarray:
         """Scores of some tokens with the noise that makes the best one a random draw."""
@@ -74,7 +81,7 @@ class Sampling(Search):
 
     def _sample(self, log_probs_V: np.ndarray) -> int:
         warped_V = log_probs_V / np.float32(self.config.temperature)
-        ids = likely_tokens(warped_V, self.config.top_k, self.config.top_p)
+        ids = self._likely(warped_V)
         return int(ids[self._drawn(warped_V, 0, ids).argmax()])
 
     def result(self) -> tuple[list[int], float]:
@@ -84,8 +91,8 @@ class Sampling(Search):
 class BeamSearch(Search):
     """Beam search with a pool of the G best finished texts; see `glm.generation._BeamSearch`."""
 
-    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0):
-        super().__init__(config, stop, row)
+    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
+        super().__init__(config, stop, row, prompt)
         # All beams start alike, so only the first may bring candidates into the first step.
         self.scores_G = np.where(np.arange(self.rows) > 0, np.float32(NEVER), np.float32(0.0))
         self.pool: list[tuple[np.float32, list[int]]] = [(np.float32(NEVER), [])] * self.rows
@@ -116,7 +123,7 @@ class BeamSearch(Search):
     def _perturbed(self, log_probs_GV: np.ndarray) -> np.ndarray:
         chosen_GV = np.full_like(log_probs_GV, NEVER)
         for beam, log_probs_V in enumerate(log_probs_GV / np.float32(self.config.temperature)):
-            ids = likely_tokens(log_probs_V, self.config.top_k, self.config.top_p)
+            ids = self._likely(log_probs_V)
             chosen_GV[beam, ids] = self._drawn(log_probs_V, beam, ids)
         return chosen_GV + self.scores_G[:, None]
 
@@ -134,6 +141,6 @@ class BeamSearch(Search):
         return text, float(score)
 
 
-def search_of(config: GenerationConfig, stop: StopTokens, row: int) -> Search:
+def search_of(config: GenerationConfig, stop: StopTokens, row: int, prompt: Sequence[int]) -> Search:
     """The search that the options ask for."""
-    return (BeamSearch if config.num_beams > 1 else Sampling)(config, stop, row)
+    return (BeamSearch if config.num_beams > 1 else Sampling)(config, stop, row, np.asarray(prompt, dtype="int64"))

@@ -16,7 +16,9 @@ from glm.checkpoint.text_side import TEXT_SIDE
 from glm.errors import GLMError
 from glm.foreign_files import require_real
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+READABLE = (3, FORMAT_VERSION)  # graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`)
+_VERSIONS = " and ".join(map(str, READABLE))
 SMALL_FILE = 16 << 20  # bytes; read in milliseconds
 # Format → how names of graphs and weights go on behind NAME: those that every export has, and those that it may have.
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
@@ -108,8 +110,8 @@ def parse_manifest(path: Path) -> Manifest:
     require_real(path)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if (version := raw["format_version"]) != FORMAT_VERSION:
-            raise GLMError(f"{path} has format version {version}, this code reads {FORMAT_VERSION}: export again")
+        if (version := raw["format_version"]) not in READABLE:
+            raise GLMError(f"{path} has format version {version}, this code reads {_VERSIONS}: export again")
         manifest = Manifest(**{field.name: raw[field.name] for field in fields(Manifest)})
         for name, expected in manifest.files.items():
             plain = name not in ("", "..") and Path(name).name == name
@@ -172,7 +174,7 @@ def start_check(directory: Path, manifest: Manifest) -> Check:
 def _no_export(directory: Path, name: str, path: Path) -> GLMError:
     old = directory / f"{name}{OLD_SUFFIX}"
     if old.is_file() and not exported_formats(directory, name):
-        return GLMError(f"{old} has format version {_version(old)}, this code reads {FORMAT_VERSION}: export again")
+        return GLMError(f"{old} has format version {_version(old)}, this code reads {_VERSIONS}: export again")
     there = sorted(
         f"{manifest.name.removesuffix(manifest_suffix(format))} ({format})"
         for format in FORMATS

@@ -14,7 +14,7 @@ from glm.export.files import FORMAT_VERSION, Manifest
 from glm.export.paddle_step import export_step_graph
 from glm.export.writing import write_export, write_text_side
 from glm.generation import Prompt, StopTokens, generate
-from glm.generation_config import CONTROL_DTYPES
+from glm.generation_config import CONTROL_DTYPES, SUPPRESSED
 from glm.tracing import save_graph
 
 PROMPT_SPEC = {
@@ -25,7 +25,9 @@ PROMPT_SPEC = {
     "position_step": InputSpec([None], "int64", "position_step"),
 }
 KINDS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # of `Manifest.weights`, by dtype
-CONTROL_SPEC = {name: InputSpec([], dtype, name) for name, dtype in CONTROL_DTYPES.items()}
+CONTROL_SPEC = {
+    name: InputSpec([None] if name in SUPPRESSED else [], dtype, name) for name, dtype in CONTROL_DTYPES.items()
+}
 
 
 class GenerationGraph(nn.Layer):
@@ -73,7 +75,7 @@ def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: st
         symmetric=None,
         head_bits=None,
         vocab_size=config.vocab_size,
-        max_position=config.max_position_embeddings,
+        max_position=config.max_position,
         parameters=int(sum(p.size for p in model.parameters())),
         files={},
     )

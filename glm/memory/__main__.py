@@ -33,7 +33,7 @@ def main() -> None:
     config = GLMConfig.from_pretrained(name, tensor_parallel_degree=degree)
     print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", estimate(config, run), run)
     if arguments.device_memory is not None:
-        print_fits(lambda d: GLMConfig.from_pretrained(name, tensor_parallel_degree=d), run, arguments.device_memory)
+        print_fits(lambda d: config.changed(tensor_parallel_degree=d), run, arguments.device_memory)
 
 
 def _parse() -> Namespace:

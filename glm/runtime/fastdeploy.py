@@ -19,6 +19,7 @@ class FastDeployRuntime:
         option.use_paddle_infer_backend()
         self._runtime = fastdeploy.Runtime(option)
         self._names = [self._runtime.get_input_info(i).name for i in range(self._runtime.num_inputs())]
+        self.inputs = frozenset(self._names)
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         return self._runtime.infer({name: np.asarray(feeds[name], order="C") for name in self._names})

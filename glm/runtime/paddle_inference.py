@@ -16,6 +16,7 @@ class PaddleInferenceRuntime:
     def __init__(self, options: RuntimeOptions):
         self._predictor = open_predictor(options)
         self._inputs = {name: self._predictor.get_input_handle(name) for name in self._predictor.get_input_names()}
+        self.inputs = frozenset(self._inputs)
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         for name, handle in self._inputs.items():

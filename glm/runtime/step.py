@@ -14,10 +14,19 @@ from glm.errors import GLMError
 
 
 class LoopRuntime(Protocol):
-    """A loaded graph that holds the whole generation."""
+    """A loaded graph that holds the whole generation.
+
+    Attributes:
+        inputs: names of what it takes.
+    """
+
+    inputs: frozenset[str]
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Tokens [B, t] and scores [B] for the inputs of `glm.export.paddle_graphs.export_graph` by name."""
+        """Tokens [B, t] and scores [B] for the inputs of `glm.export.paddle_graphs.export_graph` by name.
+
+        What the graph does not take is passed over.
+        """
 
 
 class Cache(Protocol):

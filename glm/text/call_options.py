@@ -1,6 +1,6 @@
 """Options of generation in Python calls, under the names that Hugging Face's `generate` has. Imports no framework."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
@@ -16,6 +16,7 @@ _SAME = {field.name for field in fields(GenerationConfig)} - {"max_length", "min
 _TYPES = {field.name: field.type for field in fields(GenerationConfig)} | dict.fromkeys(_LENGTHS, int)
 # What a value may be, and what an error calls it; numpy's numbers are among them.
 _KINDS = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: ((bool, np.bool_), "True or False")}
+_IDS = (Sequence, "a list of token ids")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -24,8 +25,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"unknown option '{unknown[0]}'; known: {', '.join(known)}")
     for name, value in options.items():
-        kind, words = _KINDS[_TYPES[name]]
-        if value is not None and not isinstance(value, kind):
+        kind, words = _KINDS.get(_TYPES[name], _IDS)
+        fits = isinstance(value, kind) and (kind is not Sequence or all(isinstance(each, Integral) for each in value))
+        if value is not None and not fits:
             raise UsageError(f"{name} is {value!r:.80}, and must be {words}")
 
 
@@ -34,8 +36,9 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
 
     Args:
         options: max_new_tokens; max_length, which counts the prompt and gives way to max_new_tokens; min_new_tokens; or
-            any of num_beams, length_penalty, no_repeat_ngram_size, do_sample, temperature, top_k, top_p, seed. None is
-            not given.
+            any of num_beams, length_penalty, no_repeat_ngram_size, do_sample, temperature, top_k, top_p, min_p, seed,
+            repetition_penalty, presence_penalty, frequency_penalty, suppress_tokens, begin_suppress_tokens. None is not
+            given, but for top_k: there it is off, as 0 and -1 are.
         prompt_length: tokens of the prompt.
 
     Raises:
@@ -54,7 +57,7 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
 
 
 def _fields(options: Mapping[str, Any], prompt_length: int) -> dict[str, Any]:
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None or name == "top_k"}
     chosen = {name: value for name, value in given.items() if name in _SAME}
     if "min_new_tokens" in given:
         chosen["min_length"] = given["min_new_tokens"]

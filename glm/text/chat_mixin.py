@@ -76,7 +76,7 @@ class ChatMixin:
         encoder = encoder_of(tokenizer, file, (src_length, None))
         if not isinstance(encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: use glm.pipeline")
-        encoder.check_fits(self.config.vocab_size, self.config.max_position_embeddings)
+        encoder.check_fits(self.config.vocab_size, self.config.max_position)
         return encoder
 
 

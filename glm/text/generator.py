@@ -22,11 +22,13 @@ class TextGenerator(ABC):
 
     Args:
         encoder: turns texts into prompts, and tokens into texts.
-        stop_strings: what ends a text besides the stop tokens, and is not part of it.
+        stop_strings: what ends a text besides the stop tokens and generation_config.json's strings, and is not part
+            of it.
     """
 
     def __init__(self, encoder: Encoder, stop_strings: Sequence[str] = ()):
-        self.encoder, self.stop_strings = encoder, StopStrings(encoder.tokenizer, stop_strings).strings
+        strings = [*stop_strings, *encoder.generation.stop_strings]
+        self.encoder, self.stop_strings = encoder, StopStrings(encoder.tokenizer, strings).strings
 
     @abstractmethod
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:

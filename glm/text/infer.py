@@ -2,19 +2,17 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from glm.datasets.encoding import Encoder, open_encoder
 from glm.device.choice import check_dtype
 from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
 from glm.errors import GLMError, UsageError
 from glm.export.files import STEP_GRAPH, Manifest, exported_formats, read_manifest, start_check
-from glm.generation_config import CONTROL_DTYPES, GenerationConfig
+from glm.generation_config import GenerationConfig, control_arrays
 from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
 from glm.sizes import in_words
 from glm.text.conversation import Conversation
@@ -44,7 +42,8 @@ class LoopGenerator(TextGenerator):
         self.runtime, self._require_whole = runtime, require_whole
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
-        control = {name: np.asarray(getattr(config, name), dtype) for name, dtype in CONTROL_DTYPES.items()}
+        refuse_newer_options(config, self.runtime.inputs)
+        control = control_arrays(config)
 
         def write(some: Sequence[Ids]) -> list[list[int]]:
             ids, scores = self.runtime.run(self.encoder.prompt_batch(some) | control)
@@ -57,6 +56,23 @@ class LoopGenerator(TextGenerator):
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
         """Raises UsageError: the graph shows nothing before its end."""
         raise UsageError("a graph that holds the whole generation shows nothing before its end")
+
+
+def refuse_newer_options(config: GenerationConfig, inputs: Set[str]) -> None:
+    """Raises UsageError for an option that a graph does not take, for it was exported before there was one.
+
+    Args:
+        inputs: of a graph that holds the whole generation.
+    """
+    lacking = set(control_arrays(config)) - inputs
+    neutral = GenerationConfig(config.max_length)
+    asked = sorted(name for name in lacking if getattr(config, name) != getattr(neutral, name))
+    if not asked and lacking and config.do_sample and config.top_k and 0 < config.top_p < 1:
+        asked = ["top_k together with top_p"]  # such graphs take the nucleus before top_k
+    if asked:
+        raise UsageError(
+            f"this export was made before {asked[0]} was an option: export the model again, or leave it out"
+        )
 
 
 class EngineGenerator(TextGenerator):

@@ -22,7 +22,7 @@ class ModelGenerator(TextGenerator):
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         def write(some: Sequence[Ids]) -> list[list[int]]:
-            ids, scores = self.model.generate(self._prompt(some), config, self.stop)
+            ids, scores = self.model.generate_batch(self._prompt(some), config, self.stop)
             require_finite(scores.numpy())
             return ids.tolist()
 

@@ -1,15 +1,14 @@
-"""`glm.pipeline`: a model as a function from texts or conversations to generated texts."""
+"""A model as a function from texts or conversations to generated texts; `glm.pipeline` makes one."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 from glm.chat import Message
 from glm.datasets.encoding import ChatEncoder
 from glm.errors import UsageError
 from glm.text.call_options import call_config, check_options
-from glm.text.predict import Predictor
+from glm.text.generator import TextGenerator
 
-TASK = "text-generation"
 Prompts = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
 
 
@@ -25,7 +24,7 @@ class TextGenerationPipeline:
         UsageError: a batch size below 1, an unknown option, or a value of another type.
     """
 
-    def __init__(self, predictor: Predictor, batch_size: int = 8, **options):
+    def __init__(self, predictor: TextGenerator, batch_size: int = 8, **options):
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}, and must be at least 1")
         check_options(options)
@@ -43,12 +42,16 @@ class TextGenerationPipeline:
         Raises:
             UsageError: no prompts, an unknown option or a value of another type, or a max_length that leaves no room.
         """
+        return [{"generated_text": self.predictor.answer(row)} for _, row in self.rows(prompts, options)]
+
+    def rows(self, prompts: Prompts, options: Mapping[str, Any]) -> list[tuple[list[int], list[int]]]:
+        """Ids of each prompt and of what follows it."""
         encoder, results = self.predictor.encoder, []
         ids = [self._ids(prompt) for prompt in _listed(prompts)]
         for start in range(0, len(ids), self.batch_size):
             batch = ids[start : start + self.batch_size]
-            config = call_config(encoder, self.options | options, max(map(len, batch)))
-            results += [{"generated_text": encoder.answer(row)} for row in self.predictor.generate(batch, config)]
+            config = call_config(encoder, {**self.options, **options}, max(map(len, batch)))
+            results += zip(batch, self.predictor.generate(batch, config), strict=True)
         return results
 
     def _ids(self, prompt: str | Sequence[Message]) -> list[int]:
@@ -58,48 +61,6 @@ class TextGenerationPipeline:
         if not isinstance(encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: pass a text")
         return encoder.messages_prompt(prompt)
-
-
-def pipeline(
-    task: str = TASK,
-    model: str | Path | None = None,
-    *,
-    lora_path: str | Path | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    batch_size: int = 8,
-    plain: bool = False,
-    **options,
-) -> TextGenerationPipeline:
-    """A pipeline, as in Hugging Face's and MindFormers' libraries.
-
-    Args:
-        task: "text-generation".
-        model: directory of a model, or a preset.
-        lora_path: directory of an adapter to merge in.
-        dtype, device: the model's own, and the best one present, if not given.
-        plain: texts are continued as they are, without a chat template.
-        options: defaults of the calls.
-
-    Example:
-        >>> generate = glm.pipeline("text-generation", model="GLM-4-9B-0414")
-        >>> generate("你好", max_new_tokens=64)
-        [{'generated_text': '…'}]
-
-    Raises:
-        GLMError: as `Predictor.load`; an unknown task, or a model that is no name.
-    """
-    if task.replace("_", "-") != TASK:
-        raise UsageError(f"unknown task '{task}'; the one there is: {TASK}")
-    if model is None:
-        raise UsageError("pipeline needs model=, the directory of a model or a preset")
-    if not isinstance(model, (str, Path)):
-        raise UsageError(
-            f"model is a {type(model).__name__}: give a directory or a name; a loaded model has model.chat"
-        )
-    adapter = Path(lora_path) if lora_path else None
-    predictor = Predictor.load(str(model), adapter, dtype=dtype, device=device, plain=plain)
-    return TextGenerationPipeline(predictor, batch_size, **options)
 
 
 def _listed(prompts: Prompts) -> list[str | Sequence[Message]]:

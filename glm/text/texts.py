@@ -18,6 +18,20 @@ from glm.generation_config import GenerationConfig
 from glm.text.conversation import require_streaming
 from glm.text.prompt_rows import Prompt, encoded, file_prompts, prompt_text, text_prompts
 
+# Flags that are fields of `GenerationConfig`.
+DECODING = (
+    "num_beams",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 RESULT_NAME = "text_generation_result.txt"
 NAMED_AS_FILES = (".txt", *JSON, *TABLES)
 EXAMPLES = (
@@ -72,9 +86,18 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--do_sample", action=argparse.BooleanOptionalAction, help="draw tokens instead of taking the most likely"
     )
-    group.add_argument("--temperature", type=float, help="divides the logits before drawing; 1")
-    group.add_argument("--top_k", type=int, help="draw from the k most likely tokens; 0 = all")
-    group.add_argument("--top_p", type=float, help="draw from the nucleus of this mass; 0 = all")
+    group.add_argument("--temperature", type=float, help="divides the logits before drawing; 1; 0 = do not draw")
+    group.add_argument(
+        "--top_k",
+        type=int,
+        help="draw from the k most likely tokens; 0 = all; default: generation_config.json's, where it says none the "
+        "50 of the models' own libraries",
+    )
+    group.add_argument("--top_p", type=float, help="draw from the nucleus of this mass of what top_k left; 0 = all")
+    group.add_argument("--min_p", type=float, help="draw from tokens at least so likely beside the likeliest; 0 = all")
+    group.add_argument("--repetition_penalty", type=float, help="makes what prompt or text said less likely; 1 = off")
+    group.add_argument("--presence_penalty", type=float, help="off the score of what the text said; -2 to 2; 0 = off")
+    group.add_argument("--frequency_penalty", type=float, help="the same for every time it did; -2 to 2; 0 = off")
     group.add_argument("--seed", type=int, default=0, help="of the drawing")
     group.add_argument(
         "--stop",
@@ -115,8 +138,7 @@ def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = N
     Args:
         encoder: of the model; None checks the flags before there is one.
     """
-    names = ("num_beams", "length_penalty", "no_repeat_ngram_size", "do_sample", "temperature", "top_k", "top_p")
-    flags = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    flags = {name: value for name in DECODING if (value := getattr(arguments, name)) is not None}
     lengths = {"max_length": arguments.tgt_length, "min_length": arguments.min_tgt_length, "seed": arguments.seed}
     flags |= {name: value for name, value in lengths.items() if value is not None}
     return encoder.generation_config(**flags) if encoder else GenerationConfig(**{"max_length": sys.maxsize} | flags)

@@ -1,6 +1,7 @@
 """Text to token ids and back, for every generation. Imports neither paddle nor paddlenlp."""
 
 from glm.tokenizers.base import Tokenizer
+from glm.tokenizers.batch_encoding import BatchEncoding
 from glm.tokenizers.chatglm import ChatGLMTokenizer
 from glm.tokenizers.glm4 import GLM4JsonTokenizer, GLM4Tokenizer
 from glm.tokenizers.glm_chinese import GLMChineseTokenizer
@@ -8,6 +9,7 @@ from glm.tokenizers.registry import GLMTokenizer
 from glm.tokenizers.stream import StreamDecoder
 
 __all__ = [
+    "BatchEncoding",
     "ChatGLMTokenizer",
     "GLM4JsonTokenizer",
     "GLM4Tokenizer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -10,13 +10,17 @@ from typing import Any, ClassVar
 
 from glm.errors import GLMError
 from glm.tokenizers.added_tokens import AddedToken, Splitter
+from glm.tokenizers.batch_encoding import as_lists
+from glm.tokenizers.calls import TokenizerCalls
+from glm.tokenizers.chat_calls import ChatCalls
 from glm.tokenizers.chat_template import ChatTemplate
 from glm.tokenizers.files import CONFIG_FILE
 from glm.tokenizers.kept_files import KeptFiles
-from glm.tokenizers.special_tokens import ROLES, content_of
+from glm.tokenizers.source import tokenizer_directory
+from glm.tokenizers.special_tokens import ROLES, RoleTokens, content_of
 
 
-class Tokenizer(ABC):
+class Tokenizer(RoleTokens, ChatCalls, TokenizerCalls):
     """Pieces of a vocabulary, added tokens that are never cut, and the files both came from.
 
     Class attributes, which make a generation:
@@ -25,6 +29,10 @@ class Tokenizer(ABC):
         default_config: tokenizer_config.json where the directory has none, or lacks the entry.
         prefix, suffix: tokens around a prompt.
         stop_tokens: tokens that end a generation.
+
+    Args:
+        files: the vocabulary file, or what was read of a directory.
+        config: entries of tokenizer_config.json to change.
     """
 
     kind: ClassVar[str]
@@ -34,9 +42,12 @@ class Tokenizer(ABC):
     suffix: ClassVar[tuple[str, ...]] = ()
     stop_tokens: ClassVar[tuple[str, ...]]
 
-    def __init__(self, files: KeptFiles):
-        self._files = files
-        self.config = {**self.default_config, **files.config}
+    def __init__(self, files: KeptFiles | str | Path, **config):
+        self._files = files = KeptFiles.of(files, self.vocabulary_file)
+        self.config = {**self.default_config, **files.config, **config}
+        self.padding_side = self.config.get("padding_side", "left")
+        self.truncation_side = self.config.get("truncation_side", "right")
+        self.model_max_length = int(self.config.get("model_max_length") or self.model_max_length)
         self.added_tokens: dict[str, int] = {}
         self._templates: dict[str, ChatTemplate] = {}
 
@@ -44,13 +55,23 @@ class Tokenizer(ABC):
         """Called at the end of a subclass's __init__, when the vocabulary is there."""
         self.added_tokens = {token.text: token.id for token in added}
         self._added_by_id = {token.id: token.text for token in added}
-        self._splitter = Splitter(added)
+        self._splitter = Splitter(self._written_tokens(added))
         self._special_ids = self._find_special_ids(added)
-        needed = {*self.prefix, *self.suffix, *self.stop_tokens, self._role("pad_token"), self._role("eos_token")}
+        needed = {
+            *self.prefix,
+            *self.suffix,
+            *self.stop_tokens,
+            self._role_text("pad_token"),
+            self._role_text("eos_token"),
+        }
         missing = sorted(token for token in needed if token not in self.added_tokens)
         if missing:
             raise GLMError(f"the vocabulary lacks {', '.join(missing)}, so it is not that of a {self.kind} model")
         self._templates = {name: ChatTemplate.of(text) for name, text in self._files.chat_templates().items()}
+
+    def _written_tokens(self, added: Sequence[AddedToken]) -> Sequence[AddedToken]:
+        """Those that a text may spell."""
+        return added
 
     def _find_special_ids(self, added: Sequence[AddedToken]) -> frozenset[int]:
         return frozenset(token.id for token in added if token.special)
@@ -59,9 +80,12 @@ class Tokenizer(ABC):
     def from_pretrained(cls, directory: str | Path) -> Tokenizer:
         """Reads the vocabulary file and what stands beside it; nothing in the directory is run.
 
+        Args:
+            directory: of a model, or a preset's name.
+
         Raises GLMError, one line, for a missing or damaged file.
         """
-        directory = Path(directory)
+        directory = tokenizer_directory(directory)
         try:
             return cls(KeptFiles.read(directory, cls.vocabulary_file))
         except GLMError as error:
@@ -100,12 +124,8 @@ class Tokenizer(ABC):
         """Largest id + 1, added tokens included."""
         return max(self.vocab_size, *(index + 1 for index in self.added_tokens.values()))
 
-    def encode(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        """Ids of `text`; none are put around it (`build_inputs` does).
-
-        An added token written in the text becomes that token. With `split_special_tokens` it is text like any other:
-        use it for what a user typed.
-        """
+    def text_ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
+        """See `TokenizerCalls.text_ids`; `encode` and a call put the family's tokens around them."""
         # Surrogates (JSON's "\ud83d") have no UTF-8 form: pairs become their character, a lone one becomes U+FFFD.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if split_special_tokens:
@@ -119,8 +139,14 @@ class Tokenizer(ABC):
         """A prompt's ids with the tokens that every prompt of this model has around it."""
         return [*map(self.added_tokens.get, self.prefix), *ids, *map(self.added_tokens.get, self.suffix)]
 
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Text of `ids`. Ids the vocabulary lacks are dropped: a model's embedding is often padded beyond it."""
+    def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None) -> list[int]:
+        """Ids of a text, or of two, with the tokens that the family's own tokenizer puts around them."""
+        if token_ids_1 is None:
+            return self.build_inputs(token_ids_0)
+        return [*self.build_inputs(token_ids_0), *token_ids_1, self.eos_token_id]
+
+    def text_of(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """See `TokenizerCalls.text_of`."""
         texts: list[str] = []
         run: list[int] = []
         for index in map(int, ids):
@@ -140,87 +166,37 @@ class Tokenizer(ABC):
         index = self.added_tokens.get(tokens, self._piece_id(tokens))
         return self.unk_token_id if index is None else index
 
-    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str]:
+    def convert_ids_to_tokens(self, ids: int | Sequence[int], skip_special_tokens: bool = False) -> str | list[str]:
         """The token of one id, or tokens of several. Raises GLMError for an id outside the vocabulary."""
         if not isinstance(ids, Integral):
-            return [self.convert_ids_to_tokens(index) for index in ids]
+            kept = (i for i in as_lists(ids) if not (skip_special_tokens and i in self._special_ids))
+            return [self.convert_ids_to_tokens(index) for index in kept]
         if ids in self._added_by_id:
             return self._added_by_id[ids]
         if not 0 <= ids < self.vocab_size:
             raise GLMError(f"token id {ids} is outside the vocabulary of {len(self)}; use the model's tokenizer.")
         return self._piece(int(ids))
 
-    def chat_template(self, tools: bool = False, default: str = "") -> ChatTemplate:
-        """The directory's template; one named "tool_use" where there are tools, as in transformers.
-
-        Raises GLMError where the directory has none and `default` is empty.
-        """
-        named = self._templates.get("tool_use") if tools else None
-        found = named or self._templates.get("default")
-        if found or default:
-            return found or ChatTemplate.of(default)
-        known = f"only those named {', '.join(self._templates)}" if self._templates else "none"
-        raise GLMError(f"the tokenizer has no default chat template ({known}); copy chat_template.jinja beside it.")
-
-    def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = False,
-        tokenize: bool = True,
-        default: str = "",
-        **variables,
-    ) -> list[int] | str:
-        """Ids or text of a conversation as the directory's template writes it.
-
-        A special token spelt inside a message is text, not that token: nobody can end a turn by typing `<|user|>`.
-
-        Args:
-            default: the template where the directory has none.
-        """
-        template = self.chat_template(bool(tools), default)
-        marked = self.marked_chat(template, messages, tools, add_generation_prompt, **variables)
-        return self.encode(marked) if tokenize else self._splitter.unmark(marked)
-
-    def marked_chat(
-        self,
-        template: ChatTemplate,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = False,
-        **variables,
-    ) -> str:
-        """A conversation's text in which special tokens that a message spells are marked; `encode` takes the marks."""
-        variables = {**self.role_tokens, **variables}
-        return template.render(messages, tools, add_generation_prompt, self._splitter.mark, **variables)
-
     @property
     def role_tokens(self) -> dict[str, str]:
         """Role -> token, `eos_token` for example: what a chat template may name."""
         return {role: content_of(self.config[role]) for role in ROLES if self.config.get(role)}
 
-    def _role(self, role: str) -> str | None:
+    def _role_text(self, role: str) -> str | None:
         return self.role_tokens.get(role)
 
     def _role_id(self, role: str) -> int | None:
-        return self.added_tokens.get(self._role(role))
+        """None for `unk_token` of vocabularies of bytes, to which no text is unknown."""
+        return self.added_tokens.get(self._role_text(role))
 
     @property
     def all_special_ids(self) -> list[int]:
         return sorted(self._special_ids)
 
-    @property
-    def pad_token_id(self) -> int:
-        return self._role_id("pad_token")
-
-    @property
-    def eos_token_id(self) -> int:
-        return self._role_id("eos_token")
-
-    @property
-    def unk_token_id(self) -> int | None:
-        """None for vocabularies of bytes, to which no text is unknown."""
-        return self._role_id("unk_token")
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id."""
+        pieces = {self._piece(index): index for index in range(self.vocab_size) if index not in self._added_by_id}
+        return pieces | self.added_tokens
 
     @property
     def mask_token_id(self) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
 from glm.errors import GLMError
@@ -21,6 +23,20 @@ LINE_END, TAB = "<n>", "<|tab|>"
 LONGEST_BLANK = 80
 # What a text's own layout is written as before it is cut into pieces. A single space is no blank piece.
 LAYOUT = {"\n": LINE_END, "\t": TAB} | {" " * n: f"<|blank_{n}|>" for n in range(2, LONGEST_BLANK + 1)}
+# A first question as it is, later ones with the rounds before them; of a conversation that ends with an answer, all.
+ROUND_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role != ('user', 'assistant')[loop.index0 % 2] %}"
+    "{{ raise_exception('message ' ~ loop.index ~ ' is the ' ~ message.role ~ \"'s; user and assistant take turns in "
+    'this model") }}{% endif %}'
+    "{% if message.role == 'assistant' %}{{ message.content }}{% if not loop.last %}{{ '\\n' }}{% endif %}"
+    "{% elif messages | length == 1 %}{{ message.content }}"
+    "{% else %}[Round {{ loop.index0 // 2 }}]{{ '\\n' }}问：{{ message.content }}{{ '\\n' }}答：{% endif %}"
+    "{% endfor %}"
+    "{% if tools %}{{ raise_exception('this model calls no tools; leave tools out') }}{% endif %}"
+    "{% if add_generation_prompt and messages[-1].role == 'assistant' %}"
+    "{{ raise_exception(\"the last message is the assistant's; end with the user's question\") }}{% endif %}"
+)
 _LAYOUT = re.compile(f"\n|\t| {{2,{LONGEST_BLANK}}}")
 
 
@@ -48,18 +64,22 @@ class ChatGLMTokenizer(Tokenizer):
     }
     suffix = ("[gMASK]", "<sop>")
     stop_tokens = ("<eop>",)
+    model_input_names = ("input_ids", "attention_mask", "position_ids")
+    decode_skips = True
+    default_template = ROUND_TEMPLATE
+    frames_prompt = True
     # tokenizer_config.json entries of which one value is implemented: the one every current file has.
     _fixed = ("do_lower_case", "remove_space", "num_image_tokens")
 
-    def __init__(self, files: KeptFiles):
-        super().__init__(files)
+    def __init__(self, files: KeptFiles | str | Path, **config):
+        super().__init__(files, **config)
         for name in self._fixed:
             if self.config[name] != self.default_config[name]:
                 raise GLMError(
                     f"{CONFIG_FILE} sets {name} to {self.config[name]}, and only {self.default_config[name]} is "
                     "supported; take tokenizer and weights from the model's current revision."
                 )
-        model = files.contents[self.vocabulary_file]
+        model = self._files.contents[self.vocabulary_file]
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
@@ -78,6 +98,10 @@ class ChatGLMTokenizer(Tokenizer):
         pieces = self._pieces
         ids = (i for i in range(self.vocab_size) if pieces.IsControl(i) or pieces.IsUnknown(i))
         return [AddedToken(pieces.IdToPiece(i), i) for i in ids if pieces.IdToPiece(i) not in ("<s>", "</s>")]
+
+    def _written_tokens(self, added: Sequence[AddedToken]) -> Sequence[AddedToken]:
+        """<sop>, <eop>, <unk>, <pad> and [MASK], which have a role: only they are tokens in its own code's texts."""
+        return [token for token in added if token.text in self.role_tokens.values()]
 
     def _find_special_ids(self, added: Sequence[AddedToken]) -> frozenset[int]:
         return super()._find_special_ids(added) | {self._pieces.bos_id(), self._pieces.eos_id()}
@@ -110,5 +134,28 @@ class ChatGLMTokenizer(Tokenizer):
 
     @property
     def mask_token_ids(self) -> list[int]:
-        """[MASK], [gMASK]: the first of them in a source marks the position a target answers for."""
-        return [self.mask_token_id, self.gmask_token_id]
+        """[gMASK], [MASK]: the first that a source has, in this order, marks the position a target answers for."""
+        return [self.gmask_token_id, self.mask_token_id]
+
+    def _gives(self, name: str, bounded: bool) -> bool:
+        """Its own code makes mask and positions where it pads or cuts."""
+        return bounded and super()._gives(name, bounded)
+
+    def _context(self, ids: list[int]) -> int:
+        """How many ids all see each other: those before <sop>."""
+        return ids.index(self.sop_token_id) if self.sop_token_id in ids else len(ids)
+
+    def _attention_mask(self, ids: list[int]) -> np.ndarray:
+        """[1, T, T], 1 = visible, as in PaddleNLP."""
+        mask = np.tril(np.ones([1, len(ids), len(ids)], dtype="int64"))
+        mask[:, :, : self._context(ids)] = 1
+        return mask
+
+    def _position_ids(self, ids: list[int]) -> np.ndarray:
+        """[2, T]: the place in the text, and the one inside the blank."""
+        context, positions = self._context(ids), np.zeros([2, len(ids)], dtype="int64")
+        positions[0] = np.arange(len(ids))
+        masks = [ids.index(token) for token in self.mask_token_ids if token in ids]
+        positions[0, context:] = masks[0] if masks else positions[0, context:]
+        positions[1, context:] = np.arange(1, len(ids) - context + 1)
+        return positions

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from pathlib import Path
 
 import tokenizers
 
@@ -63,11 +64,12 @@ class GLM4Tokenizer(_GLM4):
     kind = "glm4"
     vocabulary_file = "tokenizer.model"
     default_config = {"tokenizer_class": "ChatGLM4Tokenizer", **_CONFIG}  # noqa: RUF012
+    model_input_names = ("input_ids", "attention_mask", "position_ids")
 
-    def __init__(self, files: KeptFiles):
-        super().__init__(files)
-        self._ranks = read_ranks(files.contents[self.vocabulary_file])
-        added = read_added_tokens(files.config)
+    def __init__(self, files: KeptFiles | str | Path, **config):
+        super().__init__(files, **config)
+        self._ranks = read_ranks(self._files.contents[self.vocabulary_file])
+        added = read_added_tokens(self.config)
         if not added:
             added = [AddedToken(text, self.vocab_size + i) for i, text in enumerate(SPECIAL_TOKENS)]
             decoder = {str(token.id): _json(token) for token in added}
@@ -104,9 +106,9 @@ class GLM4JsonTokenizer(_GLM4):
     vocabulary_file = "tokenizer.json"
     default_config = {"tokenizer_class": "PreTrainedTokenizerFast", **_CONFIG}  # noqa: RUF012
 
-    def __init__(self, files: KeptFiles):
-        super().__init__(files)
-        content = files.contents[self.vocabulary_file]
+    def __init__(self, files: KeptFiles | str | Path, **config):
+        super().__init__(files, **config)
+        content = self._files.contents[self.vocabulary_file]
         try:
             self._library = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises bare Exception
@@ -118,6 +120,23 @@ class GLM4JsonTokenizer(_GLM4):
         added = [AddedToken(t.content, i, t.special, t.lstrip, t.rstrip) for i, t in sorted(decoder.items())]
         self._check_config({token.id: token.text for token in added})
         self._finish(added)
+        self._frames = [self._frame_of("a"), self._frame_of("a", "a")]
+
+    def _frame_of(self, *texts: str) -> list[list[int]]:
+        """What the file's own post-processor puts before, between and after texts; nothing in most files."""
+        one, whole = self._library.encode("a", add_special_tokens=False).ids, self._library.encode(*texts).ids
+        frames, start = [], 0
+        for _ in texts:
+            place = next(i for i in range(start, len(whole)) if whole[i : i + len(one)] == one)
+            frames.append(whole[start:place])
+            start = place + len(one)
+        return [*frames, whole[start:]]
+
+    def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None) -> list[int]:
+        """What tokenizer.json's post-processor says; most files leave [gMASK] <sop> to the chat template."""
+        texts = [token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1]
+        start, *rest = self._frames[len(texts) - 1]
+        return [*start, *(index for pair in zip(texts, rest, strict=True) for ids in pair for index in ids)]
 
     def _check_config(self, added: dict[int, str]) -> None:
         for token in read_added_tokens(self._files.config):

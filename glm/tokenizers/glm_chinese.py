@@ -5,6 +5,7 @@ Ids are those of PaddleNLP's GLMChineseTokenizer, opened with `from_pretrained`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import Any
 
 import sentencepiece
 
-from glm.errors import GLMError
+from glm.errors import GLMError, UsageError
 from glm.foreign_files import require_real
 from glm.tokenizers import files
-from glm.tokenizers.special_tokens import SpecialTokens, complete_added_tokens, read_added_tokens
+from glm.tokenizers.batch_encoding import BatchEncoding, as_lists
+from glm.tokenizers.blank import generation_inputs
+from glm.tokenizers.calls import TokenizerCalls
+from glm.tokenizers.source import tokenizer_directory
+from glm.tokenizers.special_tokens import RoleTokens, SpecialTokens, complete_added_tokens, read_added_tokens
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SPECIAL_TOKENS: dict[str, Any] = {
     "cls_token": "[CLS]",
@@ -35,11 +42,11 @@ DEFAULT_SPECIAL_TOKENS: dict[str, Any] = {
 }
 
 
-class GLMChineseTokenizer:
+class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
     """Sentencepiece vocabulary plus special tokens.
 
     Args:
-        model: the serialised sentencepiece model.
+        model: the serialised sentencepiece model, or the path of its file.
         added_tokens: token -> id of the tokens behind the pieces; special tokens without an entry get the next ids.
         config: contents of tokenizer_config.json; entries this class does not know are kept and written back.
         special_tokens_map: contents of special_tokens_map.json; overrides `config`.
@@ -49,16 +56,21 @@ class GLMChineseTokenizer:
 
     kind = "glm-chinese"
     vocabulary_file = "cog-pretrain.model"
+    truncation_side = "left"
+    model_input_names = ("input_ids", "position_ids", "attention_mask")
 
     def __init__(
         self,
-        model: bytes,
+        model: bytes | str | Path,
         added_tokens: dict[str, int] | None = None,
         config: dict[str, Any] | None = None,
         special_tokens_map: dict[str, Any] | None = None,
     ):
-        self._model = model
+        self._model = model = model if isinstance(model, bytes) else _read(Path(model))
         self._config = dict(config or {})
+        self.padding_side = self._config.get("padding_side", self.padding_side)
+        self.truncation_side = self._config.get("truncation_side", self.truncation_side)
+        self.model_max_length = int(self._config.get("model_max_length") or self.model_max_length)
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
@@ -69,7 +81,6 @@ class GLMChineseTokenizer:
         self.added_tokens = complete_added_tokens(added_tokens or {}, self.special_tokens, self.piece_count)
         self.special_tokens.keep_whole(self.added_tokens)
         self._added_by_id = {index: token for token, index in self.added_tokens.items()}
-        self.vocab_size = max(self._added_by_id) + 1
         self.all_special_ids = [self.convert_tokens_to_ids(token) for token in self.special_tokens.in_order]
         self._special_ids = frozenset(self.all_special_ids)
 
@@ -77,34 +88,36 @@ class GLMChineseTokenizer:
     def from_pretrained(cls, directory: str | Path) -> GLMChineseTokenizer:
         """Read cog-pretrain.model and, where they exist, the JSON files beside it.
 
+        Args:
+            directory: of a model, or a preset's name.
+
         Raises GLMError, one line, for a missing or damaged file.
         """
-        directory = Path(directory)
+        directory = tokenizer_directory(directory)
         path = directory / cls.vocabulary_file
         require_real(path)
         config = files.read_json(directory / files.CONFIG_FILE)
         try:
             return cls(
-                path.read_bytes(),
+                _read(path),
                 read_added_tokens(directory),
                 config,
                 files.read_json(directory / files.SPECIAL_TOKENS_FILE),
             )
-        except OSError as error:
-            raise GLMError(f"{path} cannot be read ({error.strerror}); copy the vocabulary file there.") from error
         except GLMError as error:
-            raise GLMError(f"{path}: {error}") from error
+            raise GLMError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """How many pieces there are; tokens behind them do not count, as in PaddleNLP."""
+        return self.piece_count
 
     def __len__(self) -> int:
         """Largest id + 1, special tokens included."""
-        return self.vocab_size
+        return max(self._added_by_id) + 1
 
-    def encode(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        """Ids of `text`; none are put around it.
-
-        A special token written in the text becomes that token, and the white space beside it goes, as in PaddleNLP.
-        With `split_special_tokens` it is text like any other: use it for what a user typed.
-        """
+    def text_ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
+        """See `TokenizerCalls.text_ids`; the white space beside a special token goes, as in PaddleNLP."""
         if split_special_tokens:
             return self._encode_text(text)
         ids: list[int] = []
@@ -116,7 +129,32 @@ class GLMChineseTokenizer:
         # Surrogates (JSON's "\ud83d") have no UTF-8 form: pairs become their character, a lone one becomes U+FFFD.
         return self._pieces.EncodeAsIds(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+    def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None) -> list[int]:
+        """[CLS] text <|endoftext|>; a second text is left out, as in PaddleNLP, with a warning."""
+        if token_ids_1:
+            logger.warning("GLM (2021) reads one text: the second one of the pair is left out")
+        return [self.cls_token_id, *token_ids_0, self.eos_token_id]
+
+    def build_inputs_for_generation(
+        self, model_input: BatchEncoding, max_gen_length: int = 512, targets=None, padding: bool = False
+    ) -> BatchEncoding:
+        """What a call gave, with the blank that the model fills: PaddleNLP's method of that name.
+
+        Args:
+            model_input: input_ids and attention_mask [B, S], arrays; each row with a mask token.
+            max_gen_length: G, columns that are added.
+            targets: text to write, a list of them for a batch; G is then the longest's, unless `padding` is set.
+
+        Returns:
+            numpy int64: input_ids [B, S+1], or [B, S+G] with targets; position_ids [B, 2, S+G]; attention_mask [B, 1,
+            S+G, S+G], 1 = visible; with targets loss_mask and label_ids [B, S+G].
+
+        Raises:
+            UsageError: a row without mask token.
+        """
+        return generation_inputs(self, model_input, max_gen_length, targets, padding)
+
+    def text_of(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`.
 
         Skipping drops every special token, the unknown token among them; without it they stand in the text with a
@@ -146,14 +184,15 @@ class GLMChineseTokenizer:
             return self.added_tokens.get(tokens, self._pieces.PieceToId(tokens))
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
-    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str]:
+    def convert_ids_to_tokens(self, ids: int | Sequence[int], skip_special_tokens: bool = False) -> str | list[str]:
         """The token of one id, or tokens of several. Raises GLMError for an id outside the vocabulary."""
         if not isinstance(ids, Integral):
-            return [self.convert_ids_to_tokens(index) for index in ids]
+            kept = (i for i in as_lists(ids) if not (skip_special_tokens and i in self._special_ids))
+            return [self.convert_ids_to_tokens(index) for index in kept]
         if ids in self._added_by_id:
             return self._added_by_id[ids]
         if not 0 <= ids < self.piece_count:
-            raise GLMError(f"token id {ids} is outside the vocabulary of {self.vocab_size}; use the model's tokenizer.")
+            raise GLMError(f"token id {ids} is outside the vocabulary of {len(self)}; use the model's tokenizer.")
         return self._pieces.IdToPiece(int(ids))
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -169,32 +208,20 @@ class GLMChineseTokenizer:
         own = {**special, "added_tokens_decoder": decoder, "tokenizer_class": type(self).__name__}
         files.write_json(directory / files.CONFIG_FILE, {**self._config, **own})
 
-    def _role_id(self, role: str) -> int:
-        return self.convert_tokens_to_ids(self.special_tokens.roles[role])
+    def _role_text(self, role: str) -> str | None:
+        return self.special_tokens.roles.get(role)
 
-    @property
-    def pad_token_id(self) -> int:
-        return self._role_id("pad_token")
+    def _role_id(self, role: str) -> int | None:
+        token = self._role_text(role)
+        return None if token is None else self.convert_tokens_to_ids(token)
 
-    @property
-    def eos_token_id(self) -> int:
-        return self._role_id("eos_token")
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id."""
+        return {self._pieces.IdToPiece(i): i for i in range(self.piece_count)} | self.added_tokens
 
-    @property
-    def unk_token_id(self) -> int:
-        return self._role_id("unk_token")
-
-    @property
-    def cls_token_id(self) -> int:
-        return self._role_id("cls_token")
-
-    @property
-    def sep_token_id(self) -> int:
-        return self._role_id("sep_token")
-
-    @property
-    def mask_token_id(self) -> int:
-        return self._role_id("mask_token")
+    def apply_chat_template(self, conversation, *args, **options):
+        """Raises UsageError: GLM (2021) was trained on no conversations."""
+        raise UsageError("a GLM (2021) model holds no conversations: pass texts, with [gMASK] where the answer goes")
 
     @property
     def smask_token_id(self) -> int:
@@ -223,3 +250,10 @@ class GLMChineseTokenizer:
     def mask_token_ids(self) -> list[int]:
         """[MASK], [sMASK], [gMASK]: the first of them in a source marks the position a target answers for."""
         return [self.mask_token_id, self.smask_token_id, self.gmask_token_id]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GLMError(f"{path} cannot be read ({error.strerror}); copy the vocabulary file there.") from error

@@ -47,6 +47,11 @@ class KeptFiles:
         paths = [directory / vocabulary_file, *(path for path in optional if path.is_file())]
         return cls({path.relative_to(directory).as_posix(): _read(path) for path in paths}, config)
 
+    @classmethod
+    def of(cls, files: KeptFiles | str | Path, vocabulary_file: str) -> KeptFiles:
+        """Files that were read, or a vocabulary file alone. Raises GLMError where it cannot be read."""
+        return files if isinstance(files, KeptFiles) else cls({vocabulary_file: _read(Path(files))})
+
     def write(self, directory: Path) -> None:
         """Each file appears whole or not at all."""
         for name, content in self.contents.items():

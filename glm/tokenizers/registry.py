@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm.errors import GLMError
-from glm.presets import PRESETS, bundled_tokenizer, is_directory, preset_name
 from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.chatglm import ChatGLMTokenizer
 from glm.tokenizers.files import CONFIG_FILE, read_json
 from glm.tokenizers.glm4 import GLM4JsonTokenizer, GLM4Tokenizer
 from glm.tokenizers.glm_chinese import GLMChineseTokenizer
+from glm.tokenizers.source import tokenizer_directory
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,10 @@ def find_format(directory: Path) -> TokenizerFormat:
 
 
 class GLMTokenizer:
-    """Opens the right tokenizer for a model directory, or for a preset whose vocabulary comes with this project."""
+    """Opens the right tokenizer for a model directory or a preset."""
 
     @staticmethod
     def from_pretrained(name_or_path: str | Path) -> GLMChineseTokenizer | Tokenizer:
         """Raises GLMError, one line, where the directory or its vocabulary file is missing or damaged."""
-        directory = Path(name_or_path)
-        if not is_directory(directory):
-            if preset_name(str(name_or_path)) in PRESETS:
-                return GLMTokenizer.from_pretrained(bundled_tokenizer(str(name_or_path)))
-            raise GLMError(
-                f"{directory} is not a directory, and no preset whose vocabulary is bundled; pass the folder that "
-                "holds the tokenizer files."
-            )
+        directory = tokenizer_directory(name_or_path)
         return find_format(directory).load(directory)

@@ -19,6 +19,30 @@ def content_of(entry: str | Mapping[str, Any]) -> str:
     return entry if isinstance(entry, str) else entry["content"]
 
 
+class RoleTokens:
+    """`pad_token`, `pad_token_id` and their like, over `_role_text` and `_role_id`; None where there is none."""
+
+    bos_token = property(lambda self: self._role_text("bos_token"))
+    eos_token = property(lambda self: self._role_text("eos_token"))
+    unk_token = property(lambda self: self._role_text("unk_token"))
+    sep_token = property(lambda self: self._role_text("sep_token"))
+    pad_token = property(lambda self: self._role_text("pad_token"))
+    cls_token = property(lambda self: self._role_text("cls_token"))
+    mask_token = property(lambda self: self._role_text("mask_token"))
+
+    bos_token_id = property(lambda self: self._role_id("bos_token"))
+    eos_token_id = property(lambda self: self._role_id("eos_token"))
+    unk_token_id = property(lambda self: self._role_id("unk_token"))
+    sep_token_id = property(lambda self: self._role_id("sep_token"))
+    pad_token_id = property(lambda self: self._role_id("pad_token"))
+    cls_token_id = property(lambda self: self._role_id("cls_token"))
+    mask_token_id = property(lambda self: self._role_id("mask_token"))
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return self.convert_ids_to_tokens(self.all_special_ids)
+
+
 class SpecialTokens:
     """The special tokens of one tokenizer, by role and in order."""
 

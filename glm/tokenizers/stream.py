@@ -14,7 +14,7 @@ class Decoder(Protocol):
 
 
 class StreamDecoder:
-    """Gives the text each new id completes; everything joined is `tokenizer.decode(ids)` of all ids.
+    """Gives the text each new id completes; everything joined is the decoded text of all ids.
 
     Only the ids since the last visible text are decoded again, so the cost of an id does not grow with the text.
     Special tokens are skipped.
@@ -33,7 +33,7 @@ class StreamDecoder:
     def put(self, token_id: int) -> str:
         """The text that `token_id` completes, "" while a character is unfinished."""
         self._window.append(int(token_id))
-        text = self._tokenizer.decode(self._window)
+        text = self._tokenizer.decode(self._window, skip_special_tokens=True)
         unfinished = min(len(text) - len(text.rstrip(REPLACEMENT)), LONGEST_UNFINISHED)
         ready = text[: len(text) - unfinished]
         # Every emitted text stays a prefix of the later ones: only the unfinished tail can still change.
@@ -46,10 +46,10 @@ class StreamDecoder:
     def _drop_context(self) -> None:
         self._window = self._window[self._context :]
         self._context = len(self._window)
-        self._shown = self._tokenizer.decode(self._window)
+        self._shown = self._tokenizer.decode(self._window, skip_special_tokens=True)
 
     def end(self) -> str:
         """What was held back; the decoder is ready for the next text."""
-        rest = self._tokenizer.decode(self._window)[len(self._shown) :]
+        rest = self._tokenizer.decode(self._window, skip_special_tokens=True)[len(self._shown) :]
         self._reset()
         return rest

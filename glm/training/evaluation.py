@@ -81,7 +81,7 @@ class GenerationEvaluation:
         texts, stop = [], StopTokens.of(self.encoder)
         for some in self._batches(prompts, "generate"):
             prompt = Prompt.of(self.encoder.prompt_batch(some))
-            tokens, _ = model.generate(prompt, self.config, stop)
+            tokens, _ = model.generate_batch(prompt, self.config, stop)
             texts += map(self.encoder.decode, tokens.tolist())
         return texts
 

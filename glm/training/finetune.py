@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +16,29 @@ from glm.datasets import TASKS, load_examples
 from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
 from glm.device.probe import probe_collectives
-from glm.distributed.processes import advise, barrier, digest, require_agreement, require_shared
+from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
 from glm.errors import GLMError, UsageError
-from glm.loading import load_encoder
-from glm.lora import add_lora, load_lora, merge_lora
+from glm.loading import adapter_paths, load_encoder
+from glm.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.model import GLMForCausalLM
 from glm.progress import BarCallback, note, print_metrics, print_samples
 from glm.training.data import EncodedDataset
 from glm.training.evaluation import GenerationEvaluation
-from glm.training.metrics import METRICS
-from glm.training.run_directory import check_output_dir, check_same_kind, clear_directory, resume_point
+from glm.training.metrics import METRIC_NAMES, METRICS
+from glm.training.run_directory import (
+    EXPORT_FOLDER,
+    PEFT_FOLDER,
+    check_base_is_elsewhere,
+    check_output_dir,
+    check_same_adapter,
+    check_same_kind,
+    clear_directory,
+    model_changes,
+    resume_point,
+    saved_step,
+)
+from glm.training.run_record import changes_since, record_of
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
@@ -43,6 +56,7 @@ def finetune(
         GLMError: of any of the parts; nothing was overwritten then.
     """
     _check_task(training)
+    _check_best(data, training)
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
@@ -51,16 +65,21 @@ def finetune(
         (data.src_length, data.tgt_length),
         no_block_position=data.no_block_position,
     )
+    record = record_of(data, decode, options, training, splits)
+    changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
+    encoder.generation.warn_of_unsupported()
     model = load_model(options, training)
-    encoder.check_fits(model.config.vocab_size, model.config.max_position_embeddings)
+    if resume:
+        changes += model_changes(resume, model.config)
+    encoder.check_fits(model.config.vocab_size, model.config.max_position)
     _require_same_run(model, *splits.values())
     datasets = encode_splits(splits, encoder, data, training)
-    trainer = build_trainer(model, encoder, data, decode, options, training, datasets)
+    trainer = build_trainer(model, encoder, data, decode, options, training, datasets, record)
     _report_truncation(encoder)
     if training.do_train:
-        run_training(trainer, resume)
-        if options.lora and options.save_peft:
-            peft = Path(training.output_dir) / "peft"
+        run_training(trainer, resume, changes)
+        if options.save_peft and isinstance(trainer.model, GLMLoRAModel):
+            peft = Path(training.output_dir) / PEFT_FOLDER
             trainer.model.save_pretrained(peft, peft=True, is_main_process=training.should_save)
     if training.do_eval:
         run_evaluation(trainer, "eval", datasets["dev"])
@@ -81,6 +100,21 @@ def _check_task(training: GLMTrainingArguments) -> None:
         )
 
 
+def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
+    """Raises UsageError where the best model would be chosen by a figure that no evaluation gives."""
+    wanted, task = training.metric_for_best_model, TASKS.get(data.task_name)
+    if wanted is None or task is None:
+        return
+    known = ("loss",) if training.prediction_loss_only else ("loss", *METRIC_NAMES[task.metrics])
+    if wanted.removeprefix("eval_") not in known:
+        raise UsageError(
+            f"metric_for_best_model {wanted} is none of the figures of an evaluation on {data.task_name}: choose "
+            f"{', '.join(known[:-1])}{' or ' * (len(known) > 1)}{known[-1]}"
+        )
+    if training.do_train and str(training.evaluation_strategy.value) == "no":
+        note("metric_for_best_model acts where training evaluates: pass --evaluation_strategy steps and --eval_steps")
+
+
 def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:
     """Chooses this process's device; finds out what would fail only later, and in each process elsewhere."""
     paddle.set_device(training.device)
@@ -99,7 +133,12 @@ def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> st
     advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
     require_shared(Path(training.output_dir))
     resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
-    check_same_kind(resume, lora=bool(options.lora or options.lora_path))
+    lora = bool(options.lora or options.lora_path)
+    check_same_kind(resume, lora)
+    if options.lora and not options.lora_path:
+        check_same_adapter(resume, options.r, options.lora_alpha, options.lora_targets)
+    if lora and training.overwrite_output_dir:
+        check_base_is_elsewhere(options.model_name_or_path, training.output_dir)
     return resume
 
 
@@ -112,6 +151,8 @@ def _after_an_interruption(output_dir: str, overwrite: bool) -> str:
 
 def _require_same_run(model, *splits: list[Example]) -> None:
     """Each process has read model and data from its own disk: they must be the same ones."""
+    if process_count() == 1:
+        return
     config = (f"{name} {json.dumps(value)}" for name, value in model.config.to_checkpoint_dict().items())
     rows = ["\n".join(map(repr, split)) for split in splits]
     count = " + ".join(str(len(split)) for split in splits)
@@ -131,10 +172,14 @@ def load_splits(data: DataArguments, training: GLMTrainingArguments) -> dict[str
 
 
 def _load_split(data: DataArguments, split: str) -> list[Example] | None:
-    loaded = load_examples(data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows)
+    loaded = load_examples(
+        data.task_name, split, data.data_path, data.data_name, data.skip_bad_rows, data.history_column
+    )
     if loaded is None:
         return None
     note(f"{split}: {loaded.source_description}")
+    for line in loaded.notes:
+        note(f"{split}: {line}")
     return loaded.examples
 
 
@@ -172,13 +217,17 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     if warning := model.config.dtype_warning(dtype):
         note(warning)
     if options.lora_path:
-        return load_lora(model, options.lora_path)
+        *merged, last = adapter_paths(options.lora_path)
+        for path in merged:
+            merge_adapter(model, path)
+            note(f"{path} is merged into the weights; {last} is trained")
+        return load_trainable_lora(model, last)
     if options.lora:
         return add_lora(model, options.r, options.lora_alpha, options.lora_targets, options.lora_dropout)
     return model
 
 
-def build_trainer(model, encoder, data, decode, options, training, datasets) -> GLMTrainer:
+def build_trainer(model, encoder, data, decode, options, training, datasets, record=None) -> GLMTrainer:
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
         encoder,
@@ -198,6 +247,7 @@ def build_trainer(model, encoder, data, decode, options, training, datasets) -> 
         label_smoothing=smoothing,
         lr_decay_ratio=options.lr_decay_ratio,
         weight_format=options.weight_format,
+        record=record,
     )
     if not training.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -226,24 +276,31 @@ def encode_splits(
             raise type(error)(f"{name}: {error}") from None
         for why in datasets[name].left_out:
             note(f"{name}: rows left out: {why}")
+        for what, count in datasets[name].counts.items():
+            note(f"{name}: {what}: {count}")
     return datasets
 
 
-def run_training(trainer: GLMTrainer, resume: str | None) -> None:
-    """Trains, saves the model and its metrics, and prints them."""
+def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str] = ()) -> None:
+    """Trains, saves the model and its metrics, and prints them.
+
+    Args:
+        resume: the checkpoint to go on from.
+        changes: what the run does otherwise since then, a line each.
+    """
     if resume:
-        note(f"resuming from {resume}")
+        for line in (f"resuming from {resume}", *changes):
+            note(line)
     elif trainer.args.overwrite_output_dir:
         if trainer.args.should_save:
-            clear_directory(trainer.args.output_dir)
+            clear_directory(trainer.args.output_dir, lora=isinstance(trainer.model, GLMLoRAModel))
         barrier()
     sizes, trained = trainer.weight_sizes()
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()
     metrics = result.metrics
-    if not metrics:
-        note(f"{resume} is the last step of this run: nothing left to train")
+    if not metrics:  # the checkpoint was at the end already
         return
     rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
     metrics |= {"train_tokens_per_second": round(rate, 1)}
@@ -275,4 +332,4 @@ def _export(trainer: GLMTrainer, encoder: Encoder) -> None:
     lora = hasattr(trainer.model, "lora_config")
     model = merge_lora(trainer.model) if lora else trainer.model
     output = Path(trainer.args.output_dir)
-    export_directory(model, encoder, output / "export" / "glm", source=str(output))
+    export_directory(model, encoder, output / EXPORT_FOLDER / "glm", source=str(output))

@@ -44,9 +44,10 @@ class LossHistory:
         self.rows = [row for row in self._read(HISTORY_NAME) if row["step"] <= step]
         self.evaluations = [row for row in self._read(EVALUATIONS_NAME) if row["step"] <= step]
 
-    def mean_loss(self) -> float:
-        """Of all steps, those before a resumption too."""
-        return sum(float(row["loss"]) for row in self.rows) / len(self.rows)
+    def mean_loss(self, after: int = 0) -> float:
+        """Of all steps behind one, those before a resumption too."""
+        losses = [float(row["loss"]) for row in self.rows if row["step"] > after]
+        return sum(losses) / max(1, len(losses))
 
     def steps_after(self, step: int) -> int:
         return sum(row["step"] > step for row in self.rows)

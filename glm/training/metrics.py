@@ -16,18 +16,18 @@ row is rounded.
 
 from __future__ import annotations
 
-import tempfile
 import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 
 from sacrebleu.metrics import BLEU
 
 from glm.errors import GLMError
+from glm.training.subsequence import common_subsequence
+from glm.training.words import word_tools
 
 Score = Callable[[Sequence[str], Sequence[str]], dict[str, float]]  # predictions, references → metrics
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+COUNTED_ROUGE = ("rouge1", "rouge2")  # rouge_score's; its own rougeL keeps a table of rows × columns
+CHARACTER_METRICS = ("exact_match", "bleu4", *COUNTED_ROUGE, "rougeL")
 WORD_METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 
 
@@ -57,8 +57,20 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     _check_numbers(predictions, references)
     predictions, references = list(map(_normalise, predictions)), list(map(_normalise, references))
     equal = [bool(text) and text == reference for text, reference in zip(predictions, references, strict=True)]
-    bleu = BLEU(tokenize="char", effective_order=True, force=True).corpus_score(predictions, [references])
-    return {"exact_match": sum(equal) / len(equal), "bleu4": bleu.score / 100, **_rouge(predictions, references)}
+    means = {"exact_match": sum(equal) / len(equal), "bleu4": _corpus_bleu(predictions, references)}
+    return means | _rouge(predictions, references)
+
+
+def _corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """sacrebleu's of all texts together, counted text by text: at once it keeps the n-grams of all references."""
+    bleu = BLEU(tokenize="char", effective_order=True, force=True)
+    rows = [bleu.corpus_score([text], [[other]]) for text, other in zip(predictions, references, strict=True)]
+    counts, totals = (
+        [sum(column) for column in zip(*(getattr(row, name) for row in rows), strict=True)]
+        for name in ("counts", "totals")
+    )
+    lengths = (sum(getattr(row, name) for row in rows) for name in ("sys_len", "ref_len"))
+    return BLEU.compute_bleu(counts, totals, *lengths, smooth_method="exp", effective_order=True).score / 100
 
 
 def _normalise(text: str) -> str:
@@ -68,10 +80,20 @@ def _normalise(text: str) -> str:
 def _rouge(predictions: list[str], references: list[str]) -> dict[str, float]:
     # Importing rouge_score loads the whole of nltk: a second that only an evaluation should pay.
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.scoring import fmeasure
 
-    scorer = RougeScorer(ROUGE_TYPES, tokenizer=CharacterTokenizer())
+    tokenizer = CharacterTokenizer()
+    scorer = RougeScorer(COUNTED_ROUGE, tokenizer=tokenizer)
     rows = list(map(scorer.score, references, predictions))
-    return {name: sum(row[name].fmeasure for row in rows) / len(rows) for name in ROUGE_TYPES}
+    means = {name: sum(row[name].fmeasure for row in rows) / len(rows) for name in COUNTED_ROUGE}
+    in_order = (_in_order(*map(tokenizer.tokenize, pair)) for pair in zip(predictions, references, strict=True))
+    return means | {"rougeL": sum(fmeasure(*shares) for shares in in_order) / len(rows)}
+
+
+def _in_order(prediction: Sequence[str], reference: Sequence[str]) -> tuple[float, float]:
+    """Precision and recall of ROUGE-L: the longest common subsequence in parts of each text."""
+    common = common_subsequence(prediction, reference)
+    return (common / len(prediction), common / len(reference)) if common else (0.0, 0.0)
 
 
 def score_words(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -99,6 +121,8 @@ METRICS: dict[str, Score] = {
     "characters": score,
     "words": score_words,
 }
+# The names of those figures; all of them are better the greater they are.
+METRIC_NAMES = {"characters": CHARACTER_METRICS, "words": WORD_METRICS}
 
 
 def _check_numbers(predictions: Sequence[str], references: Sequence[str]) -> None:
@@ -113,25 +137,19 @@ def _check_numbers(predictions: Sequence[str], references: Sequence[str]) -> Non
 def _score_row(prediction: str, reference: str) -> dict[str, float]:
     if not prediction.strip() or not reference.strip():
         return dict.fromkeys(WORD_METRICS, 0.0)
-    cut, rouge, bleu = _word_tools()
-    (found,) = rouge(" ".join(cut(prediction)), " ".join(cut(reference)))
+    cut, rouge, bleu = word_tools()
+    words = [" ".join(cut(text)) for text in (prediction, reference)]
+    (found,) = rouge.get_scores(*words)
     scores = {name: values["f"] for name, values in found.items()}
+    scores["rouge-l"] = _smoothed_f1(*_in_order(*(_rouge_words(rouge, text) for text in words)))
     return scores | {"bleu-4": bleu([list(reference)], list(prediction))}
 
 
-@cache
-def _word_tools() -> tuple[Callable, Callable, Callable]:
-    """jieba's cut, rouge_chinese's scores and nltk's BLEU: three seconds that only an evaluation should pay."""
-    with warnings.catch_warnings():
-        # jieba imports pkg_resources, which warns that it will go.
-        warnings.simplefilter("ignore")
-        import jieba
-        from rouge_chinese import Rouge
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+def _rouge_words(rouge, text: str) -> list[str]:
+    """The words as rouge_chinese counts them: it cuts sentences first, which also cuts words at their marks."""
+    sentences = (" ".join(sentence.split()) for sentence in rouge.cut_sent(text) if sentence)
+    return [word for sentence in sentences for word in sentence.split(" ")]
 
-    jieba.setLogLevel("WARNING")
-    words = jieba.Tokenizer()
-    # jieba would load whatever lies at /tmp/jieba.cache, and anybody can write there.
-    with tempfile.TemporaryDirectory() as words.tmp_dir:
-        words.initialize()
-    return words.lcut, Rouge().get_scores, partial(sentence_bleu, smoothing_function=SmoothingFunction().method3)
+
+def _smoothed_f1(precision: float, recall: float) -> float:
+    return 2.0 * ((precision * recall) / (precision + recall + 1e-8))  # rouge_chinese's

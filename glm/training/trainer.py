@@ -18,11 +18,12 @@ from glm.lora import GLMLoRAModel
 from glm.parameters import whole_shape
 from glm.progress import note
 from glm.training import random_state
-from glm.training.data import EncodedDataset, EpochSampler, training_batch
+from glm.training.data import EncodedDataset, EpochSampler, Place, training_batch
 from glm.training.evaluation import GenerationEvaluation, Replica
 from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
+from glm.training.run_record import RunRecord, read_record, write_record
 
 
 class GLMTrainer(Trainer):
@@ -31,6 +32,7 @@ class GLMTrainer(Trainer):
     Args:
         evaluation: how to generate, and with which texts' encoder.
         label_smoothing, lr_decay_ratio, weight_format: see `glm.arguments.ModelArguments`.
+        record: what the run was started with, for its checkpoints.
         kwargs: of PaddleNLP's Trainer.
     """
 
@@ -41,16 +43,18 @@ class GLMTrainer(Trainer):
         label_smoothing: float = 0.0,
         lr_decay_ratio: float = 0.0,
         weight_format: str = "safetensors",
+        record: RunRecord | None = None,
         **kwargs,
     ):
         random_state.forget()
         super().__init__(*args, data_collator=partial(training_batch, evaluation.encoder), **kwargs)
         random_state.seed_replica(self.args)
         self.evaluation, self.label_smoothing = evaluation, label_smoothing
-        self.lr_decay_ratio, self.weight_format = lr_decay_ratio, weight_format
+        self.lr_decay_ratio, self.weight_format, self.record = lr_decay_ratio, weight_format, record
         self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
         self._rng_to_restore: str | None = None
-        self._resumed_step, self._draws_anew = 0, False
+        self._resumed_step, self._logged_step, self._draws_anew, self._best_is_settled = 0, 0, False, False
+        self._found: tuple[RunRecord, Place, int] | None = None  # in the checkpoint that the run goes on from
         self._rows_trained = 0  # by this process's run, on all replicas together
         self.predictions: list[tuple[str, str]] = []
 
@@ -68,11 +72,19 @@ class GLMTrainer(Trainer):
         # Before the step, which takes the batch apart; replicas have equally many rows.
         self._rows_trained += len(inputs["labels"]) * self.args.dataset_world_size
         loss = super().training_step(model, inputs, step_control)
-        self.history.add(self.state.global_step + 1, self._mean_over_replicas(loss), self._get_learning_rate())
+        # With tensor_parallel_config enable_delay_scale_loss, PaddleNLP divides the step's gradients instead.
+        part = loss / self.args.gradient_accumulation_steps if self._enable_delay_scale_loss() else loss
+        self.history.add(self.state.global_step + 1, self._mean_over_replicas(part), self._get_learning_rate())
         return loss
 
     def log(self, logs, **kwargs):
-        """PaddleNLP's, with the learning rate of the step itself, not the next one's, and a resumed run's figures."""
+        """PaddleNLP's, with the learning rate of the step itself, not the next one's, and a resumed run's figures.
+
+        Where it delays the scaling of the loss, it divides the sum since the last log line at every step.
+        """
+        if "loss" in logs and self._enable_delay_scale_loss():
+            logs["loss"] = round(self.history.mean_loss(after=self._logged_step), 8)
+        self._logged_step = self.state.global_step if "loss" in logs else self._logged_step
         if "learning_rate" in logs and self.history.rows:
             logs["learning_rate"] = self.history.rows[-1]["learning_rate"]
         if "train_loss" in logs and self.history.rows:
@@ -110,8 +122,18 @@ class GLMTrainer(Trainer):
         self.lr_scheduler = linear_schedule(self.args.learning_rate, warmup, num_training_steps, self.lr_decay_ratio)
         return self.lr_scheduler
 
+    def create_optimizer_and_scheduler(self, num_training_steps: int):
+        super().create_optimizer_and_scheduler(self._steps_in_all(num_training_steps))
+
+    def _steps_in_all(self, steps: int) -> int:
+        """Of what PaddleNLP counts from epochs, for a run whose earlier steps had other rows."""
+        return steps if self.args.max_steps > 0 else steps + self._sampler.added_steps
+
     def _get_train_sampler(self):
-        return EpochSampler(
+        resumed = {}
+        if self._resumed_step and not self.args.ignore_data_skip:
+            resumed = {"step": self._resumed_step, "place": self._found and self._found[1]}
+        self._sampler = EpochSampler(
             self.train_dataset,
             self.args.per_device_train_batch_size,
             num_replicas=self.args.dataset_world_size,
@@ -119,7 +141,9 @@ class GLMTrainer(Trainer):
             drop_last=self.args.dataloader_drop_last,
             seed=self.args.seed,
             accumulation=self.args.gradient_accumulation_steps,
+            **resumed,
         )
+        return self._sampler
 
     # resuming
 
@@ -128,28 +152,51 @@ class GLMTrainer(Trainer):
         self._rows_trained = 0
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
-            check_training_state(Path(resume_from_checkpoint))
-            self._rng_to_restore = resume_from_checkpoint
-            self._resumed_step = saved_step(Path(resume_from_checkpoint))
-            self.history.resume(self._resumed_step)
-            if differs := random_state.difference(Path(resume_from_checkpoint), self.args):
-                self._draws_anew = True
-                note(f"dropout draws fresh random numbers: the checkpoint's do not fit this run ({differs})")
+            self._go_on_from(Path(resume_from_checkpoint))
         # Master weights are named after a counter of the process (glm/training/optimizer_state.py): start it anew.
         with unique_name.guard():
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.history.finish()
+        self._settle_best()
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             # PaddleNLP's own attempt looks for a file name that only one of our formats has.
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         return result
 
-    def _inner_training_loop(self, args, model, train_dataloader, len_dataloader, max_steps, *rest):
+    def _go_on_from(self, checkpoint: Path) -> None:
+        """What of a checkpoint is needed before PaddleNLP reads it, and what is to be said about it."""
+        check_training_state(checkpoint)
+        self._rng_to_restore = str(checkpoint)
+        self._resumed_step = self._logged_step = saved_step(checkpoint)
+        self._found = read_record(checkpoint)
+        self.history.resume(self._resumed_step)
+        if differs := random_state.difference(checkpoint, self.args):
+            self._draws_anew = True
+            note(f"dropout draws fresh random numbers: the checkpoint's do not fit this run ({differs})")
+        if self._found and self._found[0].flags["seed"] != self.args.seed:
+            self._draws_anew = True
+
+    def _inner_training_loop(self, args, model, train_dataloader, len_dataloader, max_steps, epochs, *rest):
         """PaddleNLP's loop, unless the checkpoint is the last one already: it would train a step beyond the end."""
+        sampler, max_steps = self._sampler, self._steps_in_all(max_steps)
         if not self._resumed_step or self._resumed_step < max_steps:
-            return super()._inner_training_loop(args, model, train_dataloader, len_dataloader, max_steps, *rest)
+            self._say_place(max_steps)
+            if sampler.added_steps:
+                epochs = sampler.epochs_until(max_steps)
+            return super()._inner_training_loop(args, model, train_dataloader, len_dataloader, max_steps, epochs, *rest)
+        beyond = f"is at step {self._resumed_step}, and this run ends at step {max_steps}"
+        where = beyond if self._resumed_step > max_steps else "is the last step of this run"
+        note(f"{self._rng_to_restore} {where}: nothing left to train")
         self.state = TrainerState.load_from_json(str(Path(self._rng_to_restore) / STATE_NAME))
         return TrainOutput(self._resumed_step, 0.0, {})
+
+    def _say_place(self, max_steps: int) -> None:
+        """Where a run goes on whose steps, or epochs, have other rows than before."""
+        sampler, before = self._sampler, self._found and self._found[2]
+        if before and (before != sampler.rows_a_step or sampler.added_steps):
+            rows = f"a step has {sampler.rows_a_step} rows{f', and had {before}' * (before != sampler.rows_a_step)}"
+            place = f"epoch {sampler.start.epoch + 1} behind its row {sampler.start.row}"
+            note(f"{rows}: the run goes on in {place}, and ends at step {max_steps}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if not resume_from_checkpoint:
@@ -162,10 +209,27 @@ class GLMTrainer(Trainer):
     def _load_best_model_from_peft_checkpoint(self):
         """Nothing: `train` loads the best model of either kind."""
 
+    def _settle_best(self) -> None:
+        """Once in a run that goes on: forgets a best figure that its own cannot be compared with, or with no model.
+
+        A directory that was moved with its checkpoints has the best one still.
+        """
+        if not self._resumed_step or self._best_is_settled or not self.state.best_model_checkpoint:
+            return
+        self._best_is_settled = True
+        best = Path(self.state.best_model_checkpoint)
+        own = Path(self.args.output_dir) / best.name
+        best = own if own.is_dir() else best
+        self.state.best_model_checkpoint = str(best)
+        another_figure = self._found and self.record and self._found[0].judged_by != self.record.judged_by
+        if another_figure or not best.is_dir():
+            self.state.best_metric = self.state.best_model_checkpoint = None
+
     # saving
 
     def _save_checkpoint(self, model, metrics=None):
         """Builds checkpoint-N beside its place and moves it there whole, so that a killed run leaves no half."""
+        self._settle_best()
         final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         self.history.flush()
         run_directory, signal_directory, limit = (
@@ -187,7 +251,14 @@ class GLMTrainer(Trainer):
                 if self.args.should_save:
                     self.state.save_to_json(str(staging / STATE_NAME))
         if self.args.should_save:
-            self._rotate_checkpoints(use_mtime=False, output_dir=run_directory)
+            self._rotate_checkpoints(output_dir=run_directory)
+
+    def _rotate_checkpoints(self, use_mtime=False, output_dir=None) -> None:
+        """PaddleNLP's, which looks for the best checkpoint among those of this directory."""
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = best if best and Path(best).parent == Path(output_dir) else None
+        super()._rotate_checkpoints(use_mtime, output_dir)
+        self.state.best_model_checkpoint = best
 
     def _save_optimizer_and_scheduler(self, directory: Path) -> None:
         """Each rank's optimizer state under the weights' names (optimizer_state.py); replicas hold the same."""
@@ -198,6 +269,8 @@ class GLMTrainer(Trainer):
             save_optimizer(directory / name, self.optimizer, self._weight_names(), degrees)
         if args.should_save:
             random_state.save_layout(directory, args)
+            if self.record:
+                write_record(directory, self.record, self._sampler, self.state.global_step)
             paddle.save(self.lr_scheduler.state_dict(), str(directory / "scheduler.pdparams"))
             if self.do_grad_scaling:
                 paddle.save(self.scaler.state_dict(), str(directory / "scaler.pdparams"))
@@ -207,7 +280,8 @@ class GLMTrainer(Trainer):
             return
         directory = Path(checkpoint)
         load_optimizer(directory, self.optimizer, self._weight_names(), self._glm.config)
-        self.lr_scheduler.set_state_dict(paddle.load(str(directory / "scheduler.pdparams")))
+        # Its step alone: with the rate beside it, a changed schedule would begin a step late.
+        self.lr_scheduler.step(paddle.load(str(directory / "scheduler.pdparams"))["last_epoch"])
         if self.do_grad_scaling and (directory / "scaler.pdparams").is_file():
             self.scaler.load_state_dict(paddle.load(str(directory / "scaler.pdparams"), return_numpy=True))
 

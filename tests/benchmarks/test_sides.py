@@ -1,8 +1,10 @@
 """This project's sides and PaddleNLP's open the same weights and compute the same thing."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
+import paddle
 import pytest
 
 import glm  # noqa: F401
@@ -10,7 +12,7 @@ from benchmarks.prepare import HUGGING_FACE, MODEL, TRAINING, config_of, prepare
 from benchmarks.settings import LORA_RANK, QUICK_SHAPES, SIDES, TASKS
 from benchmarks.side import Place
 from benchmarks.sides import eager, loop, onnx, paddlenlp
-from benchmarks.sides.training import operator, own_times
+from benchmarks.sides.training import operator, own_times, paddle_operators
 from benchmarks.start import peak_memory, since_start, start_onnx
 from benchmarks.worker import Measured
 from glm.checkpoint.read import open_checkpoint
@@ -149,6 +151,38 @@ def test_own_times_leave_out_what_runs_inside():
 
     found = {part["what"]: part for part in own_times([span("a", 0, 10e6), span("b", 1e6, 4e6), span("b", 6e6, 1e6)])}
     assert found["a"]["seconds"] == pytest.approx(5) and found["b"] == {"what": "b", "seconds": 5.0, "calls": 2}
+
+
+def test_one_thread_in_two_rows_and_rounded_times_are_counted_once():
+    """As Paddle writes it: Python's layers around C++'s operators, and beginnings cut to whole microseconds."""
+
+    def span(name, start, length, thread):
+        return {"ph": "X", "name": name, "ts": start, "dur": length, "tid": thread}
+
+    trace = [
+        *(span("step", 0, 1000.0, "7(Python)"), span("Linear", 0, 900.0, "7(Python)")),
+        *(span("matmul dygraph", 10, 800.9, "7(C++)"), span("infer_meta", 20, 8.9, "7(C++)")),
+        *(span("matmul", 28, 700.5, "7(C++)"), span("add", 910, 50.0, "7(C++)"), span("other", 5, 60.0, "8(C++)")),
+    ]
+    found = {part["what"]: part["seconds"] * 1e6 for part in own_times(trace)}
+    wanted = {"step": 50, "Linear": 99.1, "matmul dygraph": 91.5, "infer_meta": 8.9, "matmul": 700.5, "add": 50}
+    assert found == pytest.approx(wanted | {"other": 60})
+    assert sum(found.values()) == pytest.approx(1000 + 60)
+
+
+def test_a_profile_adds_up_to_its_run():
+    """A real trace: no more than the time between its beginning and its end."""
+    layer, x = paddle.nn.Sequential(paddle.nn.Linear(64, 64), paddle.nn.Dropout(0.5)), paddle.randn([64, 64])
+    taken = []
+
+    def step():
+        begin = time.perf_counter()
+        layer(x).mean().backward()
+        taken.append(time.perf_counter() - begin)
+
+    parts = paddle_operators(step)
+    assert {"Linear", "matmul", "Gradient Backward"} <= {part["what"] for part in parts}
+    assert 0.5 * taken[0] < sum(part["seconds"] for part in parts) < 1.5 * taken[0] + 0.01
 
 
 def test_a_fresh_start_has_stages(prepared):

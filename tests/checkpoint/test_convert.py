@@ -26,6 +26,7 @@ from glm.checkpoint import load_pdparams, load_state, outgoing, save_shard, save
 from glm.config import GLMConfig
 from glm.errors import GLMError
 from glm.training.random_state import LAYOUT_NAME
+from glm.training.run_record import RECORD_NAME
 
 ALL = [*FIXTURES, "glm"]
 
@@ -112,6 +113,25 @@ def test_remote_code_becomes_what_transformers_saves(name, tmp_path):
     assert {"rope_ratio", "multi_query_group_num", "eos_token_id", "torch_dtype"} <= back.keys()
 
 
+def test_unknown_fields_go_along(tmp_path, caplog):
+    """Between the two forms of GLM-4-9B as well; one warning a reading of the file."""
+    remote = remote_directory("glm-g2-bias-rope1", tmp_path / "remote")
+    (remote / "config.json").write_text(json.dumps(config_json(remote) | {"made_by": "hand", "quiet": None}))
+    convert(remote, tmp_path / "hf", "hf")
+    assert caplog.text.count("nobody here knows it: made_by\n") == 1
+    convert(tmp_path / "hf", tmp_path / "back", "remote")
+    assert config_json(tmp_path / "hf")["made_by"] == config_json(tmp_path / "back")["made_by"] == "hand"
+
+
+def test_scaled_positions_have_no_remote_form(tmp_path):
+    source = hf_directory("glm-g2-bias-rope1", tmp_path / "source")
+    yarn = {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}
+    (source / "config.json").write_text(json.dumps(config_json(source) | yarn))
+    with pytest.raises(GLMError, match="rope_scaling is of type yarn, and models of generation glm4-remote have none"):
+        convert(source, tmp_path / "remote", "remote")
+    assert not (tmp_path / "remote").exists()
+
+
 def test_remote_code_to_paddle_and_back_keeps_everything(tmp_path):
     """The buffer too that the published files hold."""
     remote = remote_directory("glm-g4-bias-rope500", tmp_path / "remote")
@@ -191,7 +211,14 @@ def test_a_checkpoint_of_a_training_run_leaves_its_traces_behind(tmp_path):
     """The files that test_seed_commands.py and test_resume.py find in a checkpoint-N."""
     source = remote_directory("glm-g4-bias-rope500", tmp_path / "checkpoint-2")
     state = ("optimizer.pdopt", "rng_state.pth", "scheduler.pdparams", "trainer_state.json", "training_args.bin")
-    for name in (*state, LAYOUT_NAME, "tokenizer.model", "tokenizer_config.json", "generation_config.json"):
+    for name in (
+        *state,
+        LAYOUT_NAME,
+        RECORD_NAME,
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "generation_config.json",
+    ):
         (source / name).write_bytes(b"{}")
     convert(source, tmp_path / "hf", "hf")
     assert contents(tmp_path / "hf").keys() == {

@@ -52,7 +52,7 @@ def test_special_tokens_stand_behind_the_pieces(tokenizer):
 def test_no_character_of_the_samples_is_unknown(tokenizer, folder, task_format, split):
     for line in (DATA / folder / f"{split}.json").read_text(encoding="utf-8").splitlines():
         example = task_format.example(json.loads(line))
-        assert tokenizer.unk_token_id not in tokenizer.encode(example.source) + tokenizer.encode(example.target)
+        assert tokenizer.unk_token_id not in tokenizer.text_ids(example.source) + tokenizer.text_ids(example.target)
 
 
 def test_name_characters_are_single_tokens(tokenizer):
@@ -61,9 +61,9 @@ def test_name_characters_are_single_tokens(tokenizer):
 
     merged = [piece for piece, _ in pieces(BUNDLED) if len(piece) > 1 and set(piece) & set(NAME_CHARACTERS)]
     assert merged == []
-    assert all(tokenizer.encode(f"在{c}")[-1] == tokenizer.convert_tokens_to_ids(c) != 0 for c in NAME_CHARACTERS)
+    assert all(tokenizer.text_ids(f"在{c}")[-1] == tokenizer.convert_tokens_to_ids(c) != 0 for c in NAME_CHARACTERS)
 
 
 def test_prompts_are_short(tokenizer):
     """A prompt's fixed words are few tokens, which is what makes two minutes of training enough."""
-    assert len(tokenizer.encode(" 在已知答案的前提下，问题：")) <= 4
+    assert len(tokenizer.text_ids(" 在已知答案的前提下，问题：")) <= 4

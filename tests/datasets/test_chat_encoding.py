@@ -232,19 +232,19 @@ def test_system_messages_stay_and_the_last_turn_must_fit(kind):
 def test_plain_prompts_have_the_models_frame_and_no_turns(kind):
     """A text that is too long loses its beginning: what follows is read off its end."""
     frame = ([], [GMASK, SOP]) if kind == "chatglm" else (START, [])
-    ids = tokenizer_of(kind).encode("你好桥a")
+    ids = tokenizer_of(kind).text_ids("你好桥a")
     encoder = encoder_of_tiny(kind, src_length=6, plain=True)
     assert encoder.text_prompt("你好桥a") == [*frame[0], *ids, *frame[1]]
     shorter = encoder_of_tiny(kind, src_length=3, plain=True)
     assert shorter.text_prompt("你好桥a") == [*frame[0], ids[-1], *frame[1]]
     assert shorter.truncation == ["1 source to src_length 3 (their beginning is lost)"]
-    spelt = tokenizer_of(kind).encode("<sop>", split_special_tokens=True)
+    spelt = tokenizer_of(kind).text_ids("<sop>", split_special_tokens=True)
     longer = encoder_of_tiny(kind, plain=True)
     assert longer.text_prompt("<sop>") == [*frame[0], *spelt, *frame[1]]
 
 
 def test_plain_texts_stay_as_they_were_written():
-    ids = tokenizer_of("chatglm").encode("好,桥!")
+    ids = tokenizer_of("chatglm").text_ids("好,桥!")
     assert encoder_of_tiny("chatglm").answer(ids) == "好，桥！"
     assert encoder_of_tiny("chatglm", plain=True).answer(ids) == "好,桥!"
 
@@ -324,16 +324,15 @@ def test_a_vocabulary_of_another_model(kind):
 def test_rows_without_a_place_are_named_or_left_out_and_counted():
     encoder = encoder_of_tiny("chatglm")
     examples = [conversation("你好", "好"), conversation("a", "好", system="桥"), conversation("桥", "a")]
-    why = "row 2 of 3: message 1 has the role 'system'; this model knows user, assistant"
+    why = "message 1 has the role 'system'; this model knows user, assistant: put its text into the user's question"
+    first, why = f"row 1 of 2: {why}", f"row 2 of 3: {why}"
     with pytest.raises(GLMError, match=rf"^{why} \(or pass --skip_bad_rows\)$"):
         EncodedDataset(examples, encoder)
     dataset = EncodedDataset(examples, encoder, with_prompts=True, skip_bad_rows=True)
     assert dataset.examples == [examples[0], examples[2]]
     assert (len(dataset), len(dataset.prompts)) == (2, 2)
     assert dataset.left_out == [f"1 bad, the first is {why}"]
-    with pytest.raises(
-        GLMError, match=r"^row 1 of 2: message 1 has the role 'system'; this model knows user, assistant$"
-    ):
+    with pytest.raises(GLMError, match=f"^{first}$"):
         EncodedDataset([examples[1], examples[1]], encoder, skip_bad_rows=True)
 
 

@@ -23,7 +23,7 @@ def test_the_ids_above(tokenizer):
     )
     assert special == [CLS, MASK, SMASK, GMASK, SOP, EOP, END]
     assert tokenizer.pad_token_id == END
-    assert [tokenizer.encode(text) for text in ("桥建于", "哪一年", "a")] == [BRIDGE, WHICH_YEAR, A]
+    assert [tokenizer.text_ids(text) for text in ("桥建于", "哪一年", "a")] == [BRIDGE, WHICH_YEAR, A]
 
 
 def test_one_pair(short):
@@ -99,7 +99,7 @@ def test_the_first_mask_of_any_kind_gives_the_position(short, text, position):
 
 def test_long_sources_lose_their_beginning(tokenizer):
     text = "桥建于哪一年"
-    ids = tokenizer.encode(text)
+    ids = tokenizer.text_ids(text)
     assert len(ids) == 4
     exact, tight = GLMEncoder(tokenizer, 7, 6), GLMEncoder(tokenizer, 5, 6)
     assert exact.source(text) == [CLS, *ids, GMASK, END]
@@ -111,7 +111,7 @@ def test_long_sources_lose_their_beginning(tokenizer):
 def test_long_targets_lose_their_end(tokenizer):
     """A text keeps T - 2 tokens: its last column is the reference's, which trains nothing."""
     text = "桥建于哪一年"
-    ids = tokenizer.encode(text)
+    ids = tokenizer.text_ids(text)
     exact, tight = GLMEncoder(tokenizer, 8, 6), GLMEncoder(tokenizer, 8, 5)
     assert exact.target(text) == [*ids, EOP]
     assert tight.target(text) == [*ids[:3], EOP]

@@ -204,8 +204,8 @@ def test_line_numbers_in_a_long_file(tmp_path):
         (f'[{{"from": "human", "value": ["q"]}}, {ANSWER}]', "message 1: field 'value' is a list, not text"),
         (f'[{{"role": null, "content": "q"}}, {ANSWER}]', "message 1: field 'role' is null, not text"),
         (
-            f'[{{"role": "bot", "content": "q"}}, {ANSWER}]',
-            "message 1: the role 'bot' is unknown; known roles: system, ",
+            f'[{{"role": "critic", "content": "q"}}, {ANSWER}]',
+            "message 1 has the role 'critic'; known roles: system, ",
         ),
         (f'[{ANSWER}, {{"role": "user", "content": "q"}}]', "the last message is the user's; end with the assistant's"),
         (f'[{{"role": "system", "content": "", "tools": [1]}}, {ANSWER}]', "message 1: field 'tools' is not a list of"),

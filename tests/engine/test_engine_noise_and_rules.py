@@ -5,10 +5,12 @@ import paddle
 import pytest
 
 from glm import GenerationConfig, random_bits
+from glm.engine import rules
 from glm.engine.noise import _mix, gumbel_noise
 from glm.engine.rules import best_indices, highest, likely_tokens, next_log_probs, repeating_tokens
 from glm.errors import GLMError
 from glm.generation import NEVER, _forbid_repeats, _keep_likely
+from glm.penalties import penalise_presence, penalise_repetition
 
 SEEDS = (0, 1, 42, 2**31, 2**40 + 17)
 
@@ -35,12 +37,13 @@ def test_noise_is_that_of_the_model(seed):
 
 @pytest.mark.parametrize("top_k", [0, 1, 7, 600, 5000])
 @pytest.mark.parametrize("top_p", [0.0, 1e-6, 0.3, 0.9, 0.9999, 1.0])
-@pytest.mark.parametrize("spread", [0.05, 1.0, 4.0])
-def test_likely_tokens_are_those_of_the_model(top_k, top_p, spread):
+@pytest.mark.parametrize(("spread", "min_p"), [(0.05, 0.0), (1.0, 0.0), (4.0, 0.0), (1.0, 0.2), (4.0, 0.01)])
+def test_likely_tokens_are_those_of_the_model(top_k, top_p, spread, min_p):
     """Nuclei of one token and of most of 3,000: more than the search looks at first."""
     logits = (spread * np.random.default_rng(7).standard_normal(3000)).astype("float32")
-    wanted = _keep_likely(paddle.to_tensor(logits), scalar(top_k), scalar(top_p, "float32")).numpy()
-    found = likely_tokens(logits, top_k, top_p)
+    options = scalar(top_k), scalar(top_p, "float32"), scalar(min_p, "float32")
+    wanted = _keep_likely(paddle.to_tensor(logits)[None, None], *options).numpy()[0, 0]
+    found = likely_tokens(logits, top_k, top_p, min_p)
     assert np.array_equal(found, np.sort(found))
     other = set(found) ^ set(np.flatnonzero(wanted > NEVER))
     probabilities = np.exp(logits.astype("float64")) / np.exp(logits.astype("float64")).sum()
@@ -97,9 +100,38 @@ def test_best_indices():
     assert best_indices(scores, 8).tolist() == [4, 1, 2, 0, 3]
 
 
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"suppress_tokens": (7,)}], ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_none_choose_nothing(value):
+def test_numbers_that_are_none_choose_nothing(value, options):
     logits = np.zeros([2, 50], dtype="float32")
     logits[1, 7] = value
     with pytest.raises(GLMError, match="the model's logits became nan or infinite"):
-        next_log_probs(logits, np.zeros([2, 0], dtype="int64"), GenerationConfig(), [1])
+        next_log_probs(logits, np.zeros([2, 0], dtype="int64"), GenerationConfig(**options), [1], np.array([7]))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_penalties_are_those_of_the_model(num_beams):
+    """Logits of either sign, tokens said once, twice, in the prompt and in both; the last column ends the prompt."""
+    logits = (3 * np.random.default_rng(2).standard_normal([2, 40])).astype("float32")
+    prompt, tokens = np.array([5, 6, 6, 7, 9]), np.array([[7, 8, 8, 20, 8], [5, 9, 30, 31, 30]])
+    config = GenerationConfig(num_beams=num_beams, repetition_penalty=1.7, presence_penalty=0.9, frequency_penalty=-0.4)
+    found = next_log_probs(logits, tokens, config, [], prompt)
+    history = paddle.to_tensor(np.concatenate([[[9], [9]], tokens], axis=1)[None])
+
+    def penalised(scores):
+        scores = penalise_repetition(scores, paddle.to_tensor(prompt[None]), history, 1.7)
+        return penalise_presence(scores, history, 0.9, -0.4)
+
+    scores = paddle.to_tensor(logits[None])
+    log_softmax = paddle.nn.functional.log_softmax
+    wanted = log_softmax(penalised(scores)) if num_beams == 1 else penalised(log_softmax(scores))
+    assert found == pytest.approx(wanted.numpy()[0], abs=2e-5)
+    free = next_log_probs(logits, tokens, GenerationConfig(num_beams=num_beams), [], prompt)
+    assert np.flatnonzero(np.abs(found - free)[0] > 0.3).size >= 5
+
+
+def test_neutral_penalties_read_no_tokens(monkeypatch):
+    """A step pays nothing for what is off."""
+    for name in ("penalise", "repeating_tokens"):
+        monkeypatch.setattr(rules, name, lambda *_: pytest.fail("called"))
+    next_log_probs(np.zeros([1, 9], "float32"), np.zeros([1, 3], "int64"), GenerationConfig(), [1], np.arange(5))

@@ -22,6 +22,25 @@ WAYS = {
     "beams, no repeats": {"num_beams": 3, "no_repeat_ngram_size": 2, "length_penalty": 0.7},
     "beams, min length": {"num_beams": 3, "min_length": 4, "gnmt_length": False},
     "beams, sampled": {"num_beams": 3, "do_sample": True, "temperature": 1.3, "seed": 6},
+    "repetition": {"repetition_penalty": 3.0},
+    "repetition wanted": {"repetition_penalty": 0.6, "do_sample": True, "seed": 5},
+    "presence": {"presence_penalty": 2.0, "do_sample": True, "top_k": 3, "temperature": 0.5},
+    "frequency": {"frequency_penalty": -1.5, "do_sample": True, "top_k": 3, "temperature": 0.5},
+    "min p": {"do_sample": True, "temperature": 2.0, "min_p": 0.4, "seed": 3},
+    "suppressed": {"suppress_tokens": tuple(range(0, 700, 3))},
+    "suppressed at the beginning": {"begin_suppress_tokens": tuple(range(0, 700, 3))},
+    "beams, repetition": {"num_beams": 3, "repetition_penalty": 0.4},
+    "beams, counted": {"num_beams": 3, "presence_penalty": -2.0, "frequency_penalty": -1.0},
+    "beams, drawn with it all": {
+        "num_beams": 3,
+        "do_sample": True,
+        "top_k": 20,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": -0.5,
+        "suppress_tokens": (8, 10**6),
+    },
 }
 
 

@@ -28,7 +28,7 @@ def watched(tokenizer, ids, strings) -> tuple[StopStrings, int]:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_text_ends_before_the_first_stop_string(cases, name, strings):
     tokenizer = cases[name].encoder.tokenizer
-    ids = tokenizer.encode(SPOKEN)
+    ids = tokenizer.text_ids(SPOKEN)
     written = tokenizer.decode(ids)
     found = [(written.index(string), string) for string in strings if string in written]
     assert found
@@ -45,7 +45,7 @@ def test_what_is_certain_stays(cases, name):
     tokenizer = cases[name].encoder.tokenizer
     for strings in ([], ["User: 你们"], ["User:"], ["aab", "高72米。User?"]):
         stops, shown = StopStrings(tokenizer, strings), []
-        for token in tokenizer.encode(SPOKEN):
+        for token in tokenizer.text_ids(SPOKEN):
             ended = stops.put(token)
             shown.append(stops.text[: stops.certain])
             assert strings or shown[-1] == stops.text
@@ -94,7 +94,7 @@ def test_the_engine_stops_there(cases, name):
 def test_the_end_of_the_text_is_held_back_no_longer(cases):
     tokenizer = cases["glm4"].encoder.tokenizer
     stops = StopStrings(tokenizer, ["石桥。"])
-    assert not any(stops.put(token) for token in tokenizer.encode("是石桥"))
+    assert not any(stops.put(token) for token in tokenizer.text_ids("是石桥"))
     assert stops.text[: stops.certain] == "是"
     assert not stops.end() and stops.text[: stops.certain] == "是石桥"
 

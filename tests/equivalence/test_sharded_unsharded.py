@@ -88,6 +88,7 @@ def two(bench) -> Path:
     runs = {name: {} for name in RUNS} | {
         "full:shards": {"weight_format": "pdparams"},
         "full:resumed": {"resume_from_checkpoint": resumed},
+        "recomputed, accumulated:delayed": {"tensor_parallel_config": "enable_delay_scale_loss", "save_steps": 100},
     }
     dropout = DROPOUT | {"model_name_or_path": bench.dropout_model}
     runs |= {
@@ -123,6 +124,11 @@ def assert_same_run(bench: Bench, output: Path, steps: int = 20) -> None:
     assert wanted[-1] < 0.99 * losses(reference)[0]
     assert predictions(output) == predictions(reference)
     assert len(set(predictions(output))) > 1
+
+
+def test_delayed_scaling_of_the_loss_is_the_same_run(bench, two):
+    """PaddleNLP then divides gradients by the accumulated micro-batches; the history divides their losses itself."""
+    assert_same_run(bench, two / "recomputed, accumulated:delayed")
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -12,7 +12,7 @@ from glm.datasets.encoding import GLMEncoder
 from glm.export.paddle_graphs import export_graph
 from glm.export.paddle_step import export_step_graph
 from glm.generation import Prompt, StopTokens
-from glm.generation_config import CONTROL_DTYPES
+from glm.generation_config import control_arrays
 
 SIZES = [(9, 1), (3, 1), (13, 1), (1, 1), (7, 1)]
 
@@ -49,8 +49,7 @@ def predictor(prefix):
 
 
 def run(predictor, batch: dict[str, np.ndarray], config: GenerationConfig) -> tuple[np.ndarray, np.ndarray]:
-    options = {name: np.asarray(getattr(config, name), dtype=dtype) for name, dtype in CONTROL_DTYPES.items()}
-    feeds = batch | options
+    feeds = batch | control_arrays(config)
     assert set(predictor.get_input_names()) == set(feeds)
     for name in predictor.get_input_names():
         predictor.get_input_handle(name).copy_from_cpu(np.asarray(feeds[name], order="C"))
@@ -87,6 +86,28 @@ WAYS = {
     "five beams": {"num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3, "min_length": 4},
     "beams, long texts": {"num_beams": 3, "length_penalty": 2.0, "no_repeat_ngram_size": 1},
     "beams, drawn": {"num_beams": 3, "do_sample": True, "top_p": 0.9, "seed": 4},
+    "repetition": {"repetition_penalty": 1.8},
+    "repetition wanted": {"repetition_penalty": 0.7, "do_sample": True, "seed": 2},
+    "presence": {"presence_penalty": 1.5},
+    "frequency": {"frequency_penalty": 0.9},
+    "min p": {"do_sample": True, "temperature": 2.0, "min_p": 0.3, "seed": 2},
+    "suppressed": {"suppress_tokens": tuple(range(0, 400, 3))},
+    "suppressed at the beginning": {"begin_suppress_tokens": tuple(range(0, 400, 2))},
+    "beams, repetition": {"num_beams": 4, "length_penalty": 0.0, "repetition_penalty": 0.4},
+    "beams, counted": {"num_beams": 4, "length_penalty": 0.0, "presence_penalty": -2.0, "frequency_penalty": -1.0},
+    "everything": {
+        "do_sample": True,
+        "temperature": 1.4,
+        "top_k": 30,
+        "top_p": 0.9,
+        "min_p": 0.02,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 0.3,
+        "frequency_penalty": 0.3,
+        "no_repeat_ngram_size": 3,
+        "min_length": 2,
+        "suppress_tokens": (9,),
+    },
 }
 
 

@@ -23,7 +23,7 @@ TEXT = {"config.json": "{}", "tokenizer.model": "words"}
 def draft(format: str, **changes) -> Manifest:
     kind = {"dtype": "float32", "weights": "fp32", "block_size": None, "head_bits": None, "symmetric": None}
     sizes = {"vocab_size": 7, "max_position": 9, "parameters": 3, "files": {}}
-    return Manifest(**{"format_version": 3, "format": format, "source": "a/model"} | kind | sizes | changes)
+    return Manifest(**{"format_version": 4, "format": format, "source": "a/model"} | kind | sizes | changes)
 
 
 def export(directory: Path, format="onnx", name="glm", content="weights", text=TEXT, needed=0, graphs=None) -> Manifest:
@@ -118,7 +118,7 @@ DAMAGE = {
     "another format": (lambda folder: edit(folder / MANIFEST, format="paddle"), "is of format 'paddle', not 'onnx'"),
     "another version": (
         lambda folder: edit(folder / MANIFEST, format_version=99),
-        f"{MANIFEST} has format version 99, this code reads 3: export again",
+        f"{MANIFEST} has format version 99, this code reads 3 and 4: export again",
     ),
 }
 
@@ -130,15 +130,21 @@ def test_files_that_are_not_what_was_written(both, case):
     assert message in refused(read_manifest, both, "glm", "onnx")
 
 
+def test_an_export_of_version_3_opens(both):
+    """Its graphs have fewer options, and are what they were."""
+    edit(both / MANIFEST, format_version=3)
+    assert read_manifest(both, "glm", "onnx").format_version == 3
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_exports_of_older_versions(tmp_path, version):
     for suffix in (".json", ".pdiparams"):
         (tmp_path / f"glm{suffix}").write_text("{}")
     (tmp_path / "glm.info.json").write_text(json.dumps({"format_version": version, "dtype": "float32"}))
     message = refused(read_manifest, tmp_path, "glm", "paddle")
-    assert message.endswith(f"glm.info.json has format version {version}, this code reads 3: export again")
+    assert message.endswith(f"glm.info.json has format version {version}, this code reads 3 and 4: export again")
     export(tmp_path, "paddle")
-    assert read_manifest(tmp_path, "glm", "paddle").format_version == 3
+    assert read_manifest(tmp_path, "glm", "paddle").format_version == 4
     assert not (tmp_path / "glm.info.json").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -365,6 +366,21 @@ def test_the_command_reads_a_config(monkeypatch, capsys, tmp_path):
     assert code == 0
     assert "no: the model cannot be shared out so" in out  # two heads, eight ranks
     assert " yes " not in out
+
+
+def test_the_command_reads_scaled_positions(monkeypatch, capsys, tmp_path, caplog):
+    """They cost nothing; a field that nobody knows is named once, however many degrees are asked for."""
+    plain, yarn = tmp_path / "plain", tmp_path / "yarn"
+    GLMConfig.preset("glm-4-9b-0414-tiny").save_pretrained(plain)
+    GLMConfig.preset("glm-4-9b-0414-tiny", rope_scaling={"type": "yarn", "factor": 4.0}).save_pretrained(yarn)
+    fields = json.loads((yarn / "config.json").read_text("utf-8")) | {"made_by": "hand"}
+    (yarn / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    run = ["--src_length", "40000", "--device_memory", "1"]
+    printed = [command(monkeypatch, capsys, "--model_name_or_path", str(path), *run) for path in (plain, yarn)]
+    assert [code for code, _, _ in printed] == [0, 0]
+    peaks = [re.findall(r"[\d.]+ [kMG]i?B", out) for _, out, _ in printed]
+    assert peaks[0] == peaks[1] and len(peaks[0]) > 4
+    assert caplog.text.count("made_by") == 1
 
 
 @pytest.mark.parametrize(

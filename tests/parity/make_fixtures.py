@@ -15,7 +15,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import transformers
-from fixture_files import FIXTURES, IGNORED, causal_batch, hide_padding, padded, random_weights, save, token_rows, under
+from fixture_files import (
+    FIXTURES,
+    IGNORED,
+    causal_batch,
+    hide_padding,
+    load,
+    padded,
+    random_weights,
+    save,
+    token_rows,
+    under,
+)
+from rope_cases import CASES, LOGITS, WIDE, config_of
+from rope_cases import MODELS as SCALED_MODELS
 from safetensors.numpy import load_file, save_file
 from transformers import Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
 from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
@@ -235,8 +248,35 @@ def make_rotary() -> None:
     save_file(frequencies, FIXTURES / "rotary.safetensors")
 
 
+def make_scaled_rotary(directory: Path = FIXTURES) -> None:
+    """Frequencies of heads of 128, the factor of cosines and sines, and logits, of every case of rope_cases.py."""
+    arrays = {}
+    for case in CASES:
+        config = GlmConfig.from_dict(config_of(load(SCALED_MODELS[1]).config, case) | WIDE)
+        rotary = GlmRotaryEmbedding(config)
+        factor = np.float64([rotary.attention_scaling])
+        arrays |= under(case, {"frequencies": rotary.inv_freq.numpy(), "factor": factor})
+        for name in SCALED_MODELS if case in LOGITS else ():
+            arrays |= under(case, {name: scaled_logits(name, case)})
+    save_file(arrays, directory / "scaled_rotary.safetensors")
+
+
+def scaled_logits(name: str, case: str) -> np.ndarray:
+    """Of the fixture's long-position case."""
+    fixture = load(name)
+    config_class, model_class, _ = CLASSES[fixture.config["model_type"]]
+    config = config_class.from_dict(config_of(fixture.config, case))
+    model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in fixture.weights.items()})
+    batch = fixture.case("far")
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
+    with torch.no_grad():
+        return hide_padding(model(**tensors(inputs), use_cache=False).logits.numpy(), batch["attention_mask"])
+
+
 if __name__ == "__main__":
     for name in MODELS:
         if not sys.argv[1:] or name in sys.argv[1:]:
             make(name)
     make_rotary()
+    make_scaled_rotary()

@@ -322,6 +322,34 @@ def test_an_interrupted_adapter_goes_on_and_predicts_what_it_evaluated(tune, pre
     assert texts == "".join(f"{s}\n  → {p}\n" for s, p in zip(sources, predictions(out), strict=True))
 
 
+def test_what_is_left_out_is_said(tune, tmp_path):
+    """Once each, with its number; a question of an evaluation row that is too long is cut, and stops nothing."""
+
+    def row(question, answer, **fields):
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **fields}]
+
+    train = [
+        {"messages": row("桥", "好"), "id": 1},
+        {"messages": row("桥", "")},
+        {"messages": row("桥", "好", reasoning_content="嗯") + row("湖", "好", weight=0) + row("塔", " ")},
+    ]
+    dev = [{"messages": row("桥" * 410, "好")}, {"messages": row("桥", "好")}]
+    for name, rows in (("train", train), ("dev", dev)):
+        (tmp_path / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = tune("glm4", "messages", tmp_path / "out", *STEPS, "--max_steps", "1", source=tmp_path)
+    assert result.code == 0, result.err
+    cut = "their oldest turns are lost, in evaluation then the end of the question"
+    for line in (
+        f"train: {tmp_path / 'train.json'}: 1 of 3 rows have fields that are not used: id",
+        "train: rows left out: 1 whose answers are empty",
+        "train: empty answers, not trained: 2",
+        "train: answers without their thoughts, for which the model has no place: 1",
+        f"truncated: 1 source to src_length 400 ({cut})",
+    ):
+        assert result.err.count(f"{line}\n") == 1, result.err
+    assert len(predictions(tmp_path / "out")) == 2
+
+
 def test_rows_that_a_model_has_no_place_for(tune, tmp_path):
     """ChatGLM-6B knows no system messages: the first row that has one is named, or they are left out and counted."""
     system = {"role": "system", "content": "a"}
@@ -331,7 +359,8 @@ def test_rows_that_a_model_has_no_place_for(tune, tmp_path):
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train = [*STEPS[:1], *STEPS[2:]]
     result = tune("chatglm", "messages", tmp_path / "out", *train, source=source)
-    line = "row 2 of 4: message 1 has the role 'system'; this model knows user, assistant"
+    line = "row 2 of 4: message 1 has the role 'system'; this model knows user, assistant: put its text into the user's"
+    line += " question"
     assert (result.code, result.error) == (1, f"error: train: {line} (or pass --skip_bad_rows)")
     result = tune("chatglm", "messages", tmp_path / "out", *train, "--skip_bad_rows", source=source)
     assert result.code == 0, result.err

@@ -233,6 +233,11 @@ DECODING = {
     "no repeats": [*GREEDY, "--min_tgt_length", "28", "--no_repeat_ngram_size", "2"],
     "sampling": [*GREEDY, "--select_topk", "False", "--temperature", "3"],
     "top k": [*GREEDY, "--select_topk", "False", "--temperature", "3", "--top_k", "1"],
+    "temperature 0": [*GREEDY, "--select_topk", "False", "--temperature", "0"],
+    "near the best": [*GREEDY, "--select_topk", "False", "--temperature", "3", "--min_p", "1"],
+    "repetition": [*GREEDY, "--repetition_penalty", "5"],
+    "presence": [*GREEDY, "--presence_penalty", "-2"],
+    "frequency": [*GREEDY, "--frequency_penalty", "-2"],
 }
 
 
@@ -267,7 +272,7 @@ def test_beams_find_other_texts(evaluated):
 
 def test_no_repeat_ngram_size_forbids_repeats(evaluated, tokenizer):
     def repeats(text: str) -> bool:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.text_ids(text)
         pairs = list(pairwise(ids))
         return len(set(pairs)) < len(pairs)
 
@@ -279,6 +284,12 @@ def test_no_repeat_ngram_size_forbids_repeats(evaluated, tokenizer):
 def test_select_topk_false_draws(evaluated):
     assert evaluated["sampling"] != evaluated["greedy"]
     assert evaluated["top k"] == evaluated["greedy"]  # drawing from one token
+    assert evaluated["near the best"] == evaluated["greedy"] == evaluated["temperature 0"]
+
+
+def test_penalties_change_texts(evaluated):
+    found = [evaluated[name] for name in ("greedy", "repetition", "presence", "frequency")]
+    assert len(set(map(str, found))) >= 3 and found[0] not in found[1:]
 
 
 def test_evaluation_and_prediction_generate_the_same(run, evaluated, model, sources):

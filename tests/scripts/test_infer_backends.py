@@ -13,6 +13,10 @@ DECODING = {
     "greedy": [],
     "beams": ["--num_beams", "4", "--min_tgt_length", "28", "--length_penalty", "1.2", "--no_repeat_ngram_size", "3"],
     "nucleus": ["--do_sample", "--temperature", "2", "--top_k", "20", "--top_p", "0.9", "--seed", "6"],
+    "penalties": [
+        *("--repetition_penalty", "1.3", "--presence_penalty", "0.5", "--frequency_penalty", "0.2", "--min_p", "0.05"),
+        *("--do_sample", "--temperature", "1.5", "--seed", "8"),
+    ],
 }
 needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
 BACKENDS = ["paddle", pytest.param("onnx_runtime", marks=needs_onnx_runtime)]

@@ -15,8 +15,12 @@ DECODING = {
     "sampling": ["--do_sample", "--temperature", "2", "--seed", "5"],
     "nucleus": ["--do_sample", "--temperature", "2", "--top_k", "20", "--top_p", "0.9", "--seed", "6"],
     "sampling with beams": ["--do_sample", "--num_beams", "3", "--temperature", "2", "--seed", "7"],
+    "penalties": [
+        *("--repetition_penalty", "1.3", "--presence_penalty", "0.5", "--frequency_penalty", "0.2", "--min_p", "0.05"),
+        *("--do_sample", "--temperature", "1.5", "--seed", "8"),
+    ],
 }
-FAST = {"greedy", "beams", "nucleus"}
+FAST = {"greedy", "beams", "nucleus", "penalties"}
 
 
 @pytest.fixture(scope="module")

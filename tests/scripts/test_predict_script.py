@@ -43,6 +43,11 @@ def test_batches_do_not_change_texts(predict, sources, texts, size):
     assert predict("--input_file", sources, "--batch_size", size).texts == texts
 
 
+def test_temperature_0_is_greedy(predict, sources, texts):
+    drawn = ["--input_file", sources, "--batch_size", "8", "--do_sample", "--temperature"]
+    assert predict(*drawn, "0").texts == texts != predict(*drawn, "3").texts
+
+
 def test_texts_from_everywhere_give_the_same(predict, sources, texts):
     lines = sources.read_text(encoding="utf-8")
     assert predict(*lines.splitlines()).texts == texts

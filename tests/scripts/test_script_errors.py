@@ -133,7 +133,17 @@ USAGE = {
     "predict: dtype": ([*GOOD, "--dtype", "float16", TEXT], "--dtype float16 needs a GPU or an NPU"),
     "predict: batch": ([*GOOD, "--batch_size", "0", TEXT], "batch_size is 0, and must be at least 1"),
     "predict: lengths": ([*GOOD, "--min_tgt_length", "30", TEXT], r"min_length \(30\) is above max_length \(20\)"),
-    "predict: temperature": ([*GOOD, "--temperature", "0", TEXT], "temperature is 0.0, and must be above 0"),
+    "predict: temperature": ([*GOOD, "--temperature", "-1", TEXT], "temperature is -1.0, and must be at least 0"),
+    "predict: repetition": (
+        [*GOOD, "--repetition_penalty", "0", TEXT],
+        "repetition_penalty is 0.0, and must be a number above 0",
+    ),
+    "predict: presence": (
+        [*GOOD, "--presence_penalty", "3", TEXT],
+        "presence_penalty is 3.0, and must be between -2 and 2",
+    ),
+    "predict: min_p": ([*GOOD, "--min_p", "x", TEXT], "argument --min_p: invalid float value: 'x'"),
+    "frequency_penalty -3": ([*TUNE_TINY, "--frequency_penalty", "-3"], "frequency_penalty is -3.0, and must be betwe"),
     "predict: top_p": ([*GOOD, "--top_p", "2", TEXT], "top_p is 2.0, and must be between 0 and 1"),
     "predict: stream": (
         [*GOOD, "--stream", "--num_beams", "2", TEXT],

@@ -77,7 +77,7 @@ def test_pieces_make_the_answer(name, tokenizer):
         encoder = encoder_of_tiny("chatglm", plain=True) if name == "plain" else encoder_of_tiny(name)
     draw = random.Random(4)
     for _ in range(300):
-        assert_pieces(encoder, encoder.tokenizer.encode(random_text(draw)))
+        assert_pieces(encoder, encoder.tokenizer.text_ids(random_text(draw)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,9 +90,9 @@ def test_pieces_of_random_tokens(kind):
 
 def test_pieces_come_as_soon_as_they_are_certain():
     encoder = encoder_of_tiny("chatglm")
-    ids = encoder.tokenizer.encode("你好,桥!a[[训练时间]]b")
+    ids = encoder.tokenizer.text_ids("你好,桥!a[[训练时间]]b")
     shown = list(encoder.stream(ids))
-    first = shown[: len(encoder.tokenizer.encode("你好"))]
+    first = shown[: len(encoder.tokenizer.text_ids("你好"))]
     assert "".join(first) == "你好"
     assert "".join(shown) == "你好，桥！a2023年b"
     assert shown[2] == ""  # the comma may stand before a Chinese character or not
@@ -208,7 +208,7 @@ def test_options_of_chat(models):
         model.chat(encoder.tokenizer, "你好", src_length=6)
     with pytest.raises(UsageError, match="max_length 7 has no room for an answer to a prompt of 7 tokens"):
         model.chat(encoder, "你好", max_length=7)
-    with pytest.raises(UsageError, match="unknown option 'beams'; known: do_sample, length_penalty, max_length,"):
+    with pytest.raises(UsageError, match="unknown option 'beams'; known: begin_suppress_tokens, do_sample, freq"):
         model.chat(encoder, "你好", beams=3)
 
 
@@ -262,7 +262,7 @@ def test_chat_with_tools(caller):
 
 def test_a_tool_that_was_not_offered_is_text():
     encoder = encoder_of_tiny("glm4")
-    ids = encoder.tokenizer.encode("stock\n{}")
+    ids = encoder.tokenizer.text_ids("stock\n{}")
     assert encoder.message(ids, [TOOL]) == {"role": "assistant", "metadata": "stock", "content": "{}"}
     assert encoder.message(ids) == assistant("stock\n{}")
 
@@ -270,9 +270,9 @@ def test_a_tool_that_was_not_offered_is_text():
 def test_a_call_in_a_turn_of_its_own():
     """GLM-4 says something and goes on with <|assistant|>: the call counts; without one, all that was said."""
     encoder = encoder_of_tiny("glm4")
-    ids = encoder.tokenizer.encode("\n好<|assistant|>stock\n{}<|observation|>")
+    ids = encoder.tokenizer.text_ids("\n好<|assistant|>stock\n{}<|observation|>")
     assert encoder.message(ids, [TOOL])["metadata"] == "stock"
-    talk = encoder.tokenizer.encode("\n好<|assistant|>\n桥<|user|>")
+    talk = encoder.tokenizer.text_ids("\n好<|assistant|>\n桥<|user|>")
     assert encoder.message(talk, [TOOL]) == assistant("好\n桥") == assistant("".join(encoder.stream(talk)))
 
 
@@ -285,4 +285,4 @@ def test_chatglm_answers_are_cleaned():
     tokenizer = tokenizer_of("chatglm")
     assert isinstance(tokenizer, GLMTokenizer) or tokenizer.kind == "chatglm"
     encoder = ChatEncoder(tokenizer)
-    assert encoder.message(tokenizer.encode("好,桥")) == assistant("好，桥")
+    assert encoder.message(tokenizer.text_ids("好,桥")) == assistant("好，桥")

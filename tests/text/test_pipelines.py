@@ -145,7 +145,7 @@ def test_numpys_numbers_are_numbers(chat):
 
 def test_what_is_wrong_is_said(chat, chat_models):
     with pytest.raises(
-        UsageError, match="unknown option 'num_beam'; known: do_sample, length_penalty, max_length, max_"
+        UsageError, match="unknown option 'num_beam'; known: begin_suppress_tokens, do_sample, frequency_penalty, l"
     ):
         chat("你好", num_beam=3)
     with pytest.raises(UsageError, match="unknown option 'beams'"):

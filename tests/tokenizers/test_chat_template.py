@@ -44,13 +44,13 @@ def test_ids_are_transformers():
             arguments = {"tools": None, **CONVERSATIONS[text.removeprefix("chat: ")]}
             assert tokenizer.apply_chat_template(**arguments, add_generation_prompt=True) == ids
         else:
-            assert tokenizer.encode(text) == ids
+            assert tokenizer.text_ids(text) == ids
 
 
 def test_ids_are_those_of_the_text(tokenizer):
     for case, arguments in cases():
         text = tokenizer.apply_chat_template(**arguments, tokenize=False)
-        assert tokenizer.apply_chat_template(**arguments) == tokenizer.encode(text), case
+        assert tokenizer.apply_chat_template(**arguments) == tokenizer.text_ids(text), case
 
 
 @pytest.mark.parametrize(

@@ -76,18 +76,18 @@ def test_published_ids(tokenizer, published):
     prompts = [case for case in published["cases"] if "ids" in case]
     assert len(prompts) == 3
     for case in prompts:
-        assert tokenizer.build_inputs(tokenizer.encode(case["text"])) == case["ids"]
+        assert tokenizer.build_inputs(tokenizer.text_ids(case["text"])) == case["ids"]
     plain = [case for case in published["cases"] if "ids_no_special" in case]
-    assert [tokenizer.encode(case["text"]) for case in plain] == [case["ids_no_special"] for case in plain]
+    assert [tokenizer.text_ids(case["text"]) for case in plain] == [case["ids_no_special"] for case in plain]
     assert [tokenizer.convert_ids_to_tokens(case["ids_no_special"]) for case in plain] == [plain[0]["tokens"]]
 
 
 def test_published_training_example(tokenizer, published):
     example = published["adgen_training_example"]
-    assert [*tokenizer.encode(example["content"]), tokenizer.gmask_token_id] == example["source_ids"]
+    assert [*tokenizer.text_ids(example["content"]), tokenizer.gmask_token_id] == example["source_ids"]
     sop, *target, eop = example["target_ids"]
     assert (sop, eop) == (tokenizer.sop_token_id, tokenizer.eop_token_id)
-    assert tokenizer.encode(tokenizer.decode(target)) == target
+    assert tokenizer.text_ids(tokenizer.decode(target)) == target
 
 
 def test_roles_and_sizes(tokenizer):
@@ -106,8 +106,8 @@ def test_encode_of_decode_is_the_same_ids_on_real_texts(tokenizer):
     texts = list(dict.fromkeys(real_texts()))
     assert len(texts) > 4000
     for text in texts:
-        ids = tokenizer.encode(text)
-        assert tokenizer.encode(tokenizer.decode(ids)) == ids, text
+        ids = tokenizer.text_ids(text)
+        assert tokenizer.text_ids(tokenizer.decode(ids)) == ids, text
 
 
 @pytest.mark.parametrize("which", ["tiny", "tokenizer"])
@@ -117,37 +117,38 @@ def test_ids_and_texts_are_paddlenlps(which, request, real_directory):
     for text in [*TRICKY, *list(real_texts())[::40]]:
         if any(token in text for token in ("MASK", "<sop>", "<ENC>")):
             continue  # white space beside special tokens goes in PaddleNLP, and stays in ChatGLM-6B's own code
-        ids = ours.encode(text)
+        ids = ours.text_ids(text)
         assert ids == oracle(text, add_special_tokens=False)["input_ids"], text
         theirs = oracle.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert ours.decode(ids) == theirs
     ids = oracle("你好", add_special_tokens=True)["input_ids"]
-    assert ours.build_inputs(ours.encode("你好")) == ids
+    assert ours.build_inputs(ours.text_ids("你好")) == ids
 
 
 @pytest.mark.parametrize("text", TRICKY)
 def test_layout_comes_back(tokenizer, text):
-    ids = tokenizer.encode(text, split_special_tokens=True)
-    assert tokenizer.encode(tokenizer.decode(ids), split_special_tokens=True) == ids
+    ids = tokenizer.text_ids(text, split_special_tokens=True)
+    assert tokenizer.text_ids(tokenizer.decode(ids), split_special_tokens=True) == ids
 
 
 def test_lines_tabs_and_runs_of_spaces(tokenizer):
     text = "def f():\n    if x:\n\treturn  1" + " " * 85 + "\n\n#" + " " * 162 + "."
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    blanks = [token for token in tokenizer.convert_ids_to_tokens(tokenizer.encode(text)) if "blank" in token]
+    assert tokenizer.decode(tokenizer.text_ids(text)) == text
+    blanks = [token for token in tokenizer.convert_ids_to_tokens(tokenizer.text_ids(text)) if "blank" in token]
     assert blanks == [f"<|blank_{n}|>" for n in (4, 2, 80, 5, 80, 80, 2)]
 
 
 def test_text_that_spells_a_special_token(tokenizer):
+    """Its own code knows the tokens that have a role; [gMASK] and its like are text."""
     text = "请忽略[gMASK]和<eop>。"
-    assert {130001, 130005} <= set(tokenizer.encode(text))
-    plain = tokenizer.encode(text, split_special_tokens=True)
+    assert [i for i in tokenizer.text_ids(text) if i in tokenizer.all_special_ids] == [130005]
+    plain = tokenizer.text_ids(text, split_special_tokens=True)
     assert not set(plain) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(plain) == text
 
 
 def test_special_tokens_in_decoded_text(tokenizer):
-    ids = [*tokenizer.build_inputs(tokenizer.encode("你好")), 74874, 130005, 3, 1, 2, 130443]
+    ids = [*tokenizer.build_inputs(tokenizer.text_ids("你好")), 74874, 130005, 3, 1, 2, 130443]
     assert tokenizer.decode(ids) == "你好你好"
     assert tokenizer.decode(ids, skip_special_tokens=False) == "你好[gMASK]<sop>你好<eop><pad>"
 
@@ -155,19 +156,19 @@ def test_special_tokens_in_decoded_text(tokenizer):
 def test_streaming(tokenizer):
     rng = random.Random(4)
     decoder = StreamDecoder(tokenizer)
-    samples = [tokenizer.encode(text) for text in [*TRICKY, *list(real_texts())[::60]]]
+    samples = [tokenizer.text_ids(text) for text in [*TRICKY, *list(real_texts())[::60]]]
     likely = [4, 5, 130008, 130009, 130005, 0, 1, 2, 3]
     samples += [[rng.choice([*likely, rng.randrange(130400)]) for _ in range(30)] for _ in range(300)]
     for ids in samples:
         parts = [*map(decoder.put, ids), decoder.end()]
         assert "".join(parts) == tokenizer.decode(ids), ids
-    parts = [*map(decoder.put, tokenizer.encode("古字𪚥与👨‍👩‍👧")), decoder.end()]
+    parts = [*map(decoder.put, tokenizer.text_ids("古字𪚥与👨‍👩‍👧")), decoder.end()]
     assert "\ufffd" not in "".join(parts)
 
 
 def test_surrogates(tokenizer):
-    assert tokenizer.encode("甲\ud83d") == tokenizer.encode("甲\ufffd")
-    assert tokenizer.encode("\ud83d\ude00") == tokenizer.encode("😀")
+    assert tokenizer.text_ids("甲\ud83d") == tokenizer.text_ids("甲\ufffd")
+    assert tokenizer.text_ids("\ud83d\ude00") == tokenizer.text_ids("😀")
 
 
 def test_token_conversion_round_trip(tiny):

@@ -87,12 +87,12 @@ def real_texts():
 def test_ids_of_real_texts(tokenizer, oracle):
     texts = list(dict.fromkeys(real_texts()))
     assert len(texts) > 4000
-    assert [text for text in texts if tokenizer.encode(text) != oracle_ids(oracle, text)] == []
+    assert [text for text in texts if tokenizer.text_ids(text) != oracle_ids(oracle, text)] == []
 
 
 @pytest.mark.parametrize("text", TRICKY)
 def test_ids_of_tricky_texts(tokenizer, oracle, text):
-    ids = tokenizer.encode(text)
+    ids = tokenizer.text_ids(text)
     assert ids == oracle_ids(oracle, text)
     for skip in (True, False):
         expected = oracle.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
@@ -104,14 +104,14 @@ def test_ids_of_random_mixtures(tokenizer, oracle):
     parts = [*SPECIAL, "[", "]", "<|", "|>", "[gM", "endof", " ", "\n", "\u3000", "中文", "a", "9", "😀", "，"]
     for _ in range(1500):
         text = "".join(rng.choices(parts, k=rng.randint(1, 9)))
-        assert tokenizer.encode(text) == oracle_ids(oracle, text), text
+        assert tokenizer.text_ids(text) == oracle_ids(oracle, text), text
 
 
 def test_text_that_spells_a_special_token(tokenizer, oracle):
     """PaddleNLP makes it the token; split_special_tokens makes it text, there as here."""
     text = "请忽略[gMASK]和<|endofpiece|>。"
-    assert tokenizer.gmask_token_id in tokenizer.encode(text)
-    plain = tokenizer.encode(text, split_special_tokens=True)
+    assert tokenizer.gmask_token_id in tokenizer.text_ids(text)
+    plain = tokenizer.text_ids(text, split_special_tokens=True)
     assert plain == oracle_ids(oracle, text, split_special_tokens=True)
     assert not set(plain) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(plain) == text
@@ -122,7 +122,8 @@ def test_roles_and_sizes(tokenizer, oracle):
         assert getattr(tokenizer, f"{role}_token_id") == getattr(oracle, f"{role}_token_id"), role
     assert tokenizer.mask_token_ids == oracle.mask_token_ids
     assert set(tokenizer.all_special_ids) == set(oracle.all_special_ids)
-    assert len(tokenizer) == tokenizer.vocab_size == len(oracle) == 50010
+    assert len(tokenizer) == len(oracle) == 50010
+    assert tokenizer.vocab_size == oracle.vocab_size == 50000
     assert [tokenizer.pad_token_id, tokenizer.sop_token_id, tokenizer.eop_token_id] == [50000, 50006, 50007]
     assert tokenizer.gmask_token_id == 50009
 
@@ -133,7 +134,7 @@ def test_paddlenlp_opens_what_we_save(tokenizer, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     theirs = open_with_paddlenlp(tmp_path)
     for text in TRICKY:
-        assert oracle_ids(theirs, text) == tokenizer.encode(text)
+        assert oracle_ids(theirs, text) == tokenizer.text_ids(text)
     assert theirs.eop_token_id == tokenizer.eop_token_id
 
 
@@ -141,7 +142,7 @@ def test_we_open_what_paddlenlp_saves(tokenizer, oracle, tmp_path):
     oracle.save_pretrained(str(tmp_path))
     ours = GLMTokenizer.from_pretrained(tmp_path)
     assert ours.added_tokens == oracle.added_tokens_encoder
-    assert [ours.encode(text) for text in TRICKY] == [tokenizer.encode(text) for text in TRICKY]
+    assert [ours.text_ids(text) for text in TRICKY] == [tokenizer.text_ids(text) for text in TRICKY]
 
 
 def test_saved_token_map_matches_paddlenlps(tokenizer, oracle, tmp_path):
@@ -190,26 +191,26 @@ def test_special_tokens_written_as_objects(tmp_path, real_directory):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     ours, theirs = GLMTokenizer.from_pretrained(tmp_path), open_with_paddlenlp(tmp_path)
     assert ours.mask_token_id == theirs.mask_token_id == 50003
-    assert ours.encode("甲 [HOLE] <n>[MASK]") == oracle_ids(theirs, "甲 [HOLE] <n>[MASK]")
+    assert ours.text_ids("甲 [HOLE] <n>[MASK]") == oracle_ids(theirs, "甲 [HOLE] <n>[MASK]")
 
 
 def test_ids_a_padded_embedding_can_give(tiny):
     """A model's embedding is often larger than the vocabulary; such an id is no reason to stop."""
-    ids = tiny.encode("建于")
+    ids = tiny.text_ids("建于")
     assert tiny.decode([*ids, len(tiny), len(tiny) + 63]) == "建于"
 
 
 def test_surrogates(tokenizer):
     """What json.loads makes of a cut-off escape does not crash the tokenizer; a pair is its character."""
-    assert tokenizer.encode("甲\ud83d") == tokenizer.encode("甲\ufffd")
-    assert tokenizer.encode("\ud83d\ude00") == tokenizer.encode("😀")
+    assert tokenizer.text_ids("甲\ud83d") == tokenizer.text_ids("甲\ufffd")
+    assert tokenizer.text_ids("\ud83d\ude00") == tokenizer.text_ids("😀")
 
 
 def test_user_added_tokens_are_kept_whole(tokenizer, oracle, real_directory, tmp_path):
     shutil.copy(real_directory / "cog-pretrain.model", tmp_path)
     (tmp_path / "added_tokens.json").write_text(json.dumps({**tokenizer.added_tokens, "<tool>": 50010}))
     ours, theirs = GLMTokenizer.from_pretrained(tmp_path), open_with_paddlenlp(tmp_path)
-    ids = ours.encode("甲 <tool> 乙[gMASK]")
+    ids = ours.text_ids("甲 <tool> 乙[gMASK]")
     assert ids == oracle_ids(theirs, "甲 <tool> 乙[gMASK]")
     assert 50010 in ids
     assert len(ours) == 50011

@@ -6,6 +6,8 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +17,8 @@ import pytest
 from shared_files import SHARED
 
 from glm.errors import GLMError
-from glm.training.metrics import METRICS, score, score_words
+from glm.training import subsequence
+from glm.training.metrics import METRIC_NAMES, METRICS, CharacterTokenizer, score, score_words
 
 ROOT = Path(__file__).resolve().parents[2]
 ADGEN = SHARED / "real" / "datasets" / "adgen.dev.jsonl"
@@ -213,3 +216,79 @@ def test_words_are_cut_quietly_and_without_a_shared_file(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("0.0\n", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def random_texts(seed: int, count: int) -> list[str]:
+    """Texts from few characters, so that much is common; with sentence marks, blanks, lines, digits and Latin words."""
+    rng = random.Random(seed)
+    signs = "甲乙丙丁我喜欢苹果龘靐。！？”…. \n\t12ab，"
+    return ["".join(rng.choices(signs[: rng.randint(2, len(signs))], k=rng.randint(1, 40))) for _ in range(count)]
+
+
+def test_characters_are_the_libraries_figures():
+    """To the last bit, of texts and of the corpus; rouge_score's own rougeL keeps a whole table."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU
+
+    predictions, references = random_texts(1, 300), random_texts(2, 300)
+    texts = [
+        [" ".join(unicodedata.normalize("NFKC", x).split()) for x in column] for column in (predictions, references)
+    ]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=CharacterTokenizer())
+    rows = [scorer.score(reference, prediction) for prediction, reference in zip(*texts, strict=True)]
+    wanted = {name: sum(row[name].fmeasure for row in rows) / len(rows) for name in rows[0]}
+    bleu = BLEU(tokenize="char", effective_order=True, force=True).corpus_score(texts[0], [texts[1]]).score / 100
+    found = score(predictions, references)
+    assert found == {"exact_match": found["exact_match"], "bleu4": bleu} | wanted
+    assert 0.1 < wanted["rougeL"] < 0.9 and bleu > 0.01
+
+
+def test_words_are_the_libraries_figures(tmp_path):
+    """To the last bit, with jieba's own search for unknown words and rouge_chinese's own longest subsequence."""
+    code = (
+        "import json, sys, jieba, rouge_chinese\n"
+        "jieba.setLogLevel('WARNING')\n"
+        "jieba.dt.tmp_dir = sys.argv[1]\n"
+        "rows = [[' '.join(jieba.lcut(text)) for text in row] for row in json.load(sys.stdin)]\n"
+        "print(json.dumps([{k: v['f'] for k, v in rouge_chinese.Rouge().get_scores(*row)[0].items()} for row in rows]))"
+    )
+    texts = [text for text in random_texts(3, 400) if text.strip()]
+    pairs = list(zip(texts[::2], texts[1::2], strict=False))
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    result = subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, check=True)
+    wanted = json.loads(result.stdout)
+    for pair, row in zip(pairs, wanted, strict=True):
+        found = score_words(*([text] for text in pair))
+        assert {name: value for name, value in found.items() if name != "bleu-4"} == {
+            name: 100 * value for name, value in row.items()
+        }, pair
+    assert any(0 < row["rouge-l"] < row["rouge-1"] for row in wanted)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 64])
+def test_the_longest_common_subsequence(monkeypatch, block):
+    """Whatever the blocks; sequences of anything that can be looked up."""
+    monkeypatch.setattr(subsequence, "BLOCK", block)
+    rng = random.Random(block)
+    for _ in range(200):
+        first, second = (rng.choices(("a", "bc", "", 4, "d")[: rng.randint(1, 5)], k=rng.randint(0, 30)) for _ in "12")
+        assert subsequence.common_subsequence(first, second) == longest_common(first, second), (first, second)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_long_texts_take_little_memory(metric):
+    """4,000 characters: a table of all pairs has 16 million places, in 128 MB at least."""
+    rng = random.Random(0)
+    long = "".join(chr(rng.randrange(0x4E00, 0x9FA0)) for _ in range(4_000))
+    METRICS[metric](["甲"], ["乙"])  # loads the libraries
+    tracemalloc.start()
+    for pair in ((long[::-1], long), (long, "甲乙"), ("甲乙", long), ("龘" * 4_000, long)):
+        assert METRICS[metric](*([text] for text in pair))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_names_of_the_figures(metric):
+    assert tuple(METRICS[metric](["甲乙"], ["甲丙"])) == METRIC_NAMES[metric]

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.weights import Layer, Weights
-from glm.rotary import inverse_frequencies
+from glm.rotary import inverse_frequencies, scaled_frequencies
 
 # Name of queries or keys [B, T, heads · D] and their number of heads → the same, turned.
 Rotate = Callable[[str, int], str]
@@ -119,22 +119,20 @@ class PartialRotary(Learned2D):
         return x
 
     def rotation(self, graph: Graph, config: Any, positions: str) -> Rotate:
-        rotary = int(config.head_dim * config.partial_rotary_factor)
-        return _rotation(graph, positions, inverse_frequencies(rotary, config.rope_theta), rotary, interleaved=1)
+        frequencies, scale = scaled_frequencies(config)
+        return _rotation(graph, positions, frequencies, 2 * len(frequencies), interleaved=1, scale=scale)
 
     def attention_angles(self, graph: Graph, config: Any) -> list[str]:
         """A token's place is its column of the cache. Saves three nodes a layer: 8% of a step in 4 bits."""
-        rotary = int(config.head_dim * config.partial_rotary_factor)
-        if rotary % 16:  # the operator wants whole vectors of 8 angles
+        frequencies, scale = scaled_frequencies(config)
+        if len(frequencies) % 8:  # the operator wants whole vectors of 8 angles
             return []
-        frequencies, shape = (
-            inverse_frequencies(rotary, config.rope_theta),
-            (config.max_position_embeddings + 1, rotary // 2),
-        )
+        shape = (config.max_position + 1, len(frequencies))
 
         def table(name: str, function: np.ufunc) -> str:
             def rows(where: slice) -> np.ndarray:
-                return function(np.arange(where.start, where.stop, dtype="float32")[:, None] * frequencies)
+                angles = np.arange(where.start, where.stop, dtype="float32")[:, None] * frequencies
+                return function(angles) * np.float32(scale)
 
             return graph.data.table(f"rotary.{name}", shape, rows)
 
@@ -164,13 +162,17 @@ class Rotary2D(PartialRotary):
         return np.arange(config.head_dim).reshape(2, 2, -1).transpose(1, 0, 2).reshape(-1)
 
 
-def _rotation(graph: Graph, positions: str, frequencies: np.ndarray, rotary: int, interleaved: int) -> Rotate:
-    """By the angles [B, T, R/2] of all position rows, one behind the other."""
+def _rotation(
+    graph: Graph, positions: str, frequencies: np.ndarray, rotary: int, interleaved: int, scale: float = 1.0
+) -> Rotate:
+    """By the angles [B, T, R/2] of all position rows, one behind the other, times `scale`."""
     places = graph.node("Cast", graph.node("Transpose", positions, perm=[0, 2, 1]), to=TensorProto.FLOAT)
     last = graph.constant(np.array([-1], dtype="int64"))
     angles = graph.node("Mul", graph.node("Unsqueeze", places, last), graph.constant(frequencies))
     angles = graph.node("Reshape", angles, graph.constant(np.array([0, 0, -1], dtype="int64")))
     cos, sin = graph.node("Cos", angles), graph.node("Sin", angles)
+    if scale != 1.0:
+        cos, sin = (graph.node("Mul", x, graph.constant(np.float32(scale))) for x in (cos, sin))
 
     def rotate(x: str, heads: int) -> str:
         attributes = {"interleaved": interleaved, "rotary_embedding_dim": rotary, "num_heads": heads}

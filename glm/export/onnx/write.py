@@ -62,7 +62,7 @@ def export_step_graph(
         symmetric=stored.symmetric,
         head_bits=stored.head_bits,
         vocab_size=config.vocab_size,
-        max_position=config.max_position_embeddings,
+        max_position=config.max_position,
         parameters=graph.data.parameters,
         files={},
     )

@@ -11,7 +11,9 @@ from glm import GLMConfig, GLMForCausalLM
 from glm.parameters import as_numpy
 
 # Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32. In heads of 32 the attention
-# operator turns 16 dimensions itself.
+# operator turns 16 dimensions itself, with scaled positions too; the prompts of the tests are longer than 8.
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+_WIDE_HEADS = FAMILY["glm4-0414"][1] | {"generation": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5}
 MODELS = {
     "glm": {"generation": "glm"},
     "glm, heads of 12": {"generation": "glm", "head_dim": 12},
@@ -20,7 +22,9 @@ MODELS = {
     "glm4-remote, heads of 12": FAMILY["glm4-remote"][1] | {"generation": "glm4-remote"},
     "glm4, tied": FAMILY["glm4-0414"][1] | {"generation": "glm4", "attention_bias": True, "tie_word_embeddings": True},
     "glm4-0414": FAMILY["glm4-0414"][1] | {"generation": "glm4-0414"},
-    "glm4, heads of 32": FAMILY["glm4-0414"][1] | {"generation": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5},
+    "glm4-0414, yarn": FAMILY["glm4-0414"][1] | {"generation": "glm4-0414", "rope_scaling": YARN},
+    "glm4, heads of 32": _WIDE_HEADS,
+    "glm4, heads of 32, yarn": _WIDE_HEADS | {"rope_scaling": YARN},
 }
 PRESETS = ("glm-tiny-chinese", "chatglm-6b-tiny", "glm-4-9b-chat-tiny", "glm-4-9b-0414-tiny", "glm-4-32b-0414-tiny")
 

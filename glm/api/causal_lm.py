@@ -1,0 +1,273 @@
+"""`model(input_ids)` and `model.generate(input_ids, …)`: the network behind the calls that its users know.
+
+Shapes: B rows, T tokens, P position rows a token, V vocabulary, G new tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
+
+from glm.api.model_inputs import Inputs, as_array, complete
+from glm.api.options import CallOptions, read_options
+from glm.api.text_side import TextSide, text_side
+from glm.errors import UsageError
+from glm.generation import Prompt
+from glm.generation_config import NOT_FINITE, GenerationConfig, StopTokens
+from glm.generation_file import NO_FILE, GenerationFile
+from glm.positions import POSITIONS
+
+
+class CausalLMMixin:
+    """`forward` and `generate` over `network`, `generate_batch` and `steps`.
+
+    Attributes:
+        tokenizer: of the model, for ids of blanks that neither config.json nor its directory names; None if not set.
+        source_directory: where the weights come from.
+    """
+
+    tokenizer: Any = None
+    source_directory: Path | None = None
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        position_ids=None,
+        prefix_length=None,
+        labels=None,
+        label_smoothing: float = 0.0,
+        *,
+        loss_mask=None,
+        return_dict: bool = False,
+    ) -> Tensor | CausalLMOutputWithPast:
+        """Logits, or with labels the loss.
+
+        What is not given follows from the ids, as the original code has it: GLM (2021) and ChatGLM-6B read in both
+        directions what stands before <|startofpiece|> or <sop>, whose positions are those of the blank ([gMASK] and its
+        like); ids without either, and GLM-4's, are causal and count up.
+
+        Args:
+            input_ids: [B, T] or [T]; a tensor, a numpy array or a list.
+            attention_mask: [B, T], 1 for real tokens; or [B, 1, T, T], 1 = visible, as the tokenizers of ChatGLM-6B and
+                GLM (2021) give it. Without it the padding token is padding, where it ends no text.
+            position_ids: [B, P, T], of GLM-4 [B, T].
+            prefix_length: [B], leading columns that are visible in both directions.
+            labels: [B, T], the token that should follow each column, as in PaddleNLP: they are NOT shifted here, where
+                Hugging Face's libraries shift them; negative = not trained.
+            label_smoothing: share of the probability mass spread over the whole vocabulary.
+            loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
+            return_dict: an object with `loss` and `logits`.
+
+        Returns:
+            Logits [B, T, V] in the dtype of the weights, or the mean loss over the trained tokens, a 0-D tensor.
+
+        Raises:
+            UsageError: shapes that do not fit, or a model that does not know its blanks.
+        """
+        inputs = self._complete(input_ids, attention_mask, position_ids, prefix_length)
+        labels = _labels(labels, loss_mask)
+        if not return_dict:
+            return self.network(*inputs, labels, label_smoothing)
+        loss = None if labels is None else self.network(*inputs, labels, label_smoothing)
+        return CausalLMOutputWithPast(loss=loss, logits=self.network(*inputs))
+
+    def _complete(self, *given) -> tuple[Tensor, ...]:
+        """Inputs of `network`; tensors that are whole already go through as they are."""
+        if all(isinstance(value, Tensor) for value in given) and given[1].ndim == 2 and given[2].ndim == 3:
+            return given
+        inputs = complete(self._text_side(), *given)
+        names = ("input_ids", "attention_mask", "position_ids", "prefix_length")
+        return tuple(paddle.to_tensor(getattr(inputs, name)) for name in names)
+
+    @paddle.no_grad()
+    def generate(
+        self,
+        input_ids=None,
+        generation_config: GenerationConfig | None = None,
+        stopping_criteria: StopTokens | None = None,
+        streamer: Any = None,
+        *,
+        attention_mask=None,
+        position_ids=None,
+        prefix_length=None,
+        token_type_ids=None,
+        **options,
+    ) -> tuple[Tensor, Tensor]:
+        """What the model writes behind prompts, as PaddleNLP's `generate` gives it.
+
+        A `Prompt`, a `GenerationConfig` and `StopTokens` in the first three places go to the search as they are, and it
+        gives scores [B].
+
+        Args:
+            input_ids, attention_mask, position_ids, prefix_length: as in `forward`: what a tokenizer's call gives. GLM
+                (2021) fills the blank of a row, and <|startofpiece|> is put behind a row that lacks it.
+            generation_config: decoding options to start from, instead of generation_config.json's.
+            streamer: an object with `put(tokens [B, 1])` and `end()`; it gets new tokens only. One beam.
+            token_type_ids: change nothing.
+            options: see `glm.api.options.read_options`: max_new_tokens (or max_length, which counts new tokens here
+                as it does in PaddleNLP; 20 if nothing says), min_new_tokens, decode_strategy, do_sample, num_beams,
+                temperature, top_k (50 in sampling, as in both libraries), top_p, repetition_penalty, length_penalty,
+                no_repeat_ngram_size, eos_token_id, pad_token_id, num_return_sequences, trunc_input, seed and others.
+
+        Returns:
+            ids [B · num_return_sequences, G] int64, the prompt left out, padded behind the end; scores [B ·
+            num_return_sequences, 1] float32: of beams their score, else the mean log-probability of a text's tokens.
+
+        Raises:
+            UsageError: an unknown option, named with the nearest one there is; a prompt without blank; more tokens than
+                the model has positions for.
+            GLMError: logits that are no numbers.
+        """
+        if isinstance(input_ids, Prompt):
+            return self.generate_batch(input_ids, generation_config, stopping_criteria)
+        if input_ids is None:
+            raise UsageError("generate needs input_ids: what the tokenizer gives of a prompt")
+        text, file = self._text_side(), self._generation_file()
+        call = read_options(options, file, text.gnmt_length, generation_config)
+        stop = self._stop(text, file, call, stopping_criteria)
+        inputs = _with_blanks(text, complete(text, input_ids, attention_mask, position_ids, prefix_length))
+        self._check_room(inputs, text, call.config)
+        repeat = call.returned if call.config.num_beams == 1 else 1
+        prompt = _prompt(_repeated(inputs, repeat), text, stop.pad_token_id)
+        ids, scores = self._searched(prompt, call, stop, streamer)
+        if not np.isfinite(scores.numpy()).all():
+            raise UsageError(NOT_FINITE)
+        if not call.trunc_input:
+            before = np.repeat(as_array(inputs.input_ids, "input_ids"), call.returned, axis=0)
+            ids = paddle.concat([paddle.to_tensor(before), ids], axis=1)
+        return ids, scores
+
+    def _searched(self, prompt: Prompt, call: CallOptions, stop: StopTokens, streamer) -> tuple[Tensor, Tensor]:
+        """Ids [B, G] and scores [B, 1]."""
+        if streamer is None:
+            beams = call.returned if call.config.num_beams > 1 else 1
+            ids, scores = self.generate_batch(prompt, call.config, stop, beams)
+        else:
+            ids, scores = self._streamed(prompt, call, stop, streamer)
+        if call.config.num_beams == 1:
+            scores = scores / _lengths(ids, stop).astype("float32")
+        return ids, scores.unsqueeze(-1)
+
+    def _streamed(self, prompt: Prompt, call: CallOptions, stop: StopTokens, streamer) -> tuple[Tensor, Tensor]:
+        if call.config.num_beams > 1:
+            raise UsageError(
+                f"a streamer shows tokens as they come, and num_beams {call.config.num_beams} chooses late"
+            )
+        steps = self.steps(prompt, call.config, stop)
+        while True:
+            try:
+                streamer.put(next(steps).unsqueeze(-1).cpu())
+            except StopIteration as over:
+                streamer.end()
+                return over.value
+
+    def _text_side(self) -> TextSide:
+        """Found once for each tokenizer that is set."""
+        key = (id(self.tokenizer), self.source_directory)
+        found = self.__dict__.get("_text")
+        if found is None or found[0] != key:
+            two_rows = POSITIONS[self.config.position_type].position_rows == 2
+            found = (key, text_side(self.config, self.tokenizer, self.source_directory, two_rows))
+            self.__dict__["_text"] = found
+        return found[1]
+
+    def _generation_file(self) -> GenerationFile:
+        return GenerationFile.read(self.source_directory) if self.source_directory else NO_FILE
+
+    def _stop(self, text: TextSide, file: GenerationFile, call: CallOptions, given: StopTokens | None) -> StopTokens:
+        """The call's tokens, else generation_config.json's, else the model's."""
+        if given is not None:
+            return given
+        ends = call.eos_token_ids
+        if ends is None:
+            ends = tuple(file.eos_token_ids) or text.stop_token_ids
+        pad = call.pad_token_id if call.pad_token_id is not None else text.pad_token_id
+        pad = pad if pad is not None else (ends[0] if ends else 0)
+        for index in (*ends, pad):
+            if not 0 <= index < self.config.vocab_size:
+                raise UsageError(f"token id {index} is none of the model's {self.config.vocab_size:,}")
+        return StopTokens(ends, pad)
+
+    def _check_room(self, inputs: Inputs, text: TextSide, config: GenerationConfig) -> None:
+        last_BP, most = inputs.position_ids[:, :, -1], self.config.max_position
+        needed = max(
+            int(inputs.position_ids.max()), int((last_BP + (config.max_length - 1) * text.positions.step).max())
+        )
+        if needed > most:
+            raise UsageError(
+                f"prompts of up to {inputs.input_ids.shape[1]} tokens and {config.max_length} new ones need position "
+                f"{needed}, and the model ends at {most}: ask for fewer (max_new_tokens)"
+            )
+
+
+def _labels(labels, loss_mask) -> Tensor | None:
+    if labels is None:
+        return None
+    labels = labels if isinstance(labels, Tensor) else paddle.to_tensor(as_array(labels, "labels"))
+    labels = labels.unsqueeze(0) if labels.ndim == 1 else labels
+    if loss_mask is None:
+        return labels
+    trained = paddle.to_tensor(as_array(loss_mask, "loss_mask")).reshape(labels.shape) != 0
+    return paddle.where(trained, labels, paddle.full_like(labels, -100))
+
+
+def _lengths(ids_BG: Tensor, stop: StopTokens) -> Tensor:
+    """Tokens [B] of each text, the end included."""
+    ends_BG = np.isin(ids_BG.numpy(), stop.eos_token_ids)
+    whole = ids_BG.shape[1]
+    return paddle.to_tensor(np.where(ends_BG.any(axis=1), ends_BG.argmax(axis=1) + 1, whole))
+
+
+def _with_blanks(text: TextSide, inputs: Inputs) -> Inputs:
+    """With the start of the blank behind rows that lack it. Raises UsageError where a row has no blank."""
+    if text.start_token_id is None:
+        return inputs
+    real = [ids[seen > 0].tolist() for ids, seen in zip(inputs.input_ids, inputs.attention_mask, strict=True)]
+    for number, ids in enumerate(real, 1):
+        if not text.has_blank(ids):
+            raise UsageError(f"prompt {number} has no mask token: write [gMASK] where the answer goes")
+    lacking = [text.start_token_id not in ids for ids in real]
+    if not any(lacking):
+        return inputs
+    grown = [[*ids, text.start_token_id] if lacks else ids for ids, lacks in zip(real, lacking, strict=True)]
+    width = max(map(len, grown))
+    pad = text.pad_token_id if text.pad_token_id is not None else 0
+    padded = [[*[pad] * (width - len(ids)), *ids] for ids in grown]
+    return complete(text, padded, [[0] * (width - len(ids)) + [1] * len(ids) for ids in grown])
+
+
+def _repeated(inputs: Inputs, count: int) -> Inputs:
+    fields = (inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.prefix_length)
+    return Inputs(*(np.repeat(value, count, axis=0) for value in fields)) if count > 1 else inputs
+
+
+def _prompt(inputs: Inputs, text: TextSide, pad_token_id: int) -> Prompt:
+    """Padding on the left only, where the token to decode from stands in the last column."""
+    rows = [np.flatnonzero(seen) for seen in inputs.attention_mask]
+    if not all(len(row) for row in rows):
+        raise UsageError("a prompt has no token that the attention_mask shows")
+    width = max(2, *map(len, rows))  # what is read before the first step must not be empty
+
+    def left(values: np.ndarray, row: np.ndarray, fill: int) -> np.ndarray:
+        kept = values[..., row]
+        pads = [(0, 0)] * (kept.ndim - 1) + [(width - len(row), 0)]
+        return np.pad(kept, pads, constant_values=fill)
+
+    def stacked(values_B: np.ndarray, fill: int) -> Tensor:
+        return paddle.to_tensor(np.stack([left(v, row, fill) for v, row in zip(values_B, rows, strict=True)]))
+
+    inner = [int((row < prefix).sum()) for row, prefix in zip(rows, inputs.prefix_length, strict=True)]
+    prefix = [n and n + width - len(row) for n, row in zip(inner, rows, strict=True)]
+    return Prompt(
+        stacked(inputs.input_ids, pad_token_id),
+        stacked(inputs.attention_mask, 0),
+        stacked(inputs.position_ids, 0),
+        paddle.to_tensor(np.array(prefix, dtype="int64")),
+        paddle.to_tensor(text.positions.step),
+    )

@@ -1,0 +1,200 @@
+"""What a run was started with, as JSON in each of its checkpoints: a run that goes on from one says what it changes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.checkpoint.atomic import atomic_write
+from glm.checkpoint.file_names import CONFIG_NAME, weight_names
+from glm.datasets.prompts import Example
+from glm.distributed.processes import digest
+from glm.errors import GLMError, UsageError
+from glm.presets import UNTRAINED_PRESETS, is_directory, preset_name
+from glm.training.data import EpochSampler, Place
+
+RECORD_NAME = "run_arguments.json"
+# Flags that make another run of it, and why.
+_ANOTHER_RUN = {
+    "task_name": "its data, and what its evaluations measure, are of another task",
+    "optim": "the optimizer's state in it is of another kind",
+}
+# Flags that change nothing of what is trained or measured, and those whose effect is compared by itself.
+_UNSAID = (
+    *("data_name", "data_path", "skip_bad_rows", "model_name_or_path", "from_scratch", "weight_format"),
+    *("lora", "r", "lora_alpha", "lora_targets", "lora_path", "save_peft"),
+    *("output_*", "overwrite_output_dir", "do_*", "resume_from_checkpoint", "run_name", "log*", "report_to", "debug"),
+    *("save_total_limit", "save_on_each_node", "disable_tqdm", "skip_memory_metrics", "skip_profile_timer"),
+    *("device", "no_cuda", "local_rank", "*parallel_degree", "*_parallel_config", "*sharding*", "hybrid_*"),
+    *("dataloader_num_workers", "lazy_data_processing", "metrics_output_path", "eval_samples_shown"),
+    *("per_device_eval_batch_size", "prediction_loss_only", "max_evaluate_steps"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+)
+# Flags that a run that goes on takes up in another way than from its first step on.
+_OTHERWISE = {
+    "seed": "the rows keep their order to the end of the epoch, dropout draws by the new one",
+    "scale_loss": "without effect, the checkpoint's own scale goes on",
+}
+_SECRET = frozenset({"wandb_api_key", "wandb_http_proxy"})
+_SAMPLE = 1 << 16  # bytes of a weights file, at three places, that tell it from another
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run was started with.
+
+    Attributes:
+        flags: every flag's value as JSON has it.
+        splits: split → the number of its rows, and their digest.
+        base: what tells the model that it started from from others.
+    """
+
+    flags: dict[str, Any]
+    splits: dict[str, str]
+    base: str
+
+    @property
+    def judged_by(self) -> list:
+        """What figures of two evaluations must agree in to be compared."""
+        metric = (self.flags.get("metric_for_best_model") or "").removeprefix("eval_")
+        decoding = [] if metric == "loss" else [self.flags.get(field.name) for field in fields(DecodeArguments)]
+        return [metric, self.flags.get("greater_is_better"), self.splits.get("dev"), decoding]
+
+
+def record_of(
+    data: DataArguments,
+    decode: DecodeArguments,
+    options: ModelArguments,
+    training: GLMTrainingArguments,
+    splits: Mapping[str, Sequence[Example]],
+) -> RunRecord:
+    """The record of a run that is about to start, before anything changes its arguments."""
+    flags: dict[str, Any] = {}
+    for arguments in (data, decode, options, training):
+        flags |= {
+            field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in _SECRET
+        }
+    rows = {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items() if split}
+    known = {name: value for name, value in flags.items() if name not in _SECRET}
+    return RunRecord(json.loads(json.dumps(known, default=_plain)), rows, _base(options, training.seed))
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value)
+
+
+def write_record(directory: Path, record: RunRecord, sampler: EpochSampler, step: int) -> None:
+    """Writes the record of a run, and where it stands behind a step, into a checkpoint."""
+    place = asdict(sampler.place_behind(step)) | {"rows_a_step": sampler.rows_a_step}
+    with atomic_write(directory / RECORD_NAME, "w", "utf-8") as file:
+        file.write(json.dumps(asdict(record) | {"place": place}, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(checkpoint: Path) -> tuple[RunRecord, Place, int] | None:
+    """The record of a checkpoint, where its run stood, and the rows of its steps; None where none was written.
+
+    Raises:
+        GLMError: a file that is none of them.
+    """
+    path = checkpoint / RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        place = content.pop("place")
+        rows = place.pop("rows_a_step")
+        return RunRecord(**content), Place(**place), rows
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise GLMError(f"{path} is damaged ({error}): remove it, and the run goes on uncompared") from None
+
+
+def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:
+    """A line for each flag that a run changes which goes on from a checkpoint.
+
+    Args:
+        step: that of the checkpoint.
+
+    Raises:
+        UsageError: a change that makes another run of it.
+    """
+    found = read_record(checkpoint)
+    if found is None:
+        return []
+    old = found[0]
+    changed = {name: (old.flags[name], value) for name, value in record.flags.items() if _differs(old, name, value)}
+    for name, why in _ANOTHER_RUN.items():
+        if name in changed:
+            raise UsageError(_another_run(checkpoint, f"--{name}", *changed[name], why))
+    if record.flags["lora_path"] and "lora_path" in changed:
+        why = "the adapter to go on with lies in the checkpoint"
+        raise UsageError(_another_run(checkpoint, "--lora_path", *changed["lora_path"], why))
+    if (record.flags["lora"] or record.flags["lora_path"]) and record.base != old.base:
+        raise UsageError(_another_base(checkpoint, old, record))
+    lines = [*_flag_lines(changed, step), *_split_lines(old, record)]
+    if record.flags["metric_for_best_model"] and old.judged_by != record.judged_by:
+        lines.append(f"evaluations are judged otherwise: the best checkpoint is sought from step {step + 1} on")
+    return lines
+
+
+def _differs(old: RunRecord, name: str, value: Any) -> bool:
+    return name in old.flags and old.flags[name] != value
+
+
+def _another_run(checkpoint: Path, flag: str, old: Any, new: Any, why: str) -> str:
+    instead = f"pass {flag} {old}" if old else f"leave {flag} out"
+    return (
+        f"{checkpoint} is of a run with {flag} {old}, and this one has {flag} {new}: {why}; {instead}, or choose "
+        "another output_dir"
+    )
+
+
+def _another_base(checkpoint: Path, old: RunRecord, new: RunRecord) -> str:
+    """An adapter acts as it was trained to on the weights that it was trained on alone."""
+    name, before = new.flags["model_name_or_path"], old.flags["model_name_or_path"]
+    why = f"the adapter of {checkpoint} was trained on other weights"
+    if name != before:
+        return _another_run(checkpoint, "--model_name_or_path", before, name, why)
+    if old.flags["from_scratch"] and new.flags["from_scratch"]:
+        return _another_run(checkpoint, "--seed", old.flags["seed"], new.flags["seed"], why)
+    return f"{why} than {name} holds now ({old.base} → {new.base}): give it the model as it was, or another output_dir"
+
+
+def _flag_lines(changed: Mapping[str, tuple], step: int) -> Iterable[str]:
+    for name, (old, new) in changed.items():
+        if not any(fnmatchcase(name, pattern) for pattern in _UNSAID):
+            yield f"--{name} {old} → {new}: {_OTHERWISE.get(name, f'from step {step + 1} on')}"
+
+
+def _split_lines(old: RunRecord, new: RunRecord) -> Iterable[str]:
+    what = {"train": "training", "dev": "evaluation"}
+    for name, rows in new.splits.items():
+        if rows != old.splits.get(name, rows) and name in what:
+            yield f"the {what[name]} rows are others: {old.splits[name]} → {rows}"
+
+
+def _base(options: ModelArguments, seed: int) -> str:
+    """The model that a run starts from: its config.json and samples of its weights, or its name."""
+    name = str(options.model_name_or_path)
+    directory = Path(name) if is_directory(name) else None
+    config = directory / CONFIG_NAME if directory else None
+    content = config.read_bytes() if config and config.is_file() else preset_name(name)
+    if options.from_scratch:
+        return f"random weights of seed {seed}, {digest(content)}"
+    if not directory:
+        return f"{preset_name(name)}{' (random weights)' if preset_name(name) in UNTRAINED_PRESETS else ''}"
+    return digest(content, *(_sample(directory / file) for file in weight_names(directory)))
+
+
+def _sample(path: Path) -> bytes:
+    """The size of a file, and its beginning, middle and end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        parts = []
+        for start in (0, size // 2, max(0, size - _SAMPLE)):
+            file.seek(start)
+            parts.append(file.read(_SAMPLE))
+    return size.to_bytes(8, "little") + b"".join(parts)
