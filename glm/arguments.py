@@ -45,7 +45,8 @@ class DataArguments:
     data_path: Optional[str] = field(
         default=None,
         metadata={
-            "help": "JSON or JSON Lines file, a folder with train.json and dev.json, or a Hugging Face data set name "
+            "help": "JSON, JSON Lines or parquet file, a folder with train.json and dev.json, shards or split folders "
+            "(docs/files.md), or a Hugging Face data set name "
             "(BelleGroup/school_math_0.25M). Without it the small sample bundled under data/ is used."
         },
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from glm.adapter_file import read_adapter
+from glm.adapter_file import open_adapter
 from glm.checkpoint.file_names import WEIGHT_FILES
 from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.unpickle import verify_pickle
@@ -81,14 +81,14 @@ def test_configurations(tmp_path, content):
         assert STAND_INS[content] in said
 
 
-@pytest.mark.parametrize("weights", ["adapter_model.safetensors", "lora_model_state.pdparams"])
+@pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin", "lora_model_state.pdparams"])
 def test_adapters(tmp_path, weights):
     config = tmp_path / ("adapter_config.json" if weights.startswith("adapter") else "lora_config.json")
     config.write_bytes(POINTER)
-    assert said_by(read_adapter, tmp_path, None).startswith(f"{config} is a git-lfs pointer")
-    config.write_text('{"r": 8, "lora_alpha": 16}')
+    assert said_by(open_adapter, tmp_path, None).startswith(f"{config} is a git-lfs pointer")
+    config.write_text('{"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "peft_type": "LORA"}')
     (tmp_path / weights).write_bytes(POINTER)
-    assert said_by(read_adapter, tmp_path, None).startswith(f"{tmp_path / weights} is a git-lfs pointer")
+    assert said_by(open_adapter, tmp_path, None).startswith(f"{tmp_path / weights} is a git-lfs pointer")
 
 
 def test_states_and_manifests(tmp_path):

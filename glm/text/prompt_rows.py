@@ -97,7 +97,7 @@ def _prompt(item: Parsed, task_name: str | None) -> tuple[Prompt, str, Sequence[
     row = _without_answer(row, name)
     task_format = TASKS[name].format
     example = task_format.example(check_row(Parsed(item.place, row), task_format.fields))
-    read = [field for fields in task_format.fields for field in fields.names]
+    read = [name for field in task_format.fields for name in (*field.names, *field.aliases)]
     return _of_example(example), f"as {name}", read
 
 

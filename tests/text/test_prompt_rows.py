@@ -197,3 +197,11 @@ def test_results_of_rows(tmp_path, monkeypatch):
     write_texts(read_texts(given), ["a"], given)
     written = (tmp_path / "text_generation_result.txt").read_text()
     assert json.loads(written) == {"text": "q", "text_generation_text": ["a"]}
+
+
+def test_columns_before_an_instruction(tmp_path, capsys):
+    """Earlier turns and a system text of BELLE and alpaca rows, under every name that training knows."""
+    row = {"instruction": "三", "history": [["一", "二"]], "system": "你是导游", "output": "四", "id": 7}
+    (prompt,) = ask(write(tmp_path / "q.jsonl", [row]))
+    assert [message["content"] for message in prompt["messages"]] == ["你是导游", "一", "二", "三"]
+    assert capsys.readouterr().err == f"{tmp_path / 'q.jsonl'}: 1 row as school_math_0.25M; not read: id\n"
