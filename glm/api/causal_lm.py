@@ -16,7 +16,7 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 from glm.api.model_inputs import Inputs, as_array, complete
 from glm.api.options import CallOptions, read_options
 from glm.api.text_side import TextSide, text_side
-from glm.errors import UsageError
+from glm.errors import GLMError, UsageError
 from glm.generation import Prompt
 from glm.generation_config import NOT_FINITE, GenerationConfig, StopTokens
 from glm.generation_file import NO_FILE, GenerationFile
@@ -137,7 +137,7 @@ class CausalLMMixin:
         prompt = _prompt(_repeated(inputs, repeat), text, stop.pad_token_id)
         ids, scores = self._searched(prompt, call, stop, streamer)
         if not np.isfinite(scores.numpy()).all():
-            raise UsageError(NOT_FINITE)
+            raise GLMError(NOT_FINITE)
         if not call.trunc_input:
             before = np.repeat(as_array(inputs.input_ids, "input_ids"), call.returned, axis=0)
             ids = paddle.concat([paddle.to_tensor(before), ids], axis=1)
