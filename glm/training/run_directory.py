@@ -65,8 +65,8 @@ def check_same_kind(checkpoint: str | None, lora: bool) -> None:
     if checkpoint and found != lora:
         kinds = ("full fine-tuning", "LoRA")
         raise UsageError(
-            f"{checkpoint} is of a run with {kinds[found]}, and this one is with {kinds[lora]}: choose another "
-            f"output_dir, or pass --lora {found}, or --overwrite_output_dir"
+            f"{checkpoint} is of a run with {kinds[found]}, and this one is with {kinds[lora]}: pass --lora {found}, "
+            "choose another output_dir, or pass --overwrite_output_dir"
         )
 
 
