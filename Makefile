@@ -1,7 +1,8 @@
 # make setup          install the pinned requirements into .venv; make PYTHON=/path/to/python3.11 setup chooses the Python
 # make quickstart     install, then train, evaluate, export and run a small GLM (a few minutes on two cores)
-# make test           install, check the style, run the tests
-# make test-all       the same, the slow tests too
+# make check          install, check the style, run the tests that start no processes
+# make test           the same, and the tests that start processes
+# make test-all       the same, and the slow tests
 # make lint           install, check the style
 # make bench          install, also torch and llama.cpp beside it, then measure this project beside its peers (docs/benchmarks.md)
 # make npu-simulator  install, then build the simulated NPU, on which `--device npu` runs anywhere, and say how to use it
@@ -17,7 +18,7 @@ BENCH_READY := $(BENCH_VENV)/.ready
 # llama.cpp for this processor, without its image models.
 BENCH_CMAKE := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
 
-.PHONY: help setup quickstart test test-all lint bench npu-simulator lock clean
+.PHONY: help setup quickstart check test test-all lint bench npu-simulator lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -39,6 +40,10 @@ quickstart: $(READY)
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+
+# Which tests start processes is read off their code: tests/tiers.py.
+check: lint
+	@$(PY) -m pytest -m "not slow and not process"
 
 test: lint
 	@$(PY) -m pytest -m "not slow"

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from glm.device.tuning import keep_freed_memory, tune_cpu
 
+__version__ = "0.1.0"
 CPU_SETTINGS = [*tune_cpu(os.environ), keep_freed_memory(os.environ)]
 
 _HOMES = {
@@ -36,7 +37,7 @@ _HOMES = {
     "set_context": "glm.api.mindformers",
     "transform_checkpoints": "glm.api.mindformers",
 }
-__all__ = ["CPU_SETTINGS", *_HOMES]
+__all__ = ["CPU_SETTINGS", "__version__", *_HOMES]
 
 
 def __getattr__(name: str):

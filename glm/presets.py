@@ -193,10 +193,16 @@ def bundled_tokenizer(name: str) -> Path:
     """The directory with the tokenizer of a tiny preset.
 
     Raises:
-        GLMError: a preset whose tokenizer comes with its weights, or no preset.
+        GLMError: a preset whose tokenizer comes with its weights, or no preset; an installation without the checkout.
     """
     preset = PRESETS.get(preset_name(name))
     if preset is None or preset.tokenizer is None:
         known = ", ".join(sorted(UNTRAINED_PRESETS))
         raise GLMError(f"no tokenizer of '{name}' comes with this project, only of {known}: give a model directory")
-    return BUNDLED / preset.tokenizer
+    directory = BUNDLED / preset.tokenizer
+    if not directory.is_dir():
+        raise GLMError(
+            f"the tokenizer of '{name}' is data/{preset.tokenizer} of a checkout of this project, and {directory} is "
+            "not there: install the checkout itself with pip install -e, or give a model directory"
+        )
+    return directory

@@ -7,8 +7,29 @@ import pytest
 import glm  # noqa: F401
 from glm.datasets.encoding import GLMEncoder
 from glm.tokenizers import GLMTokenizer
+from tests import tiers
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "glm-tiny-chinese"
+
+tiers.refuse_processes()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks before `-m` chooses."""
+    for item in items:
+        if tiers.starts_processes(item):
+            item.add_marker("process")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that is not marked starts no process, whatever is run."""
+    tiers.watch(item)
+    try:
+        return (yield)
+    finally:
+        tiers.watch(None)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Writes requirements.lock and requirements-bench.lock: every package that their .txt files need in turn, for all
+"""Writes requirements.lock and requirements-bench.lock: every package that the .txt files need in turn, for all
 supported Pythons at once."""
 
 import re
@@ -7,7 +7,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("requirements", "requirements-bench")
+# Each lock, and the files whose packages are in it.
+LOCKS = {
+    "requirements": ("requirements", "requirements-serve", "requirements-test"),
+    "requirements-bench": ("requirements-bench",),
+}
 HEADER = "# Made by `make lock` from {name}.txt; do not edit.\n"
 PROJECT = """\
 [project]
@@ -29,13 +33,13 @@ CUDA = re.compile(r"^(?:nvidia|cuda)-.*\n|^triton==.*\n", re.M)
 
 def main() -> None:
     """Resolves with uv, which makes one lock for several Pythons."""
-    for name in FILES:
+    for name in LOCKS:
         (ROOT / f"{name}.lock").write_text(HEADER.format(name=name) + resolved(name), encoding="utf-8")
 
 
 def resolved(name: str) -> str:
     """The lines of a lock."""
-    lines = (ROOT / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    lines = [line for file in LOCKS[name] for line in (ROOT / f"{file}.txt").read_text(encoding="utf-8").splitlines()]
     pins = [line for line in lines if line and not line.startswith("#")]
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "pyproject.toml").write_text(PROJECT.format(pins=pins), encoding="utf-8")
