@@ -162,40 +162,40 @@ def _sorted_out(
 def _check_names(directory: Path, settings: Settings, modules: Mapping, names: list[str], layout: Layout) -> None:
     """Raises GLMError where layers of the file are none of the model, or those that its settings name are missing."""
     odd = sorted(name for name in names if name not in layout.rows)
+    odd += sorted(f"{module}.weight" for module in modules if module not in layout.matrices)
     if odd:
-        known = set(layout.rows) & set(names)
-        shown = odd[0].removesuffix(".weight")
-        why = FOREIGN if known or not names else f"{FOREIGN}, whose layers are called otherwise"
-        raise GLMError(f"{directory} has, and the model lacks, {shown} ({len(odd)} such): {why}")
+        raise GLMError(
+            f"{directory} has, and the model lacks, {odd[0].removesuffix('.weight')} ({len(odd)} such): {FOREIGN}"
+        )
     adapted = {module for module, parts in modules.items() if parts.keys() != {"tokens"}}
-    if settings.targets:
-        named = {module for module, kind in layout.kinds.items() if settings.targets(module, kind)}
-        if beside := sorted(adapted - named):
-            raise GLMError(
-                f"{settings.path} does not name {beside[0]} ({len(beside)} such), which the file beside it adapts: "
-                "target_modules and the matrices are of different adapters"
-            )
-    elif settings.kind == MLX:
-        named = adapted  # num_layers counts from the end, and the file says which they are
-    else:
-        kinds = {module.rpartition(".")[2] for module in adapted}
-        named = {module for module in layout.matrices if module.rpartition(".")[2] in kinds}
-    lost = [
-        (module, part) for module in sorted(adapted) for part in ("lora_A", "lora_B") if part not in modules[module]
-    ]
-    if settings.dora:
-        lost += [(module, "magnitude") for module in sorted(adapted) if "magnitude" not in modules[module]]
-    if absent := sorted(named - adapted):
+    named = _named(settings, adapted, layout)
+    beside = sorted(module for module in adapted - named if not layout.is_tied_head(module))
+    if beside:
+        raise GLMError(
+            f"{settings.path} does not name {beside[0]} ({len(beside)} such), which the file beside it adapts: "
+            "target_modules and the matrices are of different adapters"
+        )
+    if absent := sorted(module for module in named - adapted if not layout.is_tied_head(module)):
         raise GLMError(f"{directory} lacks {absent[0]}.lora_A ({len(absent)} such): {FOREIGN}")
+    parts = ("lora_A", "lora_B", *(["magnitude"] if settings.dora else []))
+    lost = [f"{module}.{part}" for module in sorted(adapted) for part in parts if part not in modules[module]]
     if lost:
-        raise GLMError(f"{directory} lacks {'.'.join(lost[0])} ({len(lost)} such): the file is not whole")
+        raise GLMError(f"{directory} lacks {lost[0]} ({len(lost)} such): the file is not whole")
+
+
+def _named(settings: Settings, adapted: set[str], layout: Layout) -> set[str]:
+    """The modules that the settings name; all of a kind of which some have an adapter, where they do not say."""
+    if settings.targets:
+        return {module for module in layout.matrices if settings.targets(module, layout.kind(module))}
+    if settings.kind == MLX:  # num_layers counts from the end, and the file says which they are
+        return adapted
+    kinds = {module.rpartition(".")[2] for module in adapted}
+    return {module for module in layout.matrices if module.rpartition(".")[2] in kinds}
 
 
 def _add_module(adapter: LoadedAdapter, module: str, parts: Mapping, layout: Layout, config: Any) -> None:
     """The parts of an adapter of one stored layer."""
-    settings, row = adapter.settings, layout.matrices.get(module)
-    if row is None:
-        raise GLMError(f"{adapter.directory} adapts {module}, which has no matrix: {FOREIGN}")
+    settings, row = adapter.settings, layout.matrices[module]
     pieces = {part: _pieces(array, row, part, config, adapter.directory) for part, array in parts.items()}
     scaling = settings.scaling(module)
     for index, memory in enumerate(row.memory):

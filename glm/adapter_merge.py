@@ -67,13 +67,13 @@ def changed(array: np.ndarray, change: Change, whole: bool = True, is_head: bool
 def _residuals(members: list[np.ndarray], change: Change, config: Any) -> list[np.ndarray]:
     """What PEFT leaves of a stored weight before it adds a PiSSA or OLoRA adapter (tuners/lora/layer.py: pissa_init,
     olora_init): the part in the space of the first r left singular vectors, or of the first r columns of [out, in], is
-    taken out.
+    taken out, of OLoRA times the scaling.
     """
     row = change.fused
     weight = row.packing.pack([member.astype("float32") for member in members], config)
     if change.init == "olora":
         basis = np.linalg.qr(weight[: change.r].T.astype("float64"))[0][:, : change.r].astype("float32")
-        rest = weight - (weight @ basis) @ basis.T
+        rest = weight - (weight @ basis) @ basis.T * np.float32(change.scaling)
     elif weight.shape[0] <= weight.shape[1]:
         basis = _leading(weight, change.r)
         rest = weight - basis @ (basis.T @ weight)

@@ -27,16 +27,14 @@ class Layout:
             name.removesuffix(".weight"): row for name, row in rows.items() if len(shapes[row.memory[0]]) == 2
         }
 
-    @property
-    def kinds(self) -> dict[str, str]:
-        """`linear`, `embedding` or `head` of each of the matrices; a tied head is none."""
-        kinds = {}
-        for module, row in self.matrices.items():
-            if row.memory != (HEAD,):
-                kinds[module] = "linear" if row.linear else "embedding"
-            elif not self._tied:
-                kinds[module] = "head"
-        return kinds
+    def kind(self, module: str) -> str:
+        """`linear`, `embedding` or `head`."""
+        row = self.matrices[module]
+        return "head" if row.memory == (HEAD,) else "linear" if row.linear else "embedding"
+
+    def is_tied_head(self, module: str) -> bool:
+        """Whether a module has no weight of its own, so that settings may name it for nothing."""
+        return self._tied and self.kind(module) == "head"
 
 
 def find_layout(names: Iterable[str], config: Any) -> Layout:
