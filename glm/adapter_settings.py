@@ -31,7 +31,7 @@ _REFUSED = {
         "alora_invocation_tokens": "it acts from these tokens on only, so it cannot be merged",
         "arrow_config": "it chooses between adapters for each token",
         "kasa_config": "it is not LoRA alone",
-        "layer_replication": "it repeats layers, which makes another model",
+        "layer_replication": "it repeats layers",
         "megatron_config": "its layers are Megatron's",
         "monteclora_config": "it samples its matrices",
         "target_parameters": "it adapts parameters that are no layers",
@@ -188,7 +188,8 @@ def _peft(path: Path, raw: dict) -> Settings:
     _refuse(path, raw, PEFT)
     if raw.get("bias", "none") not in (None, "none", "all", "lora_only"):
         raise GLMError(f"{path}: bias is {raw['bias']!r}, and must be none, all or lora_only")
-    init = _initialisation(path, raw.get("init_lora_weights"))
+    init = _initialisation(path, raw.get("init_lora_weights", True))
+    _check_patterns(raw)
     if raw.get("use_dora") and raw.get("lora_bias"):
         raise GLMError(f"{path} sets lora_bias with use_dora, which is not supported: only one of them is")
     more = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices")
@@ -208,6 +209,18 @@ def _peft(path: Path, raw: dict) -> Settings:
         targets=_peft_targets(raw),
         untrainable=(*untrainable, *([f"init_lora_weights {init}"] if init else [])),
     )
+
+
+def _check_patterns(raw: dict) -> None:
+    """Raises re.error for what PEFT takes as a regular expression and is none."""
+    patterns = [
+        *(raw.get("rank_pattern") or {}),
+        *(raw.get("alpha_pattern") or {}),
+        *_listed(raw.get("layers_pattern")),
+    ]
+    patterns += [raw[name] for name in ("target_modules", "exclude_modules") if isinstance(raw.get(name), str)]
+    for pattern in patterns:
+        re.compile(pattern)
 
 
 def _initialisation(path: Path, value: Any) -> str:

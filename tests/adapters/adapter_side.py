@@ -18,10 +18,10 @@ TOLERANCE = 2e-5
 Arrays = dict[str, np.ndarray]
 
 
-def write_base(base: str, directory: Path, scratch: Path) -> None:
+def write_base(base: str, directory: Path, scratch: Path, seed: int = 1) -> None:
     """A tiny random model in the form in which its generation is published."""
     model = GLMForCausalLM(GLMConfig(**BASES[base]))
-    scatter(model, seed=1, spread=0.4)
+    scatter(model, seed=seed, spread=0.4)
     model.save_pretrained(scratch)
     convert_checkpoint(Conversion(scratch, directory, "remote" if base == "glm4-remote" else "hf"))
 
@@ -79,10 +79,10 @@ def layer_outputs(state: Arrays, config) -> Arrays:
     return found
 
 
-def written_adapter(base: str, targets: str, directory: Path, adapter: Path) -> GLMForCausalLM:
+def written_adapter(base: str, targets: str, directory: Path, adapter: Path, seed: int = 5) -> GLMForCausalLM:
     """An adapter as training leaves it, in PEFT's files; returns the model with it."""
     lora = add_lora(opened(directory), r=2, alpha=3, targets=targets)
-    draw = np.random.default_rng(5)
+    draw = np.random.default_rng(seed)
     for name, parameter in sorted(lora.model.state_dict().items()):
         if ".lora_" in name:
             parameter.set_value(draw.standard_normal(parameter.shape).astype("float32") * 0.3)

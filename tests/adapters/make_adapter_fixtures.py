@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from adapter_cases import BASES, READ, WRITTEN, directory_name
-from adapter_side import write_base, written_adapter
-from peft_side import run_peft
+from adapter_cases import BASES, READ, WRITTEN, directory_name  # noqa: E402
+from adapter_side import write_base, written_adapter  # noqa: E402
+from peft_side import run_peft  # noqa: E402
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
