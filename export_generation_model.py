@@ -41,7 +41,12 @@ def parse() -> argparse.Namespace:
         required=True,
         help="directory and name of the export, such as checkpoints/infer/glm",
     )
-    parser.add_argument("--lora_path", type=Path, help="directory of a LoRA adapter to merge")
+    parser.add_argument(
+        "--lora_path",
+        type=Path,
+        action="append",
+        help="directory of a LoRA adapter to merge; given again, another one is merged behind it",
+    )
     parser.add_argument("--format", choices=("paddle", "onnx"), default="paddle", help="see above")
     parser.add_argument(
         "--weights",

@@ -34,7 +34,12 @@ Generate text with a GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 model in Python.
 def parse() -> argparse.Namespace:
     parser = ScriptParser(DESCRIPTION)
     parser.add_argument("--model_name_or_path", required=True, help="directory of a model, or a preset")
-    parser.add_argument("--lora_path", type=Path, help="directory of a LoRA adapter")
+    parser.add_argument(
+        "--lora_path",
+        type=Path,
+        action="append",
+        help="directory of a LoRA adapter; given again, another one is merged behind it",
+    )
     parser.add_argument(
         "--merge_tensor_parallel_path", type=Path, help="save the model, all shards and the adapter merged, there"
     )

@@ -27,8 +27,42 @@ def expand(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     if not names_file(argv):
         return list(argv)
     content = _read(Path(argv[0]))
-    words = [word for name, value in content.items() if value is not None for word in _words(name, value, parser)]
+    given = {word.split("=")[0] for word in argv[1:]}
+    words = []
+    for name, value in content.items():
+        replaced = f"--{name}" in given and _gathers(parser._option_string_actions.get(f"--{name}"))
+        if value is not None and not replaced:  # a flag that gathers values would have both
+            words += _words(name, value, parser)
     return [*words, *argv[1:]]
+
+
+def repeated_flags(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """A line for each flag of which a command line has several and only the last one counts."""
+    given: dict[str, list[str]] = {}
+    for index, word in enumerate(argv):
+        name, has_value, value = word.partition("=")
+        action = parser._option_string_actions.get(name)
+        if word == "--":
+            break
+        if action is None or _gathers(action):
+            continue
+        values = [value] if has_value else _values_behind(argv[index + 1 :], action, parser)
+        given.setdefault(action.dest, []).append(" ".join((name, *values)))
+    return [
+        f"{uses[-1].split()[0]} is given {len(uses)} times: {uses[-1]} counts" for uses in given.values() if uses[1:]
+    ]
+
+
+def _values_behind(words: Sequence[str], action: argparse.Action, parser: argparse.ArgumentParser) -> list[str]:
+    flags = (index for index, word in enumerate(words) if word.partition("=")[0] in parser._option_string_actions)
+    most = {None: 1, "?": 1}.get(action.nargs, action.nargs)
+    end = next(flags, len(words))
+    return list(words[: min(end, most) if isinstance(most, int) else end])
+
+
+def _gathers(action: argparse.Action | None) -> bool:
+    """Whether a flag may be given again, and adds to what it has."""
+    return isinstance(action, (argparse._AppendAction, argparse._ExtendAction, argparse._CountAction))
 
 
 def _read(path: Path) -> dict:
@@ -64,6 +98,8 @@ def _words(name: str, value, parser: argparse.ArgumentParser) -> list[str]:
         positional.default = values
         return []
     action = parser._option_string_actions.get(f"--{name}")
+    if _gathers(action):
+        return [f"--{name}={word}" for word in values]
     if action is None or action.nargs != 0:
         if len(values) == 1 and values[0].startswith("-"):
             return [f"--{name}={values[0]}"]  # it would pass for a flag

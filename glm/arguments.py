@@ -7,7 +7,7 @@ from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
-from glm.argument_file import expand
+from glm.argument_file import expand, repeated_flags
 from glm.cli import HelpFormatter, unknown_argument
 from glm.datasets.encoding import Encoder
 from glm.device.choice import check_dtype, choose_device
@@ -174,7 +174,14 @@ class ModelArguments:
         metadata={"help": "attention = query, key, value; all = every linear layer.", "choices": ["attention", "all"]},
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapters' input."})
-    lora_path: Optional[str] = field(default=None, metadata={"help": "Go on training the adapter of this directory."})
+    lora_path: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Go on training the adapter of this directory; of several, each behind the flag, the last one, "
+            "with the others merged into the weights.",
+            "action": "append",
+        },
+    )
     save_peft: bool = field(
         default=False, metadata={"help": "Write the final adapter in Hugging Face PEFT's format as well, under peft/."}
     )
@@ -191,8 +198,9 @@ class GLMTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Start anew, and remove the checkpoints and results of an earlier run from output_dir; without it, "
-            "the run goes on from the newest checkpoint there."
+            "help": "Start anew, and remove the checkpoints and results of an earlier run from output_dir, and the "
+            "model of one of the other kind (LoRA or full); without it, the run goes on from the newest checkpoint "
+            "there."
         },
     )
     resume_from_checkpoint: Optional[str] = field(
@@ -268,6 +276,8 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(list(classes), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    for line in repeated_flags([RENAMED.get(word, word) for word in argv], parser):
+        note(line)
     argv = [RENAMED.get(word, word) for word in expand(argv, parser)]
     try:
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-from glm.argument_file import expand
+from glm.argument_file import expand, repeated_flags
 from glm.distributed.processes import ended_process, leave_with, process_count, process_rank
 from glm.errors import GLMError, UsageError
 
@@ -38,6 +38,8 @@ class ScriptParser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args
+        for line in repeated_flags(words, self) if process_rank() == 0 else ():
+            print(line, file=sys.stderr, flush=True)
         words = expand(words, self) if self._from_file else words
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:

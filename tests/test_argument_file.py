@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from glm.argument_file import expand, names_file
+from glm.argument_file import expand, names_file, repeated_flags
+from glm.arguments import ModelArguments, parse_arguments
 from glm.cli import ScriptParser
 from glm.errors import UsageError
 
@@ -112,3 +113,50 @@ def test_what_is_wrong_is_said(given, content, suffix, message):
 def test_a_file_that_is_not_there(parser):
     with pytest.raises(UsageError, match=r"none.json cannot be read: No such file"):
         parser.parse_args(["none.json"])
+
+
+REPEATED = {
+    "the same value": (["--count", "1", "--count", "1"], ["--count is given 2 times: --count 1 counts"]),
+    "a form with =": (["--count=1", "--rate", "1", "--count", "2"], ["--count is given 2 times: --count 2 counts"]),
+    "thrice, and another": (
+        ["--model", "a", "--model=b", "--rate", "-1", "--model", "c", "text", "--rate", "-2.5"],
+        ["--model is given 3 times: --model c counts", "--rate is given 2 times: --rate -2.5 counts"],
+    ),
+    "several values": (["--many", "a", "b", "--many", "c", "d"], ["--many is given 2 times: --many c d counts"]),
+    "a switch and its opposite": (["--draw", "--no-draw"], ["--no-draw is given 2 times: --no-draw counts"]),
+    "a switch": (["--loud", "--loud", "text"], ["--loud is given 2 times: --loud counts"]),
+    "what gathers": (["--each", "a", "--each", "b"], []),
+    "once": (["--count", "1", "--model", "--", "--count", "2"], []),
+}
+
+
+@pytest.mark.parametrize(("words", "lines"), REPEATED.values(), ids=REPEATED)
+def test_a_flag_given_twice_is_said(parser, words, lines):
+    parser.add_argument("--each", action="append")
+    assert repeated_flags(words, parser) == lines
+
+
+def test_a_flag_given_twice_is_said_by_every_parser(parser, capsys):
+    assert parser.parse_args(["--count", "1", "--count", "2"]).count == 2
+    assert capsys.readouterr().err == "--count is given 2 times: --count 2 counts\n"
+    parse_arguments([ModelArguments], "", ["--r", "4", "--lora_rank", "16"])
+    assert capsys.readouterr().err == "--r is given 2 times: --r 16 counts\n"
+
+
+def test_what_a_flag_says_behind_the_file_is_no_repetition(given, capsys):
+    assert given({"count": 1}, "--count", "2").count == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_list_for_a_flag_that_gathers(parser, given):
+    """Each of the list's, or those of the command line in their place."""
+    parser.add_argument("--each", action="append")
+    assert given({"each": ["a", "b"]}, "x").each == ["a", "b"]
+    assert given({"each": "a"}).each == ["a"]
+    assert given({"each": ["a", "b"]}, "--each", "c", "--each", "d").each == ["c", "d"]
+
+
+def test_the_adapters_of_a_training_run():
+    options = parse_arguments([ModelArguments], "", ["--lora_path", "a", "--lora_path", "b"])[0]
+    assert options.lora_path == ["a", "b"]
+    assert parse_arguments([ModelArguments], "", [])[0].lora_path is None

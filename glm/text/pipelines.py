@@ -6,6 +6,7 @@ from pathlib import Path
 from glm.chat import Message
 from glm.datasets.encoding import ChatEncoder
 from glm.errors import UsageError
+from glm.loading import AdapterPaths
 from glm.text.call_options import call_config, check_options
 from glm.text.predict import Predictor
 
@@ -64,7 +65,7 @@ def pipeline(
     task: str = TASK,
     model: str | Path | None = None,
     *,
-    lora_path: str | Path | None = None,
+    lora_path: AdapterPaths = None,
     dtype: str | None = None,
     device: str | None = None,
     batch_size: int = 8,
@@ -76,7 +77,7 @@ def pipeline(
     Args:
         task: "text-generation".
         model: directory of a model, or a preset.
-        lora_path: directory of an adapter to merge in.
+        lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
         dtype, device: the model's own, and the best one present, if not given.
         plain: texts are continued as they are, without a chat template.
         options: defaults of the calls.
@@ -97,8 +98,7 @@ def pipeline(
         raise UsageError(
             f"model is a {type(model).__name__}: give a directory or a name; a loaded model has model.chat"
         )
-    adapter = Path(lora_path) if lora_path else None
-    predictor = Predictor.load(str(model), adapter, dtype=dtype, device=device, plain=plain)
+    predictor = Predictor.load(str(model), lora_path, dtype=dtype, device=device, plain=plain)
     return TextGenerationPipeline(predictor, batch_size, **options)
 
 

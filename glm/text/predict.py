@@ -10,7 +10,7 @@ from glm.checkpoint.text_side import remove_text_side
 from glm.device.choice import check_dtype, choose_device
 from glm.device.probe import require, require_dtype
 from glm.distributed.processes import check_degrees, process_count, process_rank
-from glm.loading import load_encoder, load_merged_model
+from glm.loading import AdapterPaths, load_encoder, load_merged_model
 from glm.parallel import start
 from glm.text.model_generator import ModelGenerator
 
@@ -22,7 +22,7 @@ class Predictor(ModelGenerator):
     def load(
         cls,
         name_or_path: str,
-        lora_path: Path | None = None,
+        lora_path: AdapterPaths = None,
         *,
         dtype: str | None = None,
         device: str | None = None,
@@ -33,7 +33,7 @@ class Predictor(ModelGenerator):
         """A model directory or preset, on the devices of this launch.
 
         Args:
-            lora_path: directory of an adapter to merge in.
+            lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
             dtype, device: the model's own, and the best one present, if not given.
             lengths, options: of `glm.loading.load_encoder`.
             stop_strings: see `TextGenerator`.

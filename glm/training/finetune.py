@@ -18,14 +18,22 @@ from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, digest, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
 from glm.errors import GLMError, UsageError
-from glm.loading import load_encoder
-from glm.lora import add_lora, load_lora, merge_lora
+from glm.loading import adapter_paths, load_encoder
+from glm.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.model import GLMForCausalLM
 from glm.progress import BarCallback, note, print_metrics, print_samples
 from glm.training.data import EncodedDataset
 from glm.training.evaluation import GenerationEvaluation
 from glm.training.metrics import METRICS
-from glm.training.run_directory import check_output_dir, check_same_kind, clear_directory, resume_point
+from glm.training.run_directory import (
+    EXPORT_FOLDER,
+    PEFT_FOLDER,
+    check_base_is_elsewhere,
+    check_output_dir,
+    check_same_kind,
+    clear_directory,
+    resume_point,
+)
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
@@ -59,8 +67,8 @@ def finetune(
     _report_truncation(encoder)
     if training.do_train:
         run_training(trainer, resume)
-        if options.lora and options.save_peft:
-            peft = Path(training.output_dir) / "peft"
+        if options.save_peft and isinstance(trainer.model, GLMLoRAModel):
+            peft = Path(training.output_dir) / PEFT_FOLDER
             trainer.model.save_pretrained(peft, peft=True, is_main_process=training.should_save)
     if training.do_eval:
         run_evaluation(trainer, "eval", datasets["dev"])
@@ -99,7 +107,10 @@ def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> st
     advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
     require_shared(Path(training.output_dir))
     resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
-    check_same_kind(resume, lora=bool(options.lora or options.lora_path))
+    lora = bool(options.lora or options.lora_path)
+    check_same_kind(resume, lora)
+    if lora and training.overwrite_output_dir:
+        check_base_is_elsewhere(options.model_name_or_path, training.output_dir)
     return resume
 
 
@@ -172,7 +183,11 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     if warning := model.config.dtype_warning(dtype):
         note(warning)
     if options.lora_path:
-        return load_lora(model, options.lora_path)
+        *merged, last = adapter_paths(options.lora_path)
+        for path in merged:
+            merge_adapter(model, path)
+            note(f"{path} is merged into the weights; {last} is trained")
+        return load_trainable_lora(model, last)
     if options.lora:
         return add_lora(model, options.r, options.lora_alpha, options.lora_targets, options.lora_dropout)
     return model
@@ -235,7 +250,7 @@ def run_training(trainer: GLMTrainer, resume: str | None) -> None:
         note(f"resuming from {resume}")
     elif trainer.args.overwrite_output_dir:
         if trainer.args.should_save:
-            clear_directory(trainer.args.output_dir)
+            clear_directory(trainer.args.output_dir, lora=isinstance(trainer.model, GLMLoRAModel))
         barrier()
     sizes, trained = trainer.weight_sizes()
     result = trainer.train(resume_from_checkpoint=resume)
@@ -275,4 +290,4 @@ def _export(trainer: GLMTrainer, encoder: Encoder) -> None:
     lora = hasattr(trainer.model, "lora_config")
     model = merge_lora(trainer.model) if lora else trainer.model
     output = Path(trainer.args.output_dir)
-    export_directory(model, encoder, output / "export" / "glm", source=str(output))
+    export_directory(model, encoder, output / EXPORT_FOLDER / "glm", source=str(output))

@@ -7,14 +7,18 @@ from pathlib import Path
 
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
+from glm.adapter_file import PADDLE_WEIGHTS, PEFT_WEIGHTS
+from glm.adapter_settings import PADDLE_CONFIG, PEFT_CONFIG
+from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.checkpoint.unpickle import verify_pickle
 from glm.errors import GLMError, UsageError
-from glm.lora import PADDLE_CONFIG
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
 STATE_NAME = "trainer_state.json"
 # What a run leaves that was killed before its first checkpoint: a fresh start may go over it.
 LEFT_BEFORE_A_CHECKPOINT = ("runs", HISTORY_NAME, EVALUATIONS_NAME, ".*.tmp-*")
+PEFT_FOLDER, EXPORT_FOLDER = "peft", "export"  # of --save_peft and --do_export
+ADAPTER_FILES = (PADDLE_CONFIG, PADDLE_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS)
 PICKLED_STATE = ("scheduler*.pdparams", "scaler*.pdparams", "rng_state*.pth")
 
 
@@ -73,13 +77,33 @@ def check_training_state(checkpoint: Path) -> None:
             verify_pickle(path)
 
 
-def clear_directory(output_dir: str) -> None:
-    """Removes what an earlier run left, so that a fresh run does not mix with it."""
-    for path in Path(output_dir).glob("checkpoint-*"):
+def check_base_is_elsewhere(model_name_or_path: str, output_dir: str) -> None:
+    """Raises UsageError where a LoRA run would remove the model that its adapter needs, being another kind's."""
+    if Path(model_name_or_path).is_dir() and Path(model_name_or_path).resolve().is_relative_to(
+        Path(output_dir).resolve()
+    ):
+        raise UsageError(
+            f"output_dir {output_dir} holds the model that the adapter is trained on, and --overwrite_output_dir would "
+            "remove it: choose another output_dir"
+        )
+
+
+def clear_directory(output_dir: str, lora: bool) -> None:
+    """Removes what an earlier run left, so that a fresh run does not mix with it and nobody loads it for this run's.
+
+    Args:
+        lora: the fresh run writes an adapter, so an earlier whole model goes; else an earlier adapter.
+    """
+    directory = Path(output_dir)
+    for path in directory.glob("checkpoint-*"):
         shutil.rmtree(path)
-    for pattern in ("*_results.json", "eval_*.jsonl", "test_predictions.jsonl"):
-        for path in Path(output_dir).glob(pattern):
+    other_kind = (*weight_names(directory), CONFIG_NAME) if lora else ADAPTER_FILES
+    for pattern in ("*_results.json", "eval_*.jsonl", "test_predictions.jsonl", *other_kind):
+        for path in directory.glob(pattern):
             path.unlink()
+    shutil.rmtree(directory / PEFT_FOLDER, ignore_errors=True)
+    if any((directory / EXPORT_FOLDER).glob("*.manifest.json")):
+        shutil.rmtree(directory / EXPORT_FOLDER)
 
 
 def saved_step(checkpoint: Path) -> int:
