@@ -106,6 +106,7 @@ def open_adapter(directory: Path, config: Any) -> LoadedAdapter:
     names = [f"{module}.weight" for module in modules] + list(whole)
     layout = find_layout(names, config)
     _check_names(directory, settings, modules, names, layout)
+    _check_saved(settings, modules, whole, layout)
     adapter = LoadedAdapter(directory, settings)
     for module, parts in modules.items():
         _add_module(adapter, module, parts, layout, config)
@@ -181,6 +182,17 @@ def _check_names(directory: Path, settings: Settings, modules: Mapping, names: l
     lost = [f"{module}.{part}" for module in sorted(adapted) for part in parts if part not in modules[module]]
     if lost:
         raise GLMError(f"{directory} lacks {lost[0]} ({len(lost)} such): the file is not whole")
+
+
+def _check_saved(settings: Settings, modules: Mapping, whole: Mapping, layout: Layout) -> None:
+    """Raises GLMError where whole weights or rows that the settings name are not in the file."""
+    there = [name.rpartition(".")[0] for name in layout.rows]
+    for saved in settings.saved:
+        known = any(f"{saved}." in f"{module}." for module in there)
+        if known and not any(f"{saved}." in name for name in whole):
+            raise GLMError(f"{settings.path}: modules_to_save has {saved}, and the file beside it no weight of it")
+    if settings.tokens and not any("tokens" in parts for parts in modules.values()):
+        raise GLMError(f"{settings.path}: trainable_token_indices names tokens, and the file beside it has no rows")
 
 
 def _named(settings: Settings, adapted: set[str], layout: Layout) -> set[str]:

@@ -41,11 +41,14 @@ def find_layout(names: Iterable[str], config: Any) -> Layout:
     """The layout that knows most of these weights; of equals the first.
 
     The model's own layouts come first: with each prefix of its table, and the names in memory. Then those of another
-    published form of the same model, as GLM-4-9B's of its remote code and of transformers, and what a base model
-    without the head calls them.
+    published form of the same model, as GLM-4-9B's of its remote code and of transformers, what a base model without
+    the head calls them, and the model's own with another name in front, as PaddleNLP's ChatGLM-6B has them.
     """
     names = set(names)
-    return Layout(max(_layouts(config), key=lambda rows: len(names & rows.keys())), config)
+    layouts = list(_layouts(config))
+    for front in sorted({name.partition(".")[0] for name in names}):
+        layouts.append({f"{front}.{name}": row for name, row in layouts[0].items()})
+    return Layout(max(layouts, key=lambda rows: len(names & rows.keys())), config)
 
 
 def _layouts(config: Any) -> Iterator[dict[str, Row]]:

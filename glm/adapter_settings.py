@@ -28,6 +28,7 @@ _TO_PLAIN = (
 # Settings under which the matrices stand for another function, and what one can do.
 _REFUSED = {
     PEFT: {
+        "alora_invocation_string": "it acts from this text on only, so it cannot be merged",
         "alora_invocation_tokens": "it acts from these tokens on only, so it cannot be merged",
         "arrow_config": "it chooses between adapters for each token",
         "kasa_config": "it is not LoRA alone",
@@ -64,6 +65,12 @@ _NEUTRAL = {
         *("trainable_modules", "use_quick_lora"),
     },
 }
+_TYPES = {
+    **dict.fromkeys(("rank_pattern", "alpha_pattern", "lora_parameters"), (dict,)),
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), (str, list)),
+    "modules_to_save": (list,),
+    "layers_to_transform": (int, list),
+}
 _PLAIN_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
 _DECOMPOSED_INITS = ("pissa", "olora")
 
@@ -81,6 +88,7 @@ class Settings:
         init: `pissa` or `olora` where PEFT takes a part of the base weights out before it adds the adapter.
         dora: magnitudes belong to it.
         tokens: trained rows of the vocabulary: token ids, or such by the end of a module's name.
+        saved: ends of the names of modules whose whole weights lie in the file.
         tied: an adapter of a tied word embedding acts on the head as well.
         targets: whether the settings name a module, which is `linear`, an `embedding` or the `head`; None where they
             do not say which ones they name.
@@ -98,6 +106,7 @@ class Settings:
     init: str = ""
     dora: bool = False
     tokens: Any = None
+    saved: tuple[str, ...] = ()
     tied: bool = False
     targets: Callable[[str, str], bool] | None = None
     untrainable: tuple[str, ...] = ()
@@ -205,6 +214,7 @@ def _peft(path: Path, raw: dict) -> Settings:
         init=init,
         dora=bool(raw.get("use_dora")),
         tokens=raw.get("trainable_token_indices"),
+        saved=tuple(raw.get("modules_to_save") or ()),
         tied=bool(raw.get("ensure_weight_tying")),
         targets=_peft_targets(raw),
         untrainable=(*untrainable, *([f"init_lora_weights {init}"] if init else [])),
@@ -314,4 +324,11 @@ def _read_json(path: Path) -> dict:
         raise GLMError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise GLMError(f"{path} holds a {type(raw).__name__}, and must hold the settings of an adapter")
+    for name, types in _TYPES.items():
+        if raw.get(name) is not None and not isinstance(raw[name], types):
+            raise GLMError(f"{path}: {name} is {raw[name]!r:.40}, and must be {' or '.join(t.__name__ for t in types)}")
+    for name in ("rank_pattern", "alpha_pattern"):
+        for pattern, value in (raw.get(name) or {}).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise GLMError(f"{path}: {name} is {value!r} for {pattern}, and must be a number above 0")
     return raw

@@ -14,7 +14,7 @@ from test_adapters import base_of
 from glm.adapter_settings import Settings
 from glm.errors import GLMError
 from glm.loading import load_merged_model, stream_weights
-from glm.lora import GLMLoRAModel, load_lora, load_trainable_lora
+from glm.lora import GLMLoRAModel, add_lora, load_lora, load_trainable_lora, merge_lora
 from glm.plain_config import PlainConfig
 
 READ = Path(__file__).parent / "fixtures" / "read"
@@ -88,6 +88,19 @@ def test_initialisations_that_change_base_weights_are_refused_by_name(init, tmp_
         ("plain", {"rank_pattern": {"q_proj": 4}}, "q_proj.lora_A is [16, 2] and the model needs [16, 4]"),
         ("layers_to_transform", {"layers_to_transform": None}, "lacks model.layers.1.self_attn.k_proj.lora_A (3 such)"),
         ("plain", {"rank_pattern": {"(": 4}}, "has a pattern that is no regular expression"),
+        (
+            "plain",
+            {"modules_to_save": ["embed_tokens", "score"]},
+            "modules_to_save has embed_tokens, and the file beside",
+        ),
+        (
+            "plain",
+            {"trainable_token_indices": [1]},
+            "trainable_token_indices names tokens, and the file beside it has no",
+        ),
+        ("plain", {"rank_pattern": ["q_proj"]}, "rank_pattern is ['q_proj'], and must be dict"),
+        ("plain", {"alpha_pattern": {"q_proj": "4"}}, "alpha_pattern is '4' for q_proj, and must be a number above 0"),
+        ("plain", {"target_modules": 3}, "target_modules is 3, and must be str or list"),
         ("plain", {"r": 0}, "r is 0, and must be a whole number above 0"),
         ("plain", {"r": "two"}, "r is 'two', and must be a whole number above 0"),
         ("plain", {"lora_alpha": None}, "lora_alpha is None, and must be a number"),
@@ -169,6 +182,23 @@ def test_names_with_the_adapters_name_in_them(case, tmp_path):
         renamed[name] = array
     save_file(renamed, path)
     assert error_of(streamed_state(BASE, adapter)[0], streamed_state(BASE, READ / case)[0]) == 0
+
+
+@pytest.mark.parametrize("base", ["glm4-0414", "chatglm", "glm"])
+def test_peft_files_with_the_names_in_memory(base, tmp_path):
+    """As this project wrote them once: they fit no published model, and are read all the same."""
+    lora = add_lora(opened(base_of(base)), r=2, alpha=3, targets="all")
+    draw, arrays = np.random.default_rng(0), {}
+    for name, parameter in lora.model.state_dict().items():
+        if ".lora_" in name:
+            parameter.set_value(draw.standard_normal(parameter.shape, "float32"))
+            arrays[f"base_model.model.{name}.weight"] = np.ascontiguousarray(parameter.numpy().T)
+    save_file(arrays, tmp_path / "adapter_model.safetensors")
+    modules = sorted({name.split(".")[-3] for name in arrays})
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": modules}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    wanted = {name: parameter.numpy() for name, parameter in merge_lora(lora).state_dict().items()}
+    assert error_of(streamed_state(base_of(base), tmp_path)[0], wanted) < 1e-6
 
 
 # mlx-lm
@@ -258,6 +288,14 @@ def test_an_adapter_of_the_model_without_its_head(tmp_path):
     save_file({name.replace("model.layers", "layers", 1): x for name, x in load_file(path).items()}, path)
     assert any(name.startswith("base_model.model.layers") for name in load_file(path))
     assert error_of(streamed_state(BASE, adapter)[0], streamed_state(BASE, READ / "plain")[0]) == 0
+
+
+def test_another_name_in_front(tmp_path):
+    """PaddleNLP's ChatGLM-6B: chatglm.transformer.layers.…"""
+    shutil.copytree(READ / "chatglm__plain", tmp_path / "a")
+    path, base = tmp_path / "a" / "adapter_model.safetensors", base_of("chatglm")
+    save_file({name.replace(".transformer", ".chatglm.transformer"): x for name, x in load_file(path).items()}, path)
+    assert error_of(streamed_state(base, tmp_path / "a")[0], streamed_state(base, READ / "chatglm__plain")[0]) == 0
 
 
 # going on with training, and several adapters

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from commands import GREEDY, SAMPLE, SHORT, TINY, Result, WarmRunner, run_cold
+from safetensors.numpy import load_file, save_file
 
 from tests.npu_simulator.launching import environment
 
@@ -85,6 +88,21 @@ def adapter(run, model, rows, tmp_path_factory) -> Path:
     where = ["--model_name_or_path", model, "--data_path", rows, "--output_dir", directory, "--save_peft", "True"]
     result = run("finetune_generation.py", *where, *lora, *SHORT, *GREEDY)
     assert result.code == 0, result.err
+    return directory
+
+
+@pytest.fixture(scope="session")
+def dora(adapter, tmp_path_factory) -> Path:
+    """The trained adapter in PEFT's files, as DoRA with magnitudes of its own."""
+    directory, draw = tmp_path_factory.mktemp("dora") / "dora", np.random.default_rng(0)
+    shutil.copytree(adapter / "peft", directory)
+    config, weights = directory / "adapter_config.json", directory / "adapter_model.safetensors"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}), encoding="utf-8")
+    arrays = load_file(weights)
+    for name in [name for name in arrays if ".lora_B." in name]:
+        magnitude = draw.uniform(0.2, 2, len(arrays[name])).astype("float32")
+        arrays[name.replace(".lora_B.weight", ".lora_magnitude_vector")] = magnitude
+    save_file(arrays, weights)
     return directory
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import SHORT
-from safetensors.numpy import load_file, save_file
 from test_finetune_scripts import ONCE, tune  # noqa: F401  (a fixture)
 from test_script_errors import assert_error
 
@@ -23,19 +22,6 @@ def with_settings(source: Path, target: Path, **settings) -> Path:
     path = target / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
     return target
-
-
-@pytest.fixture(scope="module")
-def dora(adapter, tmp_path_factory) -> Path:
-    """The trained adapter in PEFT's files, as DoRA with magnitudes of its own."""
-    directory = with_settings(adapter / "peft", tmp_path_factory.mktemp("dora") / "dora", use_dora=True)
-    path, draw = directory / "adapter_model.safetensors", np.random.default_rng(0)
-    arrays = load_file(path)
-    for name in [name for name in arrays if ".lora_B." in name]:
-        magnitude = draw.uniform(0.2, 2, len(arrays[name])).astype("float32")
-        arrays[name.replace(".lora_B.weight", ".lora_magnitude_vector")] = magnitude
-    save_file(arrays, path)
-    return directory
 
 
 @pytest.fixture(scope="module")

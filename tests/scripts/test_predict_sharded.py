@@ -85,6 +85,14 @@ def test_an_adapter_of_another_degree(run, predict, adapter, few, tmp_path):
     assert run("predict_generation.py", "--model_name_or_path", merged, *SHORT, "-", stdin=few).out == whole.out
 
 
+def test_an_adapter_that_is_more_than_two_matrices(run, predict, dora, few, tmp_path):
+    """DoRA's norms are those of whole columns, of which a rank may hold parts only."""
+    merged = tmp_path / "merged"
+    whole, ranks = predict("--lora_path", dora, of_ranks=["--merge_tensor_parallel_path", merged])
+    assert ranks[0].out == whole.out
+    assert run("predict_generation.py", "--model_name_or_path", merged, *SHORT, "-", stdin=few).out == whole.out
+
+
 def broken(shards, directory, break_it) -> None:
     shutil.copytree(shards, directory)
     break_it(directory / "model_state.tp01.pdparams")

@@ -19,11 +19,12 @@ from glm.errors import GLMError
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
 from glm.loading import stream_weights
-from glm.lora import add_lora
+from glm.lora import add_lora, merge_adapter
 from glm.plain_config import PlainConfig
 from glm.presets import PRESETS
 
 FIXTURES = Path(__file__).resolve().parents[2] / "parity" / "fixtures"
+ADAPTERS = Path(__file__).resolve().parents[2] / "adapters" / "fixtures"
 GENERATIONS = ("glm", *FAMILY)
 HF_FILES = ("chatglm-6b", "glm-g2-bias-rope1", "glm4-g4-bias-rope500")  # that transformers or its remote code wrote
 
@@ -116,6 +117,17 @@ def test_an_adapter_of_a_fused_layer_is_merged_in_float32(models, tmp_path):
     assert 0 < np.abs(wanted).max() < 2e-3
     assert np.allclose(difference, wanted, atol=1e-7)
     assert plain["model.norm.weight"].dtype == summed["model.norm.weight"].dtype
+
+
+@pytest.mark.parametrize("case", ["tied__lm_head", "tied__embed_tokens", "tied__both", "tied__modules_to_save"])
+def test_an_adapter_that_gives_a_tied_model_a_head_of_its_own(case, tmp_path):
+    base, adapter = ADAPTERS / "bases" / "glm4-tied", ADAPTERS / "read" / case
+    config = streamed(base, tmp_path / "merged", adapter)
+    assert not config.tie_word_embeddings and PlainConfig.from_pretrained(str(base)).tie_word_embeddings
+    model = merge_adapter(opened(base), adapter)
+    assert_same_logits(tmp_path / "merged", model)
+    model.save_pretrained(tmp_path / "saved")
+    assert_same_logits(tmp_path / "merged", opened(tmp_path / "saved"))
 
 
 def test_an_adapter_of_another_model_is_refused_before_anything_is_read(models, tmp_path):
