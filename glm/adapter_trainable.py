@@ -29,16 +29,17 @@ def read_adapter(directory: Path, config: Any) -> tuple[dict, Adapter]:
     settings, changes = loaded.settings, loaded.changes
     _require_trainable(loaded)
     kept = _own_ranks(changes)
-    ranks, scalings = {len(own) for own in kept.values()}, {round(changes[name].scaling, 7) for name in kept}
+    ranks, scalings = {len(own) for own in kept.values()}, {float(f"{changes[name].scaling:.12g}") for name in kept}
     if len(ranks) > 1 or len(scalings) > 1:
         raise _untrainable(settings, "rank_pattern or alpha_pattern")
     matrices: Adapter = {}
     for name, own in kept.items():
         layer, change = name.removesuffix(".weight"), changes[name]
         matrices |= {f"{layer}.lora_A": change.lora_A[:, own], f"{layer}.lora_B": change.lora_B[own]}
-    alpha = scalings.pop() * len(next(iter(kept.values())))
-    alpha = round(alpha) if abs(alpha - round(alpha)) < 1e-5 else alpha
-    return {"r": ranks.pop(), "alpha": alpha, "dropout": settings.dropout}, matrices
+    r, scaling = ranks.pop(), scalings.pop()
+    alpha = scaling * r
+    alpha = round(alpha) if abs(alpha - round(alpha)) < 1e-9 * abs(alpha) else alpha
+    return {"r": r, "alpha": alpha, "dropout": settings.dropout}, matrices
 
 
 def _require_trainable(adapter: LoadedAdapter) -> None:
