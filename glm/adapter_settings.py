@@ -139,7 +139,7 @@ def read_settings(directory: Path) -> Settings:
         if path.is_file():
             try:
                 return read(path, _read_json(path))
-            except re.error as error:
+            except (re.error, TypeError) as error:
                 raise GLMError(f"{path} has a pattern that is no regular expression: {error}") from None
     raise GLMError(f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there")
 
@@ -152,7 +152,7 @@ def adapter_dtype(directory: Path) -> str | None:
 
 def _paddle(path: Path, raw: dict) -> Settings:
     _refuse(path, raw, PADDLE)
-    patterns = _listed(raw.get("target_modules"))
+    patterns = [re.compile(pattern) for pattern in _listed(raw.get("target_modules"))]
     return Settings(
         path,
         PADDLE,
@@ -163,8 +163,8 @@ def _paddle(path: Path, raw: dict) -> Settings:
     )
 
 
-def _paddle_targets(patterns: list[str], module: str, kind: str) -> bool:
-    return kind != "embedding" and any(re.fullmatch(pattern, module) for pattern in patterns)
+def _paddle_targets(patterns: list[re.Pattern], module: str, kind: str) -> bool:
+    return kind != "embedding" and any(pattern.fullmatch(module) for pattern in patterns)
 
 
 def _peft_or_mlx(path: Path, raw: dict) -> Settings:
@@ -227,6 +227,7 @@ def _check_patterns(raw: dict) -> None:
         *(raw.get("rank_pattern") or {}),
         *(raw.get("alpha_pattern") or {}),
         *_listed(raw.get("layers_pattern")),
+        *_listed(raw.get("modules_to_save")),
     ]
     patterns += [raw[name] for name in ("target_modules", "exclude_modules") if isinstance(raw.get(name), str)]
     for pattern in patterns:

@@ -268,6 +268,12 @@ def test_a_missing_matrix(tmp_path):
         ("lora_config.json", '{"r": 4}', "lora_config.json lacks 'lora_alpha'"),
         ("lora_config.json", '{"lora_alpha": 4}', "lora_config.json lacks 'r'"),
         ("lora_config.json", '{"r": 4, "lora_alpha": 8, "pissa": true}', "sets pissa, which is not supported: the we"),
+        (
+            "lora_config.json",
+            '{"r": 4, "lora_alpha": 8, "target_modules": ["*q"]}',
+            "is no regular expression: nothing",
+        ),
+        ("lora_config.json", '{"r": 4, "lora_alpha": 8, "target_modules": [1]}', "is no regular expression: first arg"),
         ("lora_model_state.pdparams", "half a file", "lora_model_state.pdparams"),
     ],
 )
