@@ -105,7 +105,10 @@ def test_the_real_peft_reads_what_is_written(tmp_path):
 
 @pytest.mark.slow
 def test_what_the_real_peft_writes_is_read(tmp_path):
-    """On other base weights than the golden files', and other random adapters."""
+    """On other base weights than the golden files', and other random adapters.
+
+    PEFT's own float32 misses its float64 by up to 2.5e-5 on such weights; a setting that is overlooked shows at 0.01.
+    """
     require_peft()
     jobs = []
     for number, (case, (base, settings)) in enumerate(READ.items()):
@@ -117,4 +120,4 @@ def test_what_the_real_peft_writes_is_read(tmp_path):
     run_peft(jobs, tmp_path)
     for job, case in zip(jobs, READ, strict=True):
         found = live_results(READ[case][0], job["base"], job["adapter"])
-        assert error_of(found, load_file(job["results"])) < TOLERANCE, case
+        assert error_of(found, load_file(job["results"])) < 5 * TOLERANCE, case
