@@ -171,7 +171,7 @@ def _check_names(directory: Path, settings: Settings, modules: Mapping, names: l
     adapted = {module for module, parts in modules.items() if parts.keys() != {"tokens"}}
     named = _named(settings, adapted, layout)
     beside = sorted(module for module in adapted - named if not layout.is_tied_head(module))
-    if beside:
+    if beside and settings.kind == PEFT:  # which would pass them over
         raise GLMError(
             f"{settings.path} does not name {beside[0]} ({len(beside)} such), which the file beside it adapts: "
             "target_modules and the matrices are of different adapters"
