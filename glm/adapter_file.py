@@ -23,7 +23,6 @@ from glm.checkpoint.names import Row
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import load_pdparams
 from glm.errors import GLMError
-from glm.generations import GENERATIONS
 from glm.memory.weights import parameter_shapes
 
 PADDLE_WEIGHTS, PEFT_WEIGHTS = "lora_model_state.pdparams", "adapter_model.safetensors"
@@ -293,18 +292,17 @@ def _settle_ties(adapter: LoadedAdapter, config: Any) -> None:
     if not config.tie_word_embeddings:
         return
     embedding, head = (adapter.changes.get(name, Change()) for name in (EMBEDDING, HEAD))
-    can_untie = "tie_word_embeddings" in GENERATIONS[config.generation].names.values()
     both = head.weight is not None and head.lora_A is None and embedding.weight is not None
     if both and np.array_equal(embedding.weight, head.weight.T):
         del adapter.changes[HEAD]
         return
-    alone = embedding.lora_A is not None or (embedding.weight is not None and can_untie)
+    alone = embedding.lora_A is not None or (embedding.weight is not None and config.can_untie)
     adapter.unties = HEAD in adapter.changes or (alone and not adapter.settings.tied)
     if not adapter.unties:
         return
     if head.init:
         raise GLMError(f"{adapter.settings.path}: init_lora_weights {head.init} of a tied head is not supported")
-    if not can_untie:
+    if not config.can_untie:
         raise GLMError(
             f"{adapter.settings.path} has LoRA on the word embedding, and this model's head, which is the same weight, "
             "would stay without: train the embedding with modules_to_save or trainable_token_indices instead"

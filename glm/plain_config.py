@@ -107,6 +107,11 @@ class ConfigFields:
             )
 
     @property
+    def can_untie(self) -> bool:
+        """Whether models of the generation may have a head that is not the word embedding."""
+        return "tie_word_embeddings" in self._shared.names.values()
+
+    @property
     def half(self) -> str:
         """The 16-bit dtype that the generation is made for."""
         return self._shared.half
