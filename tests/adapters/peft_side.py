@@ -88,6 +88,8 @@ def _make(job: dict) -> None:
             parameter.data += noise
     model.save_pretrained(job["adapter"], safe_serialization=not binary)
     (Path(job["adapter"]) / "README.md").unlink(missing_ok=True)
+    path = Path(job["adapter"]) / "adapter_config.json"  # it names the base model's directory
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": None}, indent=2) + "\n")
 
 
 def _results(job: dict) -> None:
