@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from glm.cli import ScriptParser, run_script
-from glm.sizes import size_in_bytes
+from glm.cli.script import ScriptParser, run_script
+from glm.files.sizes import size_in_bytes
 
 DESCRIPTION = """\
 Convert a checkpoint, shard by shard, with a few megabytes of memory. A killed run goes on when it is started again.
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parse()
 
     from glm.checkpoint.convert import Conversion, convert_checkpoint
-    from glm.progress import print_metrics
+    from glm.cli.console import print_metrics
 
     conversion = Conversion(
         source=arguments.source,

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.cli import ScriptParser, run_script
+from glm.cli.script import ScriptParser, run_script
 from glm.device.choice import check_dtype, choose_device
 from glm.errors import UsageError
-from glm.sizes import in_words
+from glm.files.sizes import in_words
 
 DESCRIPTION = """\
 Export a GLM to a directory with all that infer_generation.py needs: graph, weights, configuration, tokenizer, and a
@@ -120,8 +120,8 @@ def export_paddle(arguments: argparse.Namespace):
     paddle.set_device(device)
     from rich.console import Console
 
+    from glm.api.loading import load_encoder, load_merged_model, model_source
     from glm.export.paddle_graphs import export_directory
-    from glm.loading import load_encoder, load_merged_model, model_source
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
     with Console(stderr=True).status("building the model and tracing its graph …"):  # on a terminal only
@@ -130,10 +130,10 @@ def export_paddle(arguments: argparse.Namespace):
 
 
 def export_onnx(arguments: argparse.Namespace):
+    from glm.api.loading import load_encoder, model_source, stream_weights
     from glm.export.onnx.weights import weights_of
     from glm.export.onnx.write import export_step_graph
     from glm.export.writing import write_text_side
-    from glm.loading import load_encoder, model_source, stream_weights
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
     stored = weights_of(

@@ -1,7 +1,7 @@
 """Fine-tunes a GLM to generate text, by default questions (DuReaderQG): full or LoRA, and evaluates by generation."""
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.cli import run_script
+from glm.cli.script import run_script
 
 DESCRIPTION = """\
 Fine-tune a GLM to generate text: full or LoRA, on one device or many, with evaluation by generation.
@@ -15,7 +15,13 @@ Run again with the same --output_dir after an interruption: training resumes fro
 
 
 def main() -> None:
-    from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
+    from glm.training.arguments import (
+        DataArguments,
+        DecodeArguments,
+        GLMTrainingArguments,
+        ModelArguments,
+        parse_arguments,
+    )
     from glm.training.finetune import finetune
 
     arguments = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)

@@ -1,7 +1,7 @@
 """Fine-tunes a GLM on instructions or conversations: full or LoRA, and evaluates by generation."""
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.cli import run_script
+from glm.cli.script import run_script
 
 DESCRIPTION = """\
 Fine-tune a GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 model on instructions or conversations: full or LoRA, on one device
@@ -19,7 +19,7 @@ Run again with the same --output_dir after an interruption: training resumes fro
 
 
 def main() -> None:
-    from glm.arguments import (
+    from glm.training.arguments import (
         DecodeArguments,
         GLMTrainingArguments,
         InstructionDataArguments,

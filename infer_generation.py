@@ -5,12 +5,8 @@ import sys
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.cli import ScriptParser, run_script
-from glm.device.tuning import usable_cores
-from glm.runtime import BACKENDS
-from glm.sizes import size_in_bytes
-from glm.text.answers import answer
-from glm.text.texts import (
+from glm.cli.generate import answer
+from glm.cli.prompts import (
     add_decode_arguments,
     add_dialogue_arguments,
     add_text_arguments,
@@ -18,6 +14,10 @@ from glm.text.texts import (
     generation_config,
     read_texts,
 )
+from glm.cli.script import ScriptParser, run_script
+from glm.device.tuning import usable_cores
+from glm.files.sizes import size_in_bytes
+from glm.runtime import BACKENDS
 
 DESCRIPTION = """\
 Generate text with an exported GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 in a C++ runtime.
@@ -63,7 +63,7 @@ def main() -> None:
     check_dialogue(arguments)
     texts = [] if arguments.chat else read_texts(arguments)
 
-    from glm.text.infer import open_generator
+    from glm.inference.exported import open_generator
 
     generator, choice = open_generator(arguments)
     print(choice, file=sys.stderr)

@@ -5,11 +5,9 @@ import sys
 from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
-from glm.checkpoint.text_side import require_place_for_model
-from glm.cli import ScriptParser, run_script
-from glm.distributed.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
-from glm.text.answers import answer
-from glm.text.texts import (
+from glm.checkpoint.side_files import require_place_for_model
+from glm.cli.generate import answer
+from glm.cli.prompts import (
     add_decode_arguments,
     add_dialogue_arguments,
     add_text_arguments,
@@ -17,6 +15,8 @@ from glm.text.texts import (
     generation_config,
     read_texts,
 )
+from glm.cli.script import ScriptParser, run_script
+from glm.distributed.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
 
 DESCRIPTION = """\
 Generate text with a GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 model in Python.
@@ -61,7 +61,7 @@ def main() -> None:
         require_place_for_model(arguments.merge_tensor_parallel_path)
     texts = [] if arguments.chat else from_rank_0(lambda: read_texts(arguments))
 
-    from glm.text.predict import Predictor
+    from glm.api.predictor import Predictor
 
     predictor = Predictor.load(
         arguments.model_name_or_path,

@@ -17,8 +17,8 @@ from benchmarks.processes import ROOT, Environment
 from benchmarks.report import build_report, print_report
 from benchmarks.settings import ROWS
 from benchmarks.values import build_row, missed
-from glm.checkpoint.atomic import atomic_write
 from glm.errors import GLMError
+from glm.files.atomic import atomic_write
 
 DESCRIPTION = """\
 Measure this project beside transformers, PEFT, llama.cpp and PaddleNLP's GLM: the same weights, one run, in turns.

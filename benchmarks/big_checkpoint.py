@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.file_layout import safetensors_layout, write_layout
 from glm.checkpoint.names import Row, table_of
-from glm.checkpoint.outgoing import Block
+from glm.checkpoint.peak_memory import PeakMemory
 from glm.checkpoint.read import open_checkpoint
-from glm.checkpoint.stream import safetensors_layout, write_layout
-from glm.config import GLMConfig
+from glm.checkpoint.tiles import Block
+from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError
-from glm.peak_memory import PeakMemory
-from glm.sizes import in_words
+from glm.files.sizes import in_words
 
 # config.json of THUDM/glm-4-9b-chat, as far as it says something about shapes and meaning.
 CONFIG = {

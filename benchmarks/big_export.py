@@ -24,9 +24,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from glm.checkpoint.atomic import atomic_write
-from glm.peak_memory import PeakMemory
-from glm.sizes import in_words
+from glm.checkpoint.peak_memory import PeakMemory
+from glm.files.atomic import atomic_write
+from glm.files.sizes import in_words
 
 PROMPT, NEW_TOKENS = 128, 32
 READ_BYTES, READ_RUNS = 1 << 29, 9
@@ -83,7 +83,7 @@ def export(checkpoint: Path, weights: str, block_size: int | None, prefix: Path)
     """Writes the step graph: seconds, peak memory, sizes."""
     memory, begin = PeakMemory(), time.perf_counter()
     from glm.checkpoint.read import open_checkpoint
-    from glm.config import GLMConfig
+    from glm.config.glm_config import GLMConfig
     from glm.export.onnx.weights import weights_of
     from glm.export.onnx.write import write_step_graph
 
@@ -111,7 +111,7 @@ def stored_bytes(model_file: Path, beginning: str) -> int:
 def generate(model_file: Path, embedding_bytes: int) -> dict[str, Any]:
     """A prompt and the tokens behind it: start-up, tokens/s, peak memory, and what memory bandwidth would allow."""
     memory, begin = PeakMemory(), time.perf_counter()
-    from glm.datasets.batches import TextPositions
+    from glm.encoding.batches import TextPositions
     from glm.engine import Engine, GenerationConfig, StopTokens
     from glm.runtime.onnx_step import OnnxStepRuntime
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmarks.picture import draw
 from benchmarks.report import SHOWN, aim_text, number, ratio, shown, side_title, spread
 from benchmarks.settings import SIDES
-from glm.checkpoint.atomic import atomic_write
+from glm.files.atomic import atomic_write
 
 MET = {True: "met", False: "**missed**", None: ""}
 HEAD = """\

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.report import side_title
-from glm.checkpoint.atomic import atomic_file
+from glm.files.atomic import atomic_file
 
 # Of the sides that are compared with: how a dot looks. A dot right of 1 means that this project is ahead.
 MARKS = {

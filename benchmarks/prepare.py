@@ -13,15 +13,15 @@ import paddle
 from benchmarks.settings import SEED, SIDES, Shape
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.read import open_checkpoint
-from glm.config import GLMConfig
-from glm.datasets.batches import BlockPositions, Positions, TextPositions, training_batch
-from glm.datasets.encoding import GLMEncoder
+from glm.config.glm_config import GLMConfig
+from glm.encoding.batches import BlockPositions, Positions, TextPositions, training_batch
+from glm.encoding.encoder import GLMEncoder
+from glm.encoding.examples import IGNORED, TrainingRow
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
 from glm.export.paddle_graphs import export_graph
-from glm.generation_config import StopTokens
-from glm.model import GLMForCausalLM
-from glm.rows import IGNORED, TrainingRow
+from glm.generation.options import StopTokens
+from glm.model.network import GLMForCausalLM
 
 MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"
 INPUTS, TRAINING, PADDLENLP = "inputs.npz", "training.npz", "paddlenlp.npz"

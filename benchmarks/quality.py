@@ -21,16 +21,16 @@ from tqdm import tqdm
 
 from benchmarks.quality_layer import LayerError, layer_errors
 from benchmarks.quality_score import Quality, score
-from glm.checkpoint.atomic import atomic_write
 from glm.checkpoint.read import open_checkpoint
-from glm.config import GLMConfig
-from glm.datasets.encoding import Encoder, open_encoder
+from glm.config.glm_config import GLMConfig
 from glm.datasets.tasks import load_examples
+from glm.encoding.encoder import Encoder, open_encoder
+from glm.encoding.examples import TrainingRow
 from glm.errors import GLMError
 from glm.export.onnx.quantize import Blocks
 from glm.export.onnx.weights import FloatWeights, QuantizedWeights, Weights
 from glm.export.onnx.write import write_step_graph
-from glm.rows import TrainingRow
+from glm.files.atomic import atomic_write
 from glm.runtime.onnx_step import OnnxStepRuntime
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from glm.datasets.batches import Positions
-from glm.rows import TrainingRow
+from glm.encoding.batches import Positions
+from glm.encoding.examples import TrainingRow
 from glm.runtime.step import StepRuntime
 
 BATCH = 32  # rows that are read together

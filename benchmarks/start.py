@@ -40,7 +40,7 @@ def start_onnx(directory: Path, side, shape, stages: list[dict]):
     from glm.device.tuning import usable_cores
     from glm.engine import Engine, EngineOptions
     from glm.export.files import exported_formats, read_manifest, start_check
-    from glm.generation_config import GenerationConfig, StopTokens
+    from glm.generation.options import GenerationConfig, StopTokens
     from glm.runtime import RuntimeOptions, choose
 
     stages.append(stage("imports"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from glm.checkpoint.atomic import atomic_write
-from glm.cli import ScriptParser, run_script
+from glm.cli.script import ScriptParser, run_script
 from glm.datasets.prompts import ALPACA
 from glm.datasets.readers import read_rows
+from glm.files.atomic import atomic_write
 
 
 def main() -> None:

@@ -25,10 +25,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 
 from train_vocabulary import BOUNDARY, training_text  # noqa: E402
 
+from glm.files.json_files import CONFIG_FILE, write_json, write_whole  # noqa: E402
 from glm.tokenizers import ChatGLMTokenizer, GLM4JsonTokenizer, GLM4Tokenizer, GLMTokenizer  # noqa: E402
 from glm.tokenizers.byte_pairs import PIECE_PATTERN  # noqa: E402
 from glm.tokenizers.chatglm import LAYOUT  # noqa: E402
-from glm.tokenizers.files import CONFIG_FILE, write_json, write_whole  # noqa: E402
 from glm.tokenizers.glm4 import SPECIAL_TOKENS  # noqa: E402
 from glm.tokenizers.kept_files import TEMPLATE_FILE  # noqa: E402
 

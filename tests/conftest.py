@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import glm  # noqa: F401
-from glm.datasets.encoding import GLMEncoder
+from glm.encoding.encoder import GLMEncoder
 from glm.tokenizers import GLMTokenizer
 from tests import tiers
 

@@ -1,4 +1,4 @@
-"""Greedy and beam search in plain Python, one text at a time: what `glm.generation` is compared with."""
+"""Greedy and beam search in plain Python, one text at a time: what `glm.generation.search` is compared with."""
 
 from collections.abc import Callable
 

@@ -9,7 +9,7 @@ from setuptools import Distribution
 from setuptools.config.pyprojecttoml import apply_configuration
 
 import glm
-from glm import presets
+from glm.config import presets
 from glm.datasets import load_examples, tasks
 from glm.errors import GLMError
 

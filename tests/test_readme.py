@@ -24,7 +24,7 @@ DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 RUN_BY = {
     r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
-    r"distributed\.launch .*predict_generation\.py configs/": "tests/models/test_matrix.py::test_tensor_parallel",
+    r"distributed\.launch .*predict_generation\.py configs/": "tests/matrix/test_matrix.py::test_tensor_parallel",
     r"finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_fine_tuning_and_evaluation",
     r"predict_generation\.py .*--(chat|predict_data)": f"{CONFIG_TEST}::test_prediction",
     r"convert_checkpoint\.py": "tests/scripts/test_convert_script.py::test_both_ways",
@@ -145,7 +145,7 @@ def test_the_python_block(readme, monkeypatch, capsys):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_the_file_of_arguments(readme, tmp_path):
-    from glm import arguments
+    from glm.training import arguments
 
     block = re.search(r"^```yaml\n(.*?)^```", (ROOT / readme).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)[1]
     (tmp_path / "arguments.yaml").write_text(block, encoding="utf-8")
@@ -205,16 +205,16 @@ SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 def flags_of(script: str) -> frozenset[str]:
     if script.startswith("finetune"):
         return frozenset(training_parser(script)._option_string_actions)
-    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "glm" / "text" / "texts.py").read_text(
+    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "glm" / "cli" / "prompts.py").read_text(
         encoding="utf-8"
     )
-    return frozenset(re.findall(r'"(--\w+)"', text + (ROOT / "glm" / "cli.py").read_text(encoding="utf-8")))
+    return frozenset(re.findall(r'"(--\w+)"', text + (ROOT / "glm" / "cli" / "script.py").read_text(encoding="utf-8")))
 
 
 @cache
 def training_parser(script: str):
     """The parser of a fine-tuning script, before it looks at the machine (a CPU refuses --fp16)."""
-    from glm import arguments
+    from glm.training import arguments
 
     data = arguments.InstructionDataArguments if "instruction" in script else arguments.DataArguments
     classes = [data, arguments.DecodeArguments, arguments.ModelArguments, arguments.GLMTrainingArguments]

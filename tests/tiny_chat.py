@@ -7,8 +7,8 @@ from pathlib import Path
 from tiny_glm import tiny_model
 
 from glm import GLMForCausalLM
-from glm.datasets.encoding import ChatEncoder
-from glm.generation_file import NAME
+from glm.encoding.encoder import ChatEncoder
+from glm.generation.config_json import NAME
 from glm.tokenizers import GLMTokenizer
 
 DATA = Path(__file__).resolve().parents[1] / "data"

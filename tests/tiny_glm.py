@@ -6,7 +6,7 @@ from paddlenlp.utils.log import logger
 
 import glm  # noqa: F401
 from glm import GLMConfig, GLMForCausalLM
-from glm.generation import Prompt, StopTokens
+from glm.generation.search import Prompt, StopTokens
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 logger.set_level("ERROR")

@@ -63,7 +63,13 @@ def command(model: Path, data: Path, output: Path, **flags) -> list[str]:
 
 def train(model: Path, data: Path, output: Path, **flags):
     """Runs in this process; returns the trainer."""
-    from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
+    from glm.training.arguments import (
+        DataArguments,
+        DecodeArguments,
+        GLMTrainingArguments,
+        ModelArguments,
+        parse_arguments,
+    )
     from glm.training.finetune import finetune
 
     classes = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)

@@ -10,8 +10,8 @@ from benchmarks.settings import Task
 from benchmarks.side import Generation, Place
 from benchmarks.sides.onnx import options, positions_of
 from benchmarks.sides.prompts import end_token, prompts_of
-from glm.datasets.batches import prompt_batch
-from glm.generation_config import GenerationConfig, control_arrays
+from glm.encoding.batches import prompt_batch
+from glm.generation.options import GenerationConfig, control_arrays
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import PaddleInferenceRuntime
 

@@ -16,7 +16,7 @@ from benchmarks.sides.positions import positions_of
 from benchmarks.sides.prompts import end_token, prompts_of
 from glm.device.tuning import usable_cores
 from glm.engine import Engine, EngineOptions, Request
-from glm.generation_config import GenerationConfig, StopTokens
+from glm.generation.options import GenerationConfig, StopTokens
 from glm.runtime.onnx_step import OnnxStepRuntime
 
 OUTSIDE = "outside the graph's kernels (search, numpy, calls)"

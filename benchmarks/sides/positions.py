@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glm.datasets.batches import BlockPositions, Positions, TextPositions
+from glm.encoding.batches import BlockPositions, Positions, TextPositions
 
 
 def positions_of(directory: Path) -> Positions:

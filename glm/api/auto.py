@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from glm.api.mindformers import GLMChatModel
-from glm.config import GLMConfig
+from glm.config.glm_config import GLMConfig
+from glm.config.presets import CHAT_ALIASES
 from glm.errors import UsageError
-from glm.model import GLMForCausalLM
-from glm.presets import CHAT_ALIASES
+from glm.model.network import GLMForCausalLM
 from glm.tokenizers import GLMTokenizer
 
 _WITHOUT_EFFECT = ("trust_remote_code", "use_fast", "low_cpu_mem_usage")

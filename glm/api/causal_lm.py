@@ -17,10 +17,10 @@ from glm.api.model_inputs import Inputs, as_array, complete
 from glm.api.options import CallOptions, read_options
 from glm.api.text_side import TextSide, text_side
 from glm.errors import GLMError, UsageError
-from glm.generation import Prompt
-from glm.generation_config import NOT_FINITE, GenerationConfig, StopTokens
-from glm.generation_file import NO_FILE, GenerationFile
-from glm.positions import POSITIONS
+from glm.generation.config_json import NO_FILE, GenerationFile
+from glm.generation.options import NOT_FINITE, GenerationConfig, StopTokens
+from glm.generation.search import Prompt
+from glm.model.positions import POSITIONS
 
 
 class CausalLMMixin:

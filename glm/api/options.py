@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from glm.errors import UsageError
-from glm.generation_config import GenerationConfig
-from glm.generation_file import GenerationFile
+from glm.generation.config_json import GenerationFile
+from glm.generation.options import GenerationConfig
 
 NEW_TOKENS, TOP_K = 20, 50  # PaddleNLP's, where nobody says
 STRATEGIES = {"greedy_search": (False, 1), "sampling": (True, 1), "beam_search": (None, None)}

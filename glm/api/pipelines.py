@@ -1,112 +1,80 @@
-"""`glm.pipeline`, and MindFormers' `TextGenerationPipeline`."""
+"""A model as a function from texts or conversations to generated texts; `glm.pipeline` makes one."""
 
-from __future__ import annotations
-
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glm.datasets.encoding import encoder_of
+from glm.encoding.chat_formats import Message
+from glm.encoding.encoder import ChatEncoder
 from glm.errors import UsageError
-from glm.generation_file import NO_FILE, GenerationFile
-from glm.loading import AdapterPaths
-from glm.text import pipelines
-from glm.text.generator import TextGenerator
-from glm.text.model_generator import ModelGenerator
-from glm.text.predict import Predictor
+from glm.inference.call_options import call_config, check_options
+from glm.inference.generator import TextGenerator
 
-TASK = "text-generation"
-MINDFORMERS_TASK = "text_generation"
+Prompts = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]
 
 
-class TextGenerationPipeline(pipelines.TextGenerationPipeline):
-    """MindFormers' pipeline: its arguments and its result.
+class TextGenerationPipeline:
+    """Generates for texts, or for conversations with a chat model.
 
     Args:
-        model: a `GLMForCausalLM`, or a `TextGenerator`, which has its tokenizer with it.
-        tokenizer: of the model.
+        predictor: a model with its text side.
         batch_size: prompts that are generated together.
-        options: defaults of the calls'; max_length counts the prompt, as in MindFormers.
-
-    Example:
-        >>> pipeline = TextGenerationPipeline(model, tokenizer, max_length=2048)
-        >>> pipeline("你好", top_p=0.7)
-        [{'text_generation_text': ['…']}]
+        options: defaults of `__call__`'s.
 
     Raises:
-        UsageError: no tokenizer, or as `glm.text.pipelines.TextGenerationPipeline`.
+        UsageError: a batch size below 1, an unknown option, or a value of another type.
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None, batch_size: int = 8, **options):
-        super().__init__(_generator(model, tokenizer), batch_size, **options)
+    def __init__(self, predictor: TextGenerator, batch_size: int = 8, **options):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size!r}, and must be at least 1")
+        check_options(options)
+        self.predictor, self.batch_size, self.options = predictor, batch_size, options
 
-    def __call__(self, prompts: pipelines.Prompts, **options) -> list[dict[str, list[str]]]:
+    def __call__(self, prompts: Prompts, **options) -> list[dict[str, str]]:
         """Generates for a text, several texts, a conversation (a list of messages) or several.
 
+        Args:
+            options: of `glm.inference.call_options.call_config`. max_length counts the longest prompt of a batch.
+
         Returns:
-            [{"text_generation_text": [text, …]}]: prompts and answers as one text each, as they were written.
+            {"generated_text": …} for each, without the prompt.
+
+        Raises:
+            UsageError: no prompts, an unknown option or a value of another type, or a max_length that leaves no room.
         """
-        rows, tokenizer = self.rows(prompts, options), self.predictor.encoder.tokenizer
-        return [{"text_generation_text": [tokenizer.text_of([*asked, *said]) for asked, said in rows]}]
+        return [{"generated_text": self.predictor.answer(row)} for _, row in self.rows(prompts, options)]
+
+    def rows(self, prompts: Prompts, options: Mapping[str, Any]) -> list[tuple[list[int], list[int]]]:
+        """Ids of each prompt and of what follows it."""
+        encoder, results = self.predictor.encoder, []
+        ids = [self._ids(prompt) for prompt in _listed(prompts)]
+        for start in range(0, len(ids), self.batch_size):
+            batch = ids[start : start + self.batch_size]
+            config = call_config(encoder, {**self.options, **options}, max(map(len, batch)))
+            results += zip(batch, self.predictor.generate(batch, config), strict=True)
+        return results
+
+    def _ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        encoder = self.predictor.encoder
+        if isinstance(prompt, str):
+            return encoder.text_prompt(prompt)
+        if not isinstance(encoder, ChatEncoder):
+            raise UsageError("a GLM (2021) model holds no conversations: pass a text")
+        return encoder.messages_prompt(prompt)
 
 
-def pipeline(
-    task: str = TASK,
-    model: Any = None,
-    tokenizer: Any = None,
-    *,
-    lora_path: AdapterPaths = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    batch_size: int = 8,
-    plain: bool = False,
-    **options,
-) -> pipelines.TextGenerationPipeline:
-    """A pipeline, as in Hugging Face's and MindFormers' libraries.
-
-    Args:
-        task: "text-generation" answers as Hugging Face's does: [{"generated_text": answer}], a dictionary a prompt;
-            "text_generation" as MindFormers': [{"text_generation_text": [prompt and answer, …]}].
-        model: directory of a model, or a preset; or a loaded model, with its tokenizer.
-        tokenizer: of a loaded model; or another directory or preset for the tokenizer of one that is named.
-        lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
-        dtype, device: the model's own, and the best one present, if not given.
-        plain: texts are continued as they are, without a chat template.
-        options: defaults of the calls.
-
-    Example:
-        >>> generate = glm.pipeline("text-generation", model="GLM-4-9B-0414")
-        >>> generate("你好", max_new_tokens=64)
-        [{'generated_text': '…'}]
-
-    Raises:
-        GLMError: as `Predictor.load`; an unknown task, or a model that is no name.
-    """
-    kinds = {TASK: pipelines.TextGenerationPipeline, MINDFORMERS_TASK: TextGenerationPipeline}
-    if task not in kinds:
-        raise UsageError(f"unknown task '{task}'; the one there is: {TASK}, or in MindFormers' way {MINDFORMERS_TASK}")
-    if model is None:
-        raise UsageError("pipeline needs model=, the directory of a model or a preset")
-    if isinstance(model, (str, Path)):
-        generator = Predictor.load(str(model), lora_path, dtype=dtype, device=device, plain=plain)
-        if tokenizer is not None:
-            raise UsageError("tokenizer goes with a loaded model; a directory has its own")
-    elif tokenizer is None:
-        raise UsageError(
-            f"model is a {type(model).__name__}: give a directory or a name; a loaded model has model.chat, or give "
-            "its tokenizer with it"
-        )
-    else:
-        generator = _generator(model, tokenizer, plain=plain)
-    return kinds[task](generator, batch_size=batch_size, **options)
+def _listed(prompts: Prompts) -> list[str | Sequence[Message]]:
+    """One prompt as a list of one. Raises UsageError where there is something else than prompts."""
+    if _is_prompt(prompts):
+        return [prompts]
+    for each in prompts if isinstance(prompts, Sequence) else [prompts]:
+        if not _is_prompt(each):
+            raise UsageError(f"a prompt is {each!r:.80}: give a text, a list of messages, or a list of such prompts")
+    return list(prompts)
 
 
-def _generator(model: Any, tokenizer: Any, **options) -> TextGenerator:
-    if isinstance(model, TextGenerator):
-        return model
-    if tokenizer is None:
-        raise UsageError("TextGenerationPipeline needs the model's tokenizer: AutoTokenizer.from_pretrained gives it")
-    directory = getattr(model, "source_directory", None)
-    encoder = encoder_of(tokenizer, GenerationFile.read(directory) if directory else NO_FILE, **options)
-    encoder.check_fits(model.config.vocab_size, model.config.max_position)
-    model.eval()
-    return ModelGenerator(model, encoder)
+def _is_prompt(value: object) -> bool:
+    """Whether it is a text, or a conversation of at least one message."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(each, Mapping) for each in value)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from glm.datasets.batches import BlockPositions, Positions, TextPositions
-from glm.datasets.encoding import encoder_of
+from glm.encoding.batches import BlockPositions, Positions, TextPositions
+from glm.encoding.encoder import encoder_of
 from glm.errors import GLMError
 from glm.tokenizers import GLMTokenizer
 

@@ -1,13 +1,12 @@
 """Checkpoints: reading every supported format into one in-memory layout, merging, writing. Needs no Paddle."""
 
-from glm.checkpoint.atomic import atomic_directory, atomic_file, atomic_write
-from glm.checkpoint.check import check_state
 from glm.checkpoint.file_names import remove_weights
 from glm.checkpoint.names import TABLES, NameTable, Packing, Row, from_memory
-from glm.checkpoint.read import Checkpoint, load_state, open_checkpoint
+from glm.checkpoint.read import Checkpoint, check_state, load_state, open_checkpoint
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import load_pdparams, verify_pickle
 from glm.checkpoint.write import finish_shards, save_index, save_part, save_shard, save_state, share_out
+from glm.files.atomic import atomic_directory, atomic_file, atomic_write
 
 __all__ = [
     "TABLES",

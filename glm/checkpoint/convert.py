@@ -12,20 +12,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from glm.checkpoint.atomic import atomic_file, atomic_write
-from glm.checkpoint.blocks import WholeWeight, stored_tensors
-from glm.checkpoint.carried import carried_files, converted_config
+from glm.checkpoint.file_layout import Layout, pdparams_layout, safetensors_layout, write_layout
 from glm.checkpoint.file_names import CONFIG_NAME, SHARD_NAME, is_weights, part_names, weight_names
 from glm.checkpoint.journal import Journal, fingerprint
 from glm.checkpoint.names import Row, table_of
-from glm.checkpoint.outgoing import Outgoing, numpy_dtype, tile_size
+from glm.checkpoint.peak_memory import PeakMemory
 from glm.checkpoint.read import Checkpoint, open_checkpoint
-from glm.checkpoint.stream import Layout, pdparams_layout, safetensors_layout, write_layout
-from glm.checkpoint.text_side import remove_text_side, require_no_export, text_side_names
-from glm.config import GENERATIONS, GLMConfig
+from glm.checkpoint.side_files import (
+    carried_files,
+    converted_config,
+    remove_text_side,
+    require_no_export,
+    text_side_names,
+)
+from glm.checkpoint.slices import WholeWeight, stored_tensors
+from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
+from glm.config.glm_config import GENERATIONS, GLMConfig
 from glm.errors import GLMError
-from glm.peak_memory import PeakMemory
-from glm.sizes import in_words
+from glm.files.atomic import atomic_file, atomic_write
+from glm.files.sizes import in_words
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 from glm.errors import GLMError
-from glm.foreign_files import require_real
+from glm.files.foreign_files import require_real
 
 _TORCH_LAYOUT = {"pt": True, "np": False, "pd": False, "paddle": False}  # by a safetensors file's "format"
 DIGEST, DIGESTS = "digest", "digests"  # in the metadata of a part and of the index of all parts

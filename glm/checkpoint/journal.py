@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.atomic import atomic_write, lock_directory
-from glm.checkpoint.stream import file_digest
+from glm.checkpoint.file_layout import file_digest
 from glm.errors import GLMError
+from glm.files.atomic import atomic_write, lock_directory
 
 STAGING = ".conversion"
 _NAME = "journal.json"

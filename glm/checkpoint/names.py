@@ -2,7 +2,7 @@
 
 In memory (every generation): Hugging Face's names, Paddle's [in, out] linear weights, separate q, k, v.
 A table row says where a weight is stored, whether torch stores it transposed, and how several weights share one stored
-tensor; glm/plan.py says where tensor parallelism cuts it. Reading and writing both run from the rows.
+tensor; glm/distributed/plan.py says where tensor parallelism cuts it. Reading and writing both run from the rows.
 """
 
 import fnmatch
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from glm.distributed.plan import split_axis
 from glm.errors import GLMError
-from glm.plan import split_axis
 
 Tensors = Mapping[str, np.ndarray]
 

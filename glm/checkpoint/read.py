@@ -1,24 +1,26 @@
-"""Reading a checkpoint directory, whatever wrote it, into the in-memory layout."""
+"""Reading a checkpoint directory, whatever wrote it, into the in-memory layout, and whether it fits the model."""
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from glm.checkpoint.blocks import read_row
 from glm.checkpoint.file_names import NUMBERED, SHARD_NAME, SHARD_PATTERN, WEIGHT_FILES, parts_there
 from glm.checkpoint.files import TensorFile, join_parts, open_file
 from glm.checkpoint.names import Row, is_torch_layout, match_rows, table_of
+from glm.checkpoint.slices import read_row
+from glm.distributed.plan import COLUMN
 from glm.errors import GLMError
-from glm.plan import COLUMN
 
 logger = logging.getLogger(__name__)
 
 _COPY_ROWS = 1024  # of a tied weight and its original that are compared at a time
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Checkpoint:
         Args:
             config: needs checkpoint_table, num_hidden_layers, hidden_size, num_attention_heads, vocab_size,
                 tie_word_embeddings.
-            rank, degree, kv_copies: yield only what this tensor-parallel rank of `degree` holds (`glm.plan.held`).
+            rank, degree, kv_copies: yield only what this tensor-parallel rank of `degree` holds
+                (`glm.distributed.plan.held`).
         Raises:
             GLMError: see `load_state`.
         """
@@ -206,3 +209,39 @@ def _saved_degree(directory: Path) -> int:
         return int(json.loads((directory / "config.json").read_text("utf-8")).get("tensor_parallel_degree", 0))
     except (OSError, ValueError, TypeError, AttributeError):
         return 0
+
+
+def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Compare names, shapes and the number of parameters with what the model needs.
+
+    Args:
+        state: weights by in-memory name.
+        expected: shapes by in-memory name.
+        source: the file or directory, for the message.
+    Raises:
+        GLMError: one line with every kind of difference, up to five names of each, and both parameter counts.
+    """
+    found = {name: tuple(array.shape) for name, array in state.items()}
+    shapes = [
+        f"{name} {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != tuple(shape)
+    ]
+    problems = [
+        _list("missing", [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]),
+        _list("unexpected", [f"{name} {list(shape)}" for name, shape in found.items() if name not in expected]),
+        _list("of the wrong shape", shapes),
+    ]
+    if any(problems):
+        counts = sum(map(prod, found.values())), sum(map(prod, expected.values()))
+        raise GLMError(
+            f"{source} does not fit the model: {'; '.join(filter(None, problems))}; it holds {counts[0]:,} parameters, "
+            f"the model has {counts[1]:,}: check that config.json belongs to these weights"
+        )
+
+
+def _list(kind: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{len(items)} {kind}: {', '.join(items[:_SHOWN])}{more}"

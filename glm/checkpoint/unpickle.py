@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from glm.errors import GLMError
-from glm.foreign_files import HEAD, require_real, stand_in
+from glm.files.foreign_files import HEAD, require_real, stand_in
 
 _NAME_TABLE = "StructuredToParameterName@@"
 _BIG_TENSORS = "UnpackBigParamInfor@@"  # Paddle's own spelling

@@ -22,11 +22,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from glm.checkpoint.atomic import atomic_file, atomic_write
 from glm.checkpoint.file_names import FILE_NAMES, INDEX_NAME, PART_NAME, SHARD_NAME, WEIGHT_FILES, remove_weights
 from glm.checkpoint.files import DIGEST, DIGESTS, Safetensors
 from glm.checkpoint.names import Tensors, from_memory, table_of
 from glm.errors import GLMError
+from glm.files.atomic import atomic_file, atomic_write
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -67,7 +67,8 @@ def save_shard(directory: str | Path, state: Tensors, config: Any, *, rank: int,
     When every rank has written, one of them calls `finish_shards`. config.json must name the degree.
 
     Args:
-        state: the rank's parts (glm/plan.py) in the in-memory layout, with the rows that pad the vocabulary.
+        state: the rank's parts (glm/distributed/plan.py) in the in-memory layout, with the rows that pad the
+            vocabulary.
         config: as for `save_state`.
     Returns:
         The path that was written.

@@ -1,4 +1,4 @@
-"""Conversations as they are found in data files, read as the messages of `glm.messages`."""
+"""Conversations as they are found in data files, read as the messages of `glm.encoding.messages`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glm.datasets.readers import RowProblem
-from glm.messages import Message, MessageError, is_trained, normal_messages, normal_tools, type_name
+from glm.encoding.messages import Message, MessageError, is_trained, normal_messages, normal_tools, type_name
 
 
 def read_messages(name: str, value: Any) -> list[Message]:

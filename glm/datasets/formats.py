@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
-from glm.foreign_files import HEAD, stand_in
+from glm.files.foreign_files import HEAD, stand_in
 
 JSON = (".json", ".jsonl", ".ndjson", ".jsonlines")
 TABLES = (".parquet", ".arrow")

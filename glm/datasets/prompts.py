@@ -15,8 +15,8 @@ from typing import Any
 
 from glm.datasets.conversations import read_history, read_messages, read_tools
 from glm.datasets.readers import Field
+from glm.encoding.messages import Message, Tools, is_trained
 from glm.errors import UsageError
-from glm.messages import Message, Tools, is_trained
 
 Row = Mapping[str, Any]
 

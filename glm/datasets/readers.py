@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from glm.datasets.formats import is_table, nothing_in, read_unpacked, rows_in, table_rows
+from glm.encoding.messages import type_name
 from glm.errors import GLMError
-from glm.foreign_files import HEAD, decode_text, other_encoding
-from glm.messages import type_name
+from glm.files.foreign_files import HEAD, decode_text, other_encoding
 
 Row = dict[str, Any]
 See = Callable[[Mapping[str, Any], Mapping[str, Any]], None]

@@ -33,7 +33,7 @@ class Task:
         format: of its rows.
         collection: it comes from; "" for none.
         home: where the real data is.
-        metrics: how predictions are scored, a key of `glm.training.metrics.METRICS`.
+        metrics: how predictions are scored, a key of `glm.evaluation.metrics.METRICS`.
     """
 
     format: TaskFormat

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glm.datasets.prompts import TaskFormat
-from glm.messages import is_read
+from glm.encoding.messages import is_read
 
 _SHOWN = 12  # names in a line, at most
 

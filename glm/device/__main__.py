@@ -3,7 +3,7 @@
 import glm
 
 # isort: split
-from glm.cli import ScriptParser, run_script
+from glm.cli.script import ScriptParser, run_script
 from glm.device.choice import choose_device, device_counts
 
 DESCRIPTION = """Which device the scripts take, how the CPU was tuned and why, and for an accelerator what works on it.
@@ -23,8 +23,8 @@ def main() -> None:
     for setting in glm.CPU_SETTINGS:
         print(f"{setting.name}: {setting.value or 'not set'}  ({setting.reason})")
     if device != "cpu":
-        from glm.device.flash import print_choice
         from glm.device.probe import default_dtype, print_report, probe
+        from glm.model.flash_attention import print_choice
 
         print_report(probe(device))
         dtype, reason = default_dtype(device)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from glm.argument_file import names_file
+from glm.cli.argument_file import names_file
 from glm.distributed.links import Links
 from glm.errors import GLMError, UsageError
 

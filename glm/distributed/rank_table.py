@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm.cli import ScriptParser, run_script
+from glm.cli.script import ScriptParser, run_script
 from glm.errors import GLMError, UsageError
 
 VARIABLE = "RANK_TABLE_FILE"

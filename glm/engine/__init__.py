@@ -1,7 +1,7 @@
 """One generation engine over every step runtime (glm/runtime/step.py). Imports neither paddle nor paddlenlp."""
 
 from glm.engine.engine import Engine, EngineOptions, Event, Request, Result, padded
-from glm.generation_config import GenerationConfig, StopTokens
+from glm.generation.options import GenerationConfig, StopTokens
 from glm.tokenizers.stop_strings import StopStrings
 
 __all__ = [

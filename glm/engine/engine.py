@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from glm.datasets.batches import Positions
+from glm.encoding.batches import Positions
 from glm.engine.search import Search, search_of
 from glm.engine.slots import Slots
 from glm.errors import GLMError, UsageError
-from glm.generation_config import GenerationConfig, StopTokens
+from glm.generation.options import GenerationConfig, StopTokens
 from glm.runtime.step import StepRuntime, reorder
 from glm.tokenizers.stop_strings import StopStrings
 
@@ -61,7 +61,7 @@ class Result:
 
     Attributes:
         tokens: without the prompt and without padding, the end token included.
-        score: see `glm.generation.GenerationMixin.generate`.
+        score: see `glm.generation.search.GenerationMixin.generate`.
         reused: leading tokens of the prompt that did not have to be read again.
     """
 

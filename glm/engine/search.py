@@ -1,6 +1,6 @@
 """Greedy search, sampling and beam search of one text, over the logits that a runtime gives step by step. numpy only.
 
-The semantics are those of glm/generation.py, whose tokens these searches give from the same logits.
+The semantics are those of glm/generation/search.py, whose tokens these searches give from the same logits.
 
 Shapes: G beams, C candidates, V vocabulary, t tokens so far.
 """
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glm.engine.noise import gumbel_noise
-from glm.engine.rules import NO_TOKENS, best_indices, likely_tokens, next_log_probs
-from glm.generation_config import NEVER, GenerationConfig, StopTokens
+from glm.engine.logits import NO_TOKENS, best_indices, likely_tokens, next_log_probs
+from glm.engine.random_bits import gumbel_noise
+from glm.generation.options import NEVER, GenerationConfig, StopTokens
 
 
 class Search:
@@ -89,7 +89,7 @@ class Sampling(Search):
 
 
 class BeamSearch(Search):
-    """Beam search with a pool of the G best finished texts; see `glm.generation._BeamSearch`."""
+    """Beam search with a pool of the G best finished texts; see `glm.generation.search._BeamSearch`."""
 
     def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
         super().__init__(config, stop, row, prompt)

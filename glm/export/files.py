@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.stream import file_digest
-from glm.checkpoint.text_side import TEXT_SIDE
+from glm.checkpoint.file_layout import file_digest
+from glm.checkpoint.side_files import TEXT_SIDE
 from glm.errors import GLMError
-from glm.foreign_files import require_real
+from glm.files.foreign_files import require_real
 
 FORMAT_VERSION = 4
 READABLE = (3, FORMAT_VERSION)  # graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`)

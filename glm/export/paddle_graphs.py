@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.datasets.encoding import Encoder
+from glm.encoding.encoder import Encoder
 from glm.export.files import FORMAT_VERSION, Manifest
 from glm.export.paddle_step import export_step_graph
 from glm.export.writing import write_export, write_text_side
-from glm.generation import Prompt, StopTokens, generate
-from glm.generation_config import CONTROL_DTYPES, SUPPRESSED
-from glm.tracing import save_graph
+from glm.generation.options import CONTROL_DTYPES, SUPPRESSED
+from glm.generation.search import Prompt, StopTokens, generate
+from glm.model.tracing import save_graph
 
 PROMPT_SPEC = {
     "input_ids": InputSpec([None, None], "int64", "input_ids"),

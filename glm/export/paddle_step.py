@@ -13,9 +13,9 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.cache import StepAttention, step_bias
-from glm.inputs import attention_bias, key_bias
-from glm.tracing import dim, save_graph
+from glm.model.attention import StepAttention, step_bias
+from glm.model.masks import attention_bias, key_bias
+from glm.model.tracing import dim, save_graph
 
 
 class StepGraph(nn.Layer):

@@ -15,14 +15,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from glm.checkpoint.atomic import staged, sync
+from glm.checkpoint.file_layout import file_digest
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
-from glm.checkpoint.stream import file_digest
-from glm.config_file import config_json
-from glm.datasets.encoding import Encoder
+from glm.config.config_json import config_json
+from glm.encoding.encoder import Encoder
 from glm.errors import GLMError
 from glm.export.files import FORMATS, OLD_SUFFIX, OPTIONAL, REQUIRED, Manifest, manifest_suffix, parse_manifest
-from glm.generation_file import NAME as GENERATION_NAME
+from glm.files.atomic import staged, sync
+from glm.generation.config_json import NAME as GENERATION_NAME
 
 BAR_DELAY = 2.0  # seconds of work that need no bar
 

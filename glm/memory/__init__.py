@@ -8,13 +8,13 @@ both.
 
 from typing import TYPE_CHECKING
 
+from glm.config.shapes import elements, lora_shapes, parameter_shapes
 from glm.memory.generation import generation
 from glm.memory.run import FP32, Memory, Run
 from glm.memory.training import training
-from glm.memory.weights import elements, lora_shapes, parameter_shapes
 
 if TYPE_CHECKING:
-    from glm.config import GLMConfig
+    from glm.config.glm_config import GLMConfig
 
 __all__ = ["GIB", "HEADROOM", "Memory", "Run", "estimate", "fits"]
 GIB = 2**30

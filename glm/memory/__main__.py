@@ -7,8 +7,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from glm.cli import ScriptParser, run_script
-from glm.config import DTYPES, PRESETS, GLMConfig, preset_name
+from glm.cli.script import ScriptParser, run_script
+from glm.config.glm_config import DTYPES, PRESETS, GLMConfig, preset_name
 from glm.errors import GLMError, UsageError
 from glm.memory import HEADROOM, Memory, Run, estimate, fits
 from glm.memory.run import OPT_LEVELS, SHARDING, TRAIN

@@ -1,4 +1,4 @@
-"""Memory of generation beside the weights: the cache of glm/cache.py, and what glm/generation.py does with it."""
+"""Memory of generation beside the weights: attention.py's cache, and what glm/generation/search.py does with it."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from glm.memory.run import FP32, Run
 from glm.memory.training import MLPS, ROTARY, bias_size
 
 if TYPE_CHECKING:
-    from glm.config import GLMConfig
+    from glm.config.glm_config import GLMConfig
 
 
 def generation(config: "GLMConfig", run: Run) -> tuple[int, int]:

@@ -1,18 +1,18 @@
 """Memory of a training step beside weights, gradients and optimizer.
 
-What is kept for the backward pass follows glm/layers.py, positions.py, cache.py and loss.py tensor by tensor.
+What is kept for the backward pass follows glm/model/layers.py, positions.py, attention.py and loss.py tensor by tensor.
 """
 
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from glm.config.shapes import ADAPTED, block_shapes
+from glm.distributed.plan import padded
 from glm.memory.run import FP32, SIZES, Run
-from glm.memory.weights import ADAPTED, block_shapes
-from glm.plan import padded
 
 if TYPE_CHECKING:
-    from glm.config import GLMConfig
+    from glm.config.glm_config import GLMConfig
 
 # Share of a head's dimensions that rotary positions turn, in float32.
 ROTARY = {"learned_2d": lambda config: 0, "rotary_2d": lambda config: 1}
@@ -98,7 +98,7 @@ class _Sizes:
 
 
 def bias_size(config: "GLMConfig", run: Run, width: int) -> int:
-    """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (glm/cache.py)."""
+    """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (attention.py)."""
     return run.batch_size * width**2 * FP32 * config.heads_a_group
 
 

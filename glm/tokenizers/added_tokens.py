@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glm.errors import GLMError
-from glm.tokenizers.files import CONFIG_FILE
+from glm.files.json_files import CONFIG_FILE
 
 # A Unicode noncharacter: no text that is meant for reading holds it.
 MARK = "\ufdd0"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from glm.errors import GLMError
+from glm.files.json_files import CONFIG_FILE
 from glm.tokenizers.added_tokens import AddedToken, Splitter
 from glm.tokenizers.batch_encoding import as_lists
 from glm.tokenizers.calls import TokenizerCalls
 from glm.tokenizers.chat_calls import ChatCalls
 from glm.tokenizers.chat_template import ChatTemplate
-from glm.tokenizers.files import CONFIG_FILE
 from glm.tokenizers.kept_files import KeptFiles
 from glm.tokenizers.source import tokenizer_directory
 from glm.tokenizers.special_tokens import ROLES, RoleTokens, content_of
@@ -24,7 +24,7 @@ class Tokenizer(RoleTokens, ChatCalls, TokenizerCalls):
     """Pieces of a vocabulary, added tokens that are never cut, and the files both came from.
 
     Class attributes, which make a generation:
-        kind: key of `glm.chat.CHAT_FORMATS`.
+        kind: key of `glm.encoding.chat_formats.CHAT_FORMATS`.
         vocabulary_file: its name in a model directory.
         default_config: tokenizer_config.json where the directory has none, or lacks the entry.
         prefix, suffix: tokens around a prompt.

@@ -14,9 +14,9 @@ import numpy as np
 import sentencepiece
 
 from glm.errors import GLMError
+from glm.files.json_files import CONFIG_FILE
 from glm.tokenizers.added_tokens import AddedToken
 from glm.tokenizers.base import Tokenizer
-from glm.tokenizers.files import CONFIG_FILE
 from glm.tokenizers.kept_files import KeptFiles
 
 LINE_END, TAB = "<n>", "<|tab|>"

@@ -13,10 +13,10 @@ from pathlib import Path
 import tokenizers
 
 from glm.errors import GLMError
+from glm.files.json_files import CONFIG_FILE
 from glm.tokenizers.added_tokens import AddedToken, check_added_tokens, read_added_tokens
 from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.byte_pairs import BytePairs, no_panic
-from glm.tokenizers.files import CONFIG_FILE
 from glm.tokenizers.kept_files import KeptFiles
 
 # In the order of their ids.

@@ -14,8 +14,8 @@ from typing import Any
 import sentencepiece
 
 from glm.errors import GLMError, UsageError
-from glm.foreign_files import require_real
-from glm.tokenizers import files
+from glm.files import json_files
+from glm.files.foreign_files import require_real
 from glm.tokenizers.batch_encoding import BatchEncoding, as_lists
 from glm.tokenizers.blank import generation_inputs
 from glm.tokenizers.calls import TokenizerCalls
@@ -96,13 +96,13 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         directory = tokenizer_directory(directory)
         path = directory / cls.vocabulary_file
         require_real(path)
-        config = files.read_json(directory / files.CONFIG_FILE)
+        config = json_files.read_json(directory / json_files.CONFIG_FILE)
         try:
             return cls(
                 _read(path),
                 read_added_tokens(directory),
                 config,
-                files.read_json(directory / files.SPECIAL_TOKENS_FILE),
+                json_files.read_json(directory / json_files.SPECIAL_TOKENS_FILE),
             )
         except GLMError as error:
             raise GLMError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
@@ -199,14 +199,14 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         """Write the four files PaddleNLP writes; each appears whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        files.write_whole(directory / self.vocabulary_file, self._model)
+        json_files.write_whole(directory / self.vocabulary_file, self._model)
         special = self.special_tokens.json()
-        files.write_json(directory / files.SPECIAL_TOKENS_FILE, special)
-        files.write_json(directory / files.ADDED_TOKENS_FILE, self.added_tokens)
+        json_files.write_json(directory / json_files.SPECIAL_TOKENS_FILE, special)
+        json_files.write_json(directory / json_files.ADDED_TOKENS_FILE, self.added_tokens)
         details = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
         decoder = {str(index): {"content": token, **details} for token, index in self.added_tokens.items()}
         own = {**special, "added_tokens_decoder": decoder, "tokenizer_class": type(self).__name__}
-        files.write_json(directory / files.CONFIG_FILE, {**self._config, **own})
+        json_files.write_json(directory / json_files.CONFIG_FILE, {**self._config, **own})
 
     def _role_text(self, role: str) -> str | None:
         return self.special_tokens.roles.get(role)

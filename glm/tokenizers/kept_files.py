@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
-from glm.foreign_files import HEAD, require_real, stand_in
-from glm.tokenizers import files
+from glm.files import json_files
+from glm.files.foreign_files import HEAD, require_real, stand_in
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 # vocab.json and merges.txt repeat what tokenizer.json holds; older programs read them.
 NAMES = (
-    files.CONFIG_FILE,
-    files.SPECIAL_TOKENS_FILE,
-    files.ADDED_TOKENS_FILE,
+    json_files.CONFIG_FILE,
+    json_files.SPECIAL_TOKENS_FILE,
+    json_files.ADDED_TOKENS_FILE,
     TEMPLATE_FILE,
     "vocab.json",
     "merges.txt",
@@ -40,7 +40,7 @@ class KeptFiles:
     @classmethod
     def read(cls, directory: Path, vocabulary_file: str) -> KeptFiles:
         """Raises GLMError where the vocabulary file is missing, or a file cannot be read."""
-        config = files.read_json(directory / files.CONFIG_FILE)
+        config = json_files.read_json(directory / json_files.CONFIG_FILE)
         optional = [directory / name for name in (*NAMES, *_code_files(config))]
         optional += sorted((directory / TEMPLATE_FOLDER).glob("*.jinja"))
         require_real(directory / vocabulary_file)
@@ -50,19 +50,19 @@ class KeptFiles:
     @classmethod
     def of(cls, files: KeptFiles | str | Path, vocabulary_file: str) -> KeptFiles:
         """Files that were read, or a vocabulary file alone. Raises GLMError where it cannot be read."""
-        return files if isinstance(files, KeptFiles) else cls({vocabulary_file: _read(Path(files))})
+        return json_files if isinstance(json_files, KeptFiles) else cls({vocabulary_file: _read(Path(json_files))})
 
     def write(self, directory: Path) -> None:
         """Each file appears whole or not at all."""
         for name, content in self.contents.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_whole(path, content)
+            json_files.write_whole(path, content)
 
     def with_config(self, config: dict[str, Any]) -> KeptFiles:
         """A copy with tokenizer_config.json replaced."""
         text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
-        return KeptFiles({**self.contents, files.CONFIG_FILE: text.encode()}, config)
+        return KeptFiles({**self.contents, json_files.CONFIG_FILE: text.encode()}, config)
 
     def chat_templates(self) -> dict[str, str]:
         """Template sources by name; the usual one is "default".
@@ -79,7 +79,7 @@ class KeptFiles:
         named = [name for name in self.contents if name.startswith(TEMPLATE_FOLDER)]
         found |= {Path(name).stem: self._text(name) for name in named}
         if any(not isinstance(text, str) for pair in found.items() for text in pair):
-            raise GLMError(f"{files.CONFIG_FILE}: chat_template is not text; copy the file again.")
+            raise GLMError(f"{json_files.CONFIG_FILE}: chat_template is not text; copy the file again.")
         return found
 
     def _text(self, name: str) -> str:

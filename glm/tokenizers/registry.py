@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm.errors import GLMError
+from glm.files.json_files import CONFIG_FILE, read_json
 from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.chatglm import ChatGLMTokenizer
-from glm.tokenizers.files import CONFIG_FILE, read_json
 from glm.tokenizers.glm4 import GLM4JsonTokenizer, GLM4Tokenizer
 from glm.tokenizers.glm_chinese import GLMChineseTokenizer
 from glm.tokenizers.source import tokenizer_directory

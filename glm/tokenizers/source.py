@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from glm.config.presets import PRESETS, bundled_tokenizer, is_directory, preset_name
 from glm.errors import GLMError
-from glm.presets import PRESETS, bundled_tokenizer, is_directory, preset_name
 
 
 def tokenizer_directory(name_or_path: str | Path) -> Path:
@@ -22,6 +22,6 @@ def tokenizer_directory(name_or_path: str | Path) -> Path:
         )
     if PRESETS[name].tokenizer:
         return bundled_tokenizer(name)
-    from glm.checkpoint.hub import download_tokenizer
+    from glm.config.hub import download_tokenizer
 
     return download_tokenizer(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError
-from glm.tokenizers.files import ADDED_TOKENS_FILE, CONFIG_FILE, read_json
+from glm.files.json_files import ADDED_TOKENS_FILE, CONFIG_FILE, read_json
 
 # The order in which PaddleNLP gives ids to special tokens that a vocabulary lacks.
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -10,22 +10,21 @@ import paddle
 from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
-from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
-from glm.config import GLMConfig
+from glm.api.loading import adapter_paths, load_encoder
+from glm.cli.console import BarCallback, note, print_metrics, print_samples
+from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
-from glm.datasets.encoding import Encoder
 from glm.datasets.prompts import Example
 from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
+from glm.encoding.encoder import Encoder
 from glm.errors import GLMError, UsageError
-from glm.loading import adapter_paths, load_encoder
-from glm.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
-from glm.model import GLMForCausalLM
-from glm.progress import BarCallback, note, print_metrics, print_samples
-from glm.training.data import EncodedDataset
-from glm.training.evaluation import GenerationEvaluation
-from glm.training.metrics import METRIC_NAMES, METRICS
+from glm.evaluation.generation import GenerationEvaluation
+from glm.evaluation.metrics import METRIC_NAMES, METRICS
+from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
+from glm.model.network import GLMForCausalLM
+from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.training.run_directory import (
     EXPORT_FOLDER,
     PEFT_FOLDER,
@@ -39,6 +38,7 @@ from glm.training.run_directory import (
     saved_step,
 )
 from glm.training.run_record import changes_since, record_of
+from glm.training.sampler import EncodedDataset
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth

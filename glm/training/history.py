@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from glm.checkpoint.atomic import atomic_file, atomic_write
+from glm.files.atomic import atomic_file, atomic_write
 
 HISTORY_NAME, PICTURE_NAME, EVALUATIONS_NAME = "loss_history.jsonl", "loss.png", "eval_history.jsonl"
 

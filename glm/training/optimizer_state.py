@@ -3,7 +3,7 @@
 PaddleNLP saves what `optimizer.state_dict()` gives, under names that count up through a process and in the pieces of
 the run that wrote it. Here an entry is `<weight's name>.<moment1_0 | moment2_0 | beta1_pow_acc_0 | …>`, with
 `master_weights` for the float32 copy of a half-precision weight. Moments have the shape of their weight, so the plan
-(glm/plan.py) cuts and joins them as it does weights. Files: `optimizer[.tpNN][_shardNN].pdopt`, one a rank.
+(glm/distributed/plan.py) cuts and joins them as it does weights. Files: `optimizer[.tpNN][_shardNN].pdopt`, one a rank.
 """
 
 import re
@@ -15,8 +15,8 @@ import paddle
 
 from glm.checkpoint.unpickle import load_pdparams
 from glm.checkpoint.write import write_pdparams
+from glm.distributed.plan import is_padded, rank_part, split_axis, whole
 from glm.errors import GLMError
-from glm.plan import is_padded, rank_part, split_axis, whole
 
 MASTER = "master_weights"
 _DEGREES = "degrees"  # tensor-parallel and sharding degree of the run that wrote a file

@@ -14,8 +14,8 @@ import paddle
 from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 from paddlenlp.trainer import TrainingArguments
 
-from glm.checkpoint.atomic import atomic_write
-from glm.parallel import LOCAL_SEED
+from glm.distributed.tensor_parallel import LOCAL_SEED
+from glm.files.atomic import atomic_write
 
 LAYOUT_NAME = "random_layout.json"
 _SHARED_SEED = "global_seed"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
-from glm.adapter_file import PADDLE_WEIGHTS, PEFT_WEIGHTS
-from glm.adapter_settings import PADDLE_CONFIG, PEFT_CONFIG
+from glm.checkpoint.adapter import PADDLE_WEIGHTS, PEFT_WEIGHTS
+from glm.checkpoint.adapter_settings import PADDLE_CONFIG, PEFT_CONFIG
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.checkpoint.unpickle import verify_pickle
-from glm.config import GLMConfig
+from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError, UsageError
-from glm.lora import TARGETS
+from glm.model.lora import TARGETS
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
 STATE_NAME = "trainer_state.json"

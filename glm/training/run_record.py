@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
-from glm.checkpoint.atomic import atomic_write
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
+from glm.config.presets import UNTRAINED_PRESETS, is_directory, preset_name
 from glm.datasets.prompts import Example
 from glm.distributed.processes import digest
 from glm.errors import GLMError, UsageError
-from glm.presets import UNTRAINED_PRESETS, is_directory, preset_name
-from glm.training.data import EpochSampler, Place
+from glm.files.atomic import atomic_write
+from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.training.sampler import EpochSampler, Place
 
 RECORD_NAME = "run_arguments.json"
 # Flags that make another run of it, and why.

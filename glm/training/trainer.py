@@ -11,19 +11,19 @@ from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_callback import TrainerState
 from paddlenlp.trainer.trainer_utils import TrainOutput
 
-from glm.checkpoint.atomic import atomic_directory, atomic_write
 from glm.checkpoint.file_names import FILE_NAMES, remove_weights
+from glm.cli.console import note
 from glm.distributed.processes import written_together
-from glm.lora import GLMLoRAModel
-from glm.parameters import whole_shape
-from glm.progress import note
+from glm.evaluation.generation import GenerationEvaluation, Replica
+from glm.files.atomic import atomic_directory, atomic_write
+from glm.model.lora import GLMLoRAModel
+from glm.model.parameters import whole_shape
 from glm.training import random_state
-from glm.training.data import EncodedDataset, EpochSampler, Place, training_batch
-from glm.training.evaluation import GenerationEvaluation, Replica
 from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
 from glm.training.run_record import RunRecord, read_record, write_record
+from glm.training.sampler import EncodedDataset, EpochSampler, Place, training_batch
 
 
 class GLMTrainer(Trainer):
@@ -31,7 +31,7 @@ class GLMTrainer(Trainer):
 
     Args:
         evaluation: how to generate, and with which texts' encoder.
-        label_smoothing, lr_decay_ratio, weight_format: see `glm.arguments.ModelArguments`.
+        label_smoothing, lr_decay_ratio, weight_format: see `glm.training.arguments.ModelArguments`.
         record: what the run was started with, for its checkpoints.
         kwargs: of PaddleNLP's Trainer.
     """

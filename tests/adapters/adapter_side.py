@@ -9,10 +9,10 @@ from peft_side import ids_of, inputs_of
 from tiny_glm import scatter
 
 from glm import GLMConfig, GLMForCausalLM
+from glm.api.loading import stream_weights
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.names import from_memory
-from glm.loading import stream_weights
-from glm.lora import add_lora, load_lora, merge_lora
+from glm.model.lora import add_lora, load_lora, merge_lora
 
 TOLERANCE = 2e-5
 Arrays = dict[str, np.ndarray]

@@ -11,11 +11,11 @@ from attack import poison
 from safetensors.numpy import load_file, save_file
 from test_adapters import base_of
 
-from glm.adapter_settings import Settings
+from glm.api.loading import load_merged_model, stream_weights
+from glm.checkpoint.adapter_settings import Settings
+from glm.config.fields import PlainConfig
 from glm.errors import GLMError
-from glm.loading import load_merged_model, stream_weights
-from glm.lora import GLMLoRAModel, add_lora, load_lora, load_trainable_lora, merge_lora
-from glm.plain_config import PlainConfig
+from glm.model.lora import GLMLoRAModel, add_lora, load_lora, load_trainable_lora, merge_lora
 
 READ = Path(__file__).parent / "fixtures" / "read"
 BASE = base_of("glm4-0414")

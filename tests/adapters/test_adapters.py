@@ -20,7 +20,7 @@ from adapter_side import (
 from peft_side import require_peft, run_peft
 from safetensors.numpy import load_file
 
-from glm.lora import GLMLoRAModel, load_lora, merge_adapter, merge_lora
+from glm.model.lora import GLMLoRAModel, load_lora, merge_adapter, merge_lora
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

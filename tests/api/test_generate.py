@@ -11,7 +11,7 @@ from tiny_glm import make_likely, relative_error
 
 from glm import AutoModel, AutoTokenizer, GenerationConfig, GLMChatModel, GLMForCausalLM, TextStreamer
 from glm.errors import UsageError
-from glm.generation import Prompt, StopTokens
+from glm.generation.search import Prompt, StopTokens
 
 BLANKS = ["在已知[gMASK]", "在[MASK]前提下，问题", "a[gMASK]"]
 

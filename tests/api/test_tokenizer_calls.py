@@ -11,7 +11,7 @@ from paddlenlp import transformers
 from tiny_chat import KINDS, tokenizer_of
 
 from glm import AutoTokenizer, ChatGLMTokenizer, GLM4JsonTokenizer, GLM4Tokenizer, GLMChineseTokenizer
-from glm.chat import chat_format
+from glm.encoding.chat_formats import chat_format
 from glm.errors import GLMError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,11 +5,11 @@ import paddle
 import pytest
 from tiny_glm import tiny_model
 
-from glm.datasets.batches import BlockPositions, TextPositions, training_batch
+from glm.encoding.batches import BlockPositions, TextPositions, training_batch
+from glm.encoding.examples import TrainingRow
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
-from glm.parameters import as_numpy
-from glm.rows import TrainingRow
+from glm.model.parameters import as_numpy
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
 from benchmarks.quality_score import BATCH, score

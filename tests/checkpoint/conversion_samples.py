@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from glm.checkpoint import from_memory
 from glm.checkpoint.convert import Conversion, convert_checkpoint
-from glm.config import GLMConfig
+from glm.config.glm_config import GLMConfig
 
 FIXTURES = fixture_files.names()
 REMOTE = [name for name in FIXTURES if name.startswith("glm-")]

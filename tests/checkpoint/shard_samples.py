@@ -1,7 +1,7 @@
 """Checkpoints as several tensor-parallel ranks write them together."""
 
 from glm.checkpoint import finish_shards, save_index, save_part, save_shard, save_state, share_out
-from glm.plan import rank_part
+from glm.distributed.plan import rank_part
 
 INDEX = "model.safetensors.index.json"
 

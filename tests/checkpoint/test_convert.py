@@ -22,8 +22,8 @@ from safetensors.numpy import load_file, save_file
 from shard_samples import parts_of
 from tiny_glm import relative_error
 
-from glm.checkpoint import load_pdparams, load_state, outgoing, save_shard, save_state
-from glm.config import GLMConfig
+from glm.checkpoint import load_pdparams, load_state, save_shard, save_state, tiles
+from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError
 from glm.training.random_state import LAYOUT_NAME
 from glm.training.run_record import RECORD_NAME
@@ -318,7 +318,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ALL)
 def test_tensors_of_many_tiles(name, tmp_path, monkeypatch):
     """In rows, in columns, in squares and by groups: as the fixtures are, they fit into one tile."""
-    monkeypatch.setattr(outgoing, "LARGEST_TILE", 300)
+    monkeypatch.setattr(tiles, "LARGEST_TILE", 300)
     source = hf_directory(name, tmp_path / "source")
     config = GLMConfig.from_pretrained(str(source))
     state = load_state(source, config)

@@ -16,7 +16,7 @@ from glm.checkpoint import journal as journals
 from glm.checkpoint import load_state, open_checkpoint
 from glm.checkpoint.convert import source_files
 from glm.checkpoint.journal import STAGING
-from glm.config import GLMConfig
+from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError
 
 

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_glm import scatter
 
 from glm import GLMConfig, GLMForCausalLM
+from glm.api.loading import stream_weights
 from glm.checkpoint import from_memory
-from glm.loading import stream_weights
-from glm.parameters import as_numpy
+from glm.model.parameters import as_numpy
 
 CONFIGS = json.loads(Path(__file__).with_name("glm_2021_configs.json").read_text("utf-8"))
 SAVED = "saved by transformers 4.30.2"

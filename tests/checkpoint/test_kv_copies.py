@@ -8,7 +8,7 @@ from shard_samples import WRITERS
 from glm.checkpoint import load_state, save_shard
 from glm.checkpoint.files import MappedTensors, Safetensors
 from glm.checkpoint.names import table_of
-from glm.plan import filed, held, rank_part, whole
+from glm.distributed.plan import filed, held, rank_part, whole
 
 HEADS, GROUPS, WIDTH, HIDDEN, INNER = 4, 2, 6, 16, 24
 QUERIES, KEYS = HEADS * WIDTH, GROUPS * WIDTH

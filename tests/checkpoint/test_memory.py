@@ -16,7 +16,7 @@ import pytest
 from checkpoint_samples import memory_shapes, tiny_config
 from shard_samples import WRITERS
 
-from glm.plan import rank_part
+from glm.distributed.plan import rank_part
 
 ROOT = Path(__file__).resolve().parents[2]
 # GLM-Large with 4 of its 24 layers in float32: 415 MB, of which the word embedding has 205 MB.

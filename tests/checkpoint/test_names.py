@@ -10,11 +10,11 @@ import pytest
 from checkpoint_samples import memory_shapes, random_state, same_bits, tiny_config
 
 from glm.checkpoint import TABLES, Packing, Row, from_memory
-from glm.checkpoint.blocks import read_row
 from glm.checkpoint.files import MappedTensors
 from glm.checkpoint.names import FUSED_QKV, QKV_PER_HEAD, match_rows, table_of, unpack_blocks
+from glm.checkpoint.slices import read_row
+from glm.distributed.plan import rank_part
 from glm.errors import GLMError
-from glm.plan import rank_part
 
 CONFIG = tiny_config()
 HEADS = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2)

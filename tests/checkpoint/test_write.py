@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from checkpoint_samples import random_state, same_bits, tiny_config
 
-from glm.checkpoint import atomic, atomic_directory, atomic_file, atomic_write, load_state, save_state
+from glm.checkpoint import atomic_directory, atomic_file, atomic_write, load_state, save_state
 from glm.errors import GLMError
+from glm.files import atomic
 
 CONFIG = tiny_config()
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,8 @@ SAVER = """
     sys.path[:0] = {paths!r}
     import numpy as np
     from checkpoint_samples import memory_shapes, tiny_config
-    from glm.checkpoint import atomic, save_state
+    from glm.files import atomic
+    from glm.checkpoint import save_state
     atomic.sync = lambda path: time.sleep(60)  # should the parent look away, wait for it before the rename
     config = tiny_config(hidden_size=1024, num_hidden_layers=6)
     state = {{name: np.ones(shape, "float32") for name, shape in memory_shapes(config).items()}}

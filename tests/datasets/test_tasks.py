@@ -11,7 +11,7 @@ import pytest
 
 from glm.datasets import TASKS, Example, load_examples
 from glm.errors import GLMError
-from glm.training.metrics import METRICS
+from glm.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
@@ -239,7 +239,7 @@ def test_data_set_in_the_hub_cache(tmp_path):
 
 def test_imports_stay_light():
     code = (
-        "import sys, glm.tokenizers, glm.training.metrics\n"
+        "import sys, glm.tokenizers, glm.evaluation.metrics\n"
         "print({'paddle', 'paddlenlp', 'datasets', 'nltk', 'jieba', 'rouge_chinese'} & {*sys.modules})"
     )
     result = run_with({}, code)

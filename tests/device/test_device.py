@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glm.cli import run_script
+from glm.cli.script import run_script
 from glm.device.__main__ import main
 from glm.device.choice import check_dtype, choose_device, device_counts
 from glm.device.tuning import keep_freed_memory, tune_cpu, usable_cores
@@ -252,7 +252,7 @@ def test_importing_glm_sets_the_environment_before_paddle():
 LIGHT = [
     "glm",
     "glm.tokenizers",
-    "glm.generation_config",
+    "glm.generation.options",
     "glm.device.choice",
     "glm.errors",
     "glm.datasets",

@@ -16,7 +16,8 @@ from tests.npu_simulator.launching import environment, launch, needs_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELUDE = (
-    "import glm, json; from glm.cli import *; import paddle; from glm.device.probe import *; from glm.errors import *\n"
+    "import glm, json; from glm.cli.script import *\n"
+    "import paddle; from glm.device.probe import *; from glm.errors import *\n"
 )
 
 

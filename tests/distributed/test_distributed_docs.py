@@ -123,7 +123,7 @@ def test_the_readmes_memory_command_gives_the_tables_number(monkeypatch, capsys)
 def test_the_launcher_and_the_script_take_the_command(line, monkeypatch):
     from paddle.distributed.launch.context.args_envs import parse_args
 
-    from glm import arguments
+    from glm.training import arguments
 
     monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
     known, unknown = parse_args()

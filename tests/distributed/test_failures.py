@@ -87,7 +87,7 @@ def test_other_code_and_arguments_on_another_node(model, data, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "glm", copy / "glm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "finetune_generation.py", copy)
-    with (copy / "glm" / "loss.py").open("a") as file:
+    with (copy / "glm" / "model" / "loss.py").open("a") as file:
         file.write("# another version\n")
     words = [command(model, data, tmp_path / "run", **STEPS, **DISTRIBUTED, seed=seed)[1:] for seed in (1, 2)]
     words[1][0] = copy / "finetune_generation.py"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glm import cli
+from glm.cli import script as cli
 from glm.distributed.processes import command_line, difference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def test_arguments_are_compared_by_flags(tmp_path):
 
 ENDING = """
 import os, sys
-from glm.cli import run_script
+from glm.cli.script import run_script
 
 class Store:
     def __del__(self):

@@ -9,10 +9,10 @@ from tiny_chat import KINDS, chat_model, encoder_of_tiny
 from tiny_glm import make_likely, random_pairs, tiny_model
 
 from glm import GenerationConfig, GLMForCausalLM
-from glm.datasets.batches import BlockPositions, prompt_batch
-from glm.datasets.encoding import Encoder, GLMEncoder
+from glm.encoding.batches import BlockPositions, prompt_batch
+from glm.encoding.encoder import Encoder, GLMEncoder
 from glm.engine import Engine, EngineOptions, StopTokens
-from glm.generation import Prompt
+from glm.generation.search import Prompt
 
 NAMES = ("glm", *KINDS)
 CAUSAL = ("glm4", "glm4-0414")

@@ -5,9 +5,9 @@ import pytest
 from tiny_chat import KINDS, chat_model, encoder_of_tiny
 from tiny_glm import tensors, tiny_model
 
-from glm.datasets.encoding import GLMEncoder
 from glm.datasets.prompts import Example
-from glm.generation import Prompt, StopTokens
+from glm.encoding.encoder import GLMEncoder
+from glm.generation.search import Prompt, StopTokens
 
 
 def conversation(*texts: str) -> Example:

@@ -20,11 +20,11 @@ from tiny_glm import (
 )
 
 from glm import GenerationConfig
-from glm.cache import empty_tails, scores_fp32, select_beams
-from glm.datasets.encoding import GLMEncoder
-from glm.generation import Prompt, StopTokens
-from glm.inputs import MASKED, attention_bias, key_bias
-from glm.rows import IGNORED
+from glm.encoding.encoder import GLMEncoder
+from glm.encoding.examples import IGNORED
+from glm.generation.search import Prompt, StopTokens
+from glm.model.attention import empty_tails, scores_fp32, select_beams
+from glm.model.masks import MASKED, attention_bias, key_bias
 
 SIZES = [(9, 7), (3, 10), (13, 2), (1, 1)]
 STEPS = 8

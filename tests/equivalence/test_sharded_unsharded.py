@@ -17,7 +17,7 @@ from training_runs import NO_DROPOUT, ROOT, arguments, losses, sample_rows, trai
 
 from glm.checkpoint import load_state
 from glm.checkpoint.unpickle import load_pdparams
-from glm.config import GLMConfig
+from glm.config.glm_config import GLMConfig
 from tests.npu_simulator.launching import launch, needs_compiler
 
 pytestmark = needs_compiler

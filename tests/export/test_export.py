@@ -8,11 +8,11 @@ from paddle import inference
 from tiny_glm import make_likely, random_pairs, relative_error, stop_of, tensors, tiny_model
 
 from glm import GenerationConfig
-from glm.datasets.encoding import GLMEncoder
+from glm.encoding.encoder import GLMEncoder
 from glm.export.paddle_graphs import export_graph
 from glm.export.paddle_step import export_step_graph
-from glm.generation import Prompt, StopTokens
-from glm.generation_config import control_arrays
+from glm.generation.options import control_arrays
+from glm.generation.search import Prompt, StopTokens
 
 SIZES = [(9, 1), (3, 1), (13, 1), (1, 1), (7, 1)]
 

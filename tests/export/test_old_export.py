@@ -8,14 +8,14 @@ from paddle import nn
 from tiny_glm import random_pairs, stop_of, tensors, tiny_model
 
 from glm import GenerationConfig
-from glm.datasets.encoding import GLMEncoder
+from glm.encoding.encoder import GLMEncoder
 from glm.errors import UsageError
 from glm.export.paddle_graphs import CONTROL_SPEC, PROMPT_SPEC
-from glm.generation import Prompt, generate
+from glm.generation.search import Prompt, generate
+from glm.inference.exported import LoopGenerator
+from glm.model.tracing import save_graph
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import PaddleInferenceRuntime
-from glm.text.infer import LoopGenerator
-from glm.tracing import save_graph
 
 NEW = {
     "repetition_penalty": 1.1,

@@ -11,9 +11,9 @@ import paddle
 from paddle.base import core
 
 from glm import GenerationConfig, GLMConfig, GLMForCausalLM
-from glm.generation import Prompt, StopTokens
-from glm.lora import add_lora
+from glm.generation.search import Prompt, StopTokens
 from glm.memory import Run
+from glm.model.lora import add_lora
 
 SHAPE = {"vocab_size": 2001, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
 DROPOUT = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "hidden_dropout": 0.1}

@@ -11,15 +11,15 @@ import paddle
 import paddle.distributed as dist
 from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 
-from glm import parallel
+from glm.distributed import tensor_parallel
 from glm.distributed.processes import process_count
 from glm.memory import Run
 from tests.memory import measurement
 
 paddle.set_device("npu")
-parallel.start(process_count())
-get_rng_state_tracker().add(parallel.LOCAL_SEED, 1 + dist.get_rank())  # PaddleNLP's arguments do it in training
-config = measurement.config_of(**parallel.tensor_parallel())
+tensor_parallel.start(process_count())
+get_rng_state_tracker().add(tensor_parallel.LOCAL_SEED, 1 + dist.get_rank())  # PaddleNLP's arguments do it in training
+config = measurement.config_of(**tensor_parallel.tensor_parallel())
 for run in json.loads(sys.argv[1]):
     measure = measurement.measure_generation if run["train"] == "none" else measurement.measure_training
     found = measure(config, Run(**run), measurement.DEVICE, dist.get_rank())

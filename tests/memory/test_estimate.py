@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from glm import GLMConfig, GLMForCausalLM
-from glm.cli import run_script
+from glm.cli.script import run_script
+from glm.config.presets import PRESETS
+from glm.config.shapes import lora_shapes, parameter_shapes, rank_shape
+from glm.distributed.plan import held, rank_part
 from glm.errors import UsageError
-from glm.lora import add_lora
 from glm.memory import GIB, HEADROOM, Memory, Run, estimate, fits
 from glm.memory.__main__ import main
 from glm.memory.run import SIZES
-from glm.memory.weights import lora_shapes, parameter_shapes, rank_shape
-from glm.plan import held, rank_part
-from glm.presets import PRESETS
+from glm.model.lora import add_lora
 from tests.memory.measurement import DROPOUT, RUN, config_of, measure_generation, measure_training
 from tests.npu_simulator.launching import launch, needs_compiler
 
@@ -314,7 +314,7 @@ def test_a_wrong_run_is_refused(wrong):
 
 
 def test_every_dtype_of_a_config_has_a_size():
-    from glm.config import DTYPES
+    from glm.config.glm_config import DTYPES
 
     assert tuple(SIZES) == DTYPES
 

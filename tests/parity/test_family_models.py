@@ -10,8 +10,8 @@ from tiny_glm import relative_error
 
 from glm import GLMForCausalLM
 from glm.checkpoint import from_memory
-from glm.generation import Prompt, StopTokens
-from glm.generation_config import GenerationConfig
+from glm.generation.options import GenerationConfig
+from glm.generation.search import Prompt, StopTokens
 
 NAMES = fixture_files.names()
 GLM4 = [name for name in NAMES if name.startswith("glm-")]

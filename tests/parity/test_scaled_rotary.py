@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from test_family_models import inputs, opened, prompt_of
 from tiny_glm import relative_error, uncached_logits
 
-import glm.rotary
-from glm.generation import StopTokens
-from glm.generation_config import GenerationConfig
-from glm.plain_config import PlainConfig
-from glm.rotary import scaled_frequencies
+import glm.model.rotary
+from glm.config.fields import PlainConfig
+from glm.generation.options import GenerationConfig
+from glm.generation.search import StopTokens
+from glm.model.rotary import scaled_frequencies
 
 GOLDEN = load_file(fixture_files.FIXTURES / "scaled_rotary.safetensors")
 BENCH = Path(__file__).resolve().parents[2] / ".venv-bench" / "bin" / "python"
@@ -61,10 +61,10 @@ def test_logits(case, name, tmp_path):
 
 def test_another_ramp_or_factor_shows(tmp_path, monkeypatch):
     """Bounds that nothing could miss would prove nothing."""
-    monkeypatch.setattr(glm.rotary, "floor", lambda x: x)
+    monkeypatch.setattr(glm.model.rotary, "floor", lambda x: x)
     assert off(tmp_path, "card") > 0.01
     monkeypatch.undo()
-    monkeypatch.setattr(glm.rotary, "_attention_factor", lambda scaling: 1.0)
+    monkeypatch.setattr(glm.model.rotary, "_attention_factor", lambda scaling: 1.0)
     assert logits_off(tmp_path, MODELS[0], "card") > 0.01
 
 

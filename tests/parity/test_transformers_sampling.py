@@ -12,10 +12,10 @@ from fixture_files import FIXTURES, load
 from plain_search import kept_probabilities
 
 from glm import GenerationConfig, GLMForCausalLM
-from glm.datasets.batches import TextPositions, prompt_batch
-from glm.engine.rules import likely_tokens
-from glm.generation import Prompt, StopTokens, _keep_likely
-from glm.generation_file import GenerationFile
+from glm.encoding.batches import TextPositions, prompt_batch
+from glm.engine.logits import likely_tokens
+from glm.generation.config_json import GenerationFile
+from glm.generation.search import Prompt, StopTokens, _keep_likely
 
 PEERS = Path(__file__).parents[2] / ".venv-bench" / "bin" / "python"  # of `make bench`
 GOLDEN = json.loads((FIXTURES / "penalties.json").read_text())

@@ -9,9 +9,9 @@ from pathlib import Path
 import paddle
 
 from glm import GLMForCausalLM
-from glm.cli import run_script
+from glm.cli.script import run_script
 from glm.distributed.processes import process_count, process_rank
-from glm.parallel import start
+from glm.distributed.tensor_parallel import start
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from test_finetune_scripts import ONCE, tune  # noqa: F401  (a fixture)
 from test_script_errors import assert_error
 
 import glm
-from glm.lora import load_lora
+from glm.model.lora import load_lora
 
 PREDICT, EXPORT = "predict_generation.py", "export_generation_model.py"
 PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from commands import ROOT, SHORT
 
-from glm.presets import PRESETS, preset_name
+from glm.config.presets import PRESETS, preset_name
 from tests.npu_simulator.launching import needs_compiler
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

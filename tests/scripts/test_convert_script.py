@@ -16,8 +16,8 @@ from commands import ROOT, SURROUNDINGS
 from safetensors.numpy import load_file, save_file
 
 import convert_checkpoint
-from glm.checkpoint.atomic import lock_directory
 from glm.checkpoint.journal import STAGING
+from glm.files.atomic import lock_directory
 
 FIXTURE = ROOT / "tests" / "parity" / "fixtures" / "glm4-g2-bias-rope1"
 SCRIPT = "convert_checkpoint.py"

@@ -10,10 +10,10 @@ import pytest
 from commands import run_cold
 
 from glm import GLMForCausalLM
-from glm.datasets.batches import Positions
+from glm.api.loading import load_encoder
+from glm.encoding.batches import Positions
 from glm.export.files import exported_formats, read_manifest, start_check
-from glm.loading import load_encoder
-from glm.lora import load_lora
+from glm.model.lora import load_lora
 
 SCRIPT = "export_generation_model.py"
 TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
@@ -128,8 +128,8 @@ def test_streaming_imports_neither_paddle_nor_paddlenlp(model, tmp_path):
     result = run_cold(SCRIPT, *where, interpreter=["-X", "importtime"])
     assert result.code == 0, result.err
     imported = {line.rsplit("|", 1)[1].strip() for line in result.err.splitlines() if line.startswith("import time:")}
-    assert {"onnx", "glm.loading"} <= imported
-    assert not {"paddle", "paddlenlp", "onnxruntime", "glm.model"} & imported
+    assert {"onnx", "glm.api.loading"} <= imported
+    assert not {"paddle", "paddlenlp", "onnxruntime", "glm.model.network"} & imported
 
 
 def test_help_says_what_to_choose(run):

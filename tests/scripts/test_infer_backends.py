@@ -103,7 +103,7 @@ def test_onnx_runtime_imports_no_paddle(both, infer):
     assert result.code == 0, result.err
     assert result.out == infer(TEXT).out
     imported = {line.rsplit("|", 1)[1].strip() for line in result.err.splitlines() if line.startswith("import time:")}
-    assert {"glm.text.infer", "onnxruntime"} <= imported
+    assert {"glm.inference.exported", "onnxruntime"} <= imported
     assert not {name for name in imported if name.split(".")[0] in ("paddle", "paddlenlp", "onnx")}
 
 

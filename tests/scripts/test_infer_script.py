@@ -65,9 +65,18 @@ def test_it_imports_neither_paddlenlp_nor_the_model(exported, infer):
     assert result.code == 0, result.err
     assert result.out == infer(TEXT).out
     imported = {line.rsplit("|", 1)[1].strip() for line in result.err.splitlines() if line.startswith("import time:")}
-    assert {"glm.text.infer", "paddle"} <= imported
+    assert {"glm.inference.exported", "paddle"} <= imported
     assert not {name for name in imported if name.split(".")[0] == "paddlenlp"}
-    assert not {"glm.model", "glm.generation", "glm.training.trainer", "glm.lora", "glm.config"} & imported
+    assert (
+        not {
+            "glm.model.network",
+            "glm.generation.search",
+            "glm.training.trainer",
+            "glm.model.lora",
+            "glm.config.glm_config",
+        }
+        & imported
+    )
     rest = [line for line in result.err.splitlines() if not line.startswith("import time:")]
     assert [line for line in rest if "tokens/s" not in line] == [
         "backend: paddle on cpu (--format onnx would be faster on a CPU)"

@@ -51,7 +51,7 @@ MEMORY = """
 import glm, json, sys
 import paddle
 import infer_generation
-from glm.text.infer import open_generator
+from glm.inference.exported import open_generator
 
 open_generator(infer_generation.parse())
 print(json.dumps([paddle.device.max_memory_allocated(f"npu:{number}") for number in (0, 1)]))

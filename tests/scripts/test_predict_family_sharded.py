@@ -14,7 +14,7 @@ from glm import GLMConfig, GLMForCausalLM
 from glm.checkpoint import load_state
 from glm.checkpoint.unpickle import load_pdparams
 from glm.checkpoint.write import write_pdparams
-from glm.lora import PADDLE_WEIGHTS, add_lora
+from glm.model.lora import PADDLE_WEIGHTS, add_lora
 from tests.npu_simulator.launching import needs_compiler
 
 pytestmark = needs_compiler

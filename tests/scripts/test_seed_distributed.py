@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 from seed_commands import ON_NPU, ON_NPUS, RUN_FILES, Seed
 
 from glm.checkpoint import load_state
-from glm.config import GLMConfig
+from glm.config.glm_config import GLMConfig
 from tests.npu_simulator.launching import needs_compiler
 
 pytestmark = needs_compiler

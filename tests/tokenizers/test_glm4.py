@@ -328,7 +328,8 @@ def test_two_tokens_with_one_id(tmp_path):
 
 
 def test_neither_paddle_nor_paddlenlp_is_imported():
-    code = "import sys, glm.chat, glm.tokenizers; print(sorted({'paddle', 'paddlenlp', 'torch'} & set(sys.modules)))"
+    code = "import sys, glm.encoding.chat_formats, glm.tokenizers\n"
+    code += "print(sorted({'paddle', 'paddlenlp', 'torch'} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=DATA.parent)
     assert result.stdout == "[]\n"

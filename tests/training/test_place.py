@@ -5,8 +5,8 @@ from itertools import pairwise
 import paddle
 import pytest
 
-from glm.rows import TrainingRow
-from glm.training.data import EpochSampler, Place
+from glm.encoding.examples import TrainingRow
+from glm.training.sampler import EpochSampler, Place
 
 
 class Rows(paddle.io.Dataset):

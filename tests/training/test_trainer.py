@@ -8,13 +8,13 @@ import paddle
 import pytest
 from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write_model, write_rows
 
-import glm.model
+import glm.model.network
 import glm.training.trainer
-from glm.datasets.encoding import GLMEncoder
 from glm.datasets.prompts import Example
+from glm.encoding.encoder import GLMEncoder
+from glm.encoding.examples import TrainingRow
 from glm.errors import UsageError
-from glm.rows import TrainingRow
-from glm.training.data import EncodedDataset, EpochSampler
+from glm.training.sampler import EncodedDataset, EpochSampler
 from glm.training.trainer import linear_schedule
 
 STEPS = {"max_steps": 12, "save_steps": 100}
@@ -69,8 +69,8 @@ def test_recomputing_changes_nothing(model, data, tmp_path, monkeypatch, lora):
     """With dropout: the second forward pass draws what the first drew. LoRA freezes what comes before the blocks."""
     plain = curve(model, data, tmp_path / "plain", lora=lora)
     calls = []
-    recompute = glm.model.recompute
-    monkeypatch.setattr(glm.model, "recompute", lambda *args: calls.append(args) or recompute(*args))
+    recompute = glm.model.network.recompute
+    monkeypatch.setattr(glm.model.network, "recompute", lambda *args: calls.append(args) or recompute(*args))
     again = curve(model, data, tmp_path / "again", lora=lora, recompute=True)
     assert len(calls) == 12 * 2
     assert np.abs(again / plain - 1).max() < 1e-6

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glm.checkpoint.stream import reserve
+from glm.checkpoint.file_layout import reserve
 from glm.errors import GLMError
 
 ALIGNMENT = 64  # bytes, for vector instructions on a mapped file

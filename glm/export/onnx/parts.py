@@ -1,4 +1,4 @@
-"""The parts of a decoder as nodes of a graph: the tables of glm/layers.py and glm/positions.py once more, in ONNX.
+"""The parts of a decoder as nodes of a graph: the tables of glm/model/layers.py and positions.py once more, in ONNX.
 
 Shapes: B rows, P position rows a token, T tokens, H hidden, N heads, K key/value heads, D head_dim in the graph,
 R dimensions of a head that turn.
@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.weights import Layer, Weights
-from glm.rotary import inverse_frequencies, scaled_frequencies
+from glm.model.rotary import inverse_frequencies, scaled_frequencies
 
 # Name of queries or keys [B, T, heads · D] and their number of heads → the same, turned.
 Rotate = Callable[[str, int], str]

@@ -78,7 +78,7 @@ class _StepGraph:
                 graph.output(f"present_{part}_{i}", dtype.FLOAT, shape)
 
     def _block(self, name: str, i: int, x: str, added: str | None, rotate: Rotate | None) -> tuple[str, str]:
-        """The block of glm/layers.py; a sum is left to the norm behind it: (carried, added) goes in and out."""
+        """The block of glm/model/layers.py; a sum is left to the norm behind it: (carried, added) goes in and out."""
         graph, config = self.graph, self.config
         h, x = self._norm(f"{name}.input_layernorm", x, added)
         added = self._behind(f"{name}.post_self_attn_layernorm", self._attention(f"{name}.self_attn", i, h, rotate))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from finetune_runs import runs
 
-from glm.cli import run_script
-from glm.lora import GLMLoRAModel
+from glm.cli.script import run_script
+from glm.model.lora import GLMLoRAModel
 
 
 def main() -> None:

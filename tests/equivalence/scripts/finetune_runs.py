@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from glm.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
-from glm.cli import run_script
+from glm.cli.script import run_script
+from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
 from glm.training.finetune import finetune
 from glm.training.trainer import GLMTrainer
 

@@ -5,10 +5,10 @@ import glm  # noqa: F401  first: it chooses Paddle's settings
 # isort: split
 from finetune_runs import runs
 
-from glm.cli import run_script
+from glm.cli.script import run_script
+from glm.distributed.plan import split_axis
 from glm.distributed.processes import digest, require_agreement
-from glm.parameters import as_numpy
-from glm.plan import split_axis
+from glm.model.parameters import as_numpy
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from family_models import FAMILY
 from tiny_glm import NO_DROPOUT, scatter, tiny_model
 
 from glm import GLMConfig, GLMForCausalLM
-from glm.parameters import as_numpy
+from glm.model.parameters import as_numpy
 
 # Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32. In heads of 32 the attention
 # operator turns 16 dimensions itself, with scaled positions too; the prompts of the tests are longer than 8.

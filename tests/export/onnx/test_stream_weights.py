@@ -12,16 +12,16 @@ from onnx_step import decode, dynamic, random_rows
 from tiny_glm import relative_error, tiny_model
 
 from glm import GLMForCausalLM
+from glm.api.loading import stream_weights
 from glm.checkpoint.convert import Conversion, convert_checkpoint
-from glm.config import GLMConfig
-from glm.config_file import config_json
+from glm.config.config_json import config_json
+from glm.config.fields import PlainConfig
+from glm.config.glm_config import GLMConfig
+from glm.config.presets import PRESETS
 from glm.errors import GLMError
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
-from glm.loading import stream_weights
-from glm.lora import add_lora, merge_adapter
-from glm.plain_config import PlainConfig
-from glm.presets import PRESETS
+from glm.model.lora import add_lora, merge_adapter
 
 FIXTURES = Path(__file__).resolve().parents[2] / "parity" / "fixtures"
 ADAPTERS = Path(__file__).resolve().parents[2] / "adapters" / "fixtures"
@@ -151,7 +151,7 @@ def test_neither_paddle_nor_paddlenlp_nor_a_runtime_is_imported(models, tmp_path
     )
     (tmp_path / "test_stream_weights_code.py").write_text(
         "from pathlib import Path\n"
-        "from glm.loading import load_encoder, stream_weights\n"
+        "from glm.api.loading import load_encoder, stream_weights\n"
         "from glm.export.writing import write_text_side\n"
         "from glm.export.onnx.weights import weights_of\n"
         "from glm.export.onnx.write import export_step_graph\n"

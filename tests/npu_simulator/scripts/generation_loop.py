@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tiny_glm import make_likely, small_prompt, tiny_model
 
 from glm import GenerationConfig
-from glm.generation import StopTokens
-from glm.tracing import steps_between_looks
+from glm.generation.search import StopTokens
+from glm.model.tracing import steps_between_looks
 
 CONFIGS = [
     GenerationConfig(11),

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from glm.datasets.batches import TextPositions
+from glm.encoding.batches import TextPositions
 from glm.engine import Engine, EngineOptions, GenerationConfig, StopTokens
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_step import PaddleStepRuntime

@@ -1,0 +1,102 @@
+"""The small files beside weights: their names, whose they are, and what a conversion takes along."""
+
+import fnmatch
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glm.checkpoint.file_names import CONFIG_NAME, GENERATION_NAME, is_weights, weight_names
+from glm.config.config_json import unknown_fields
+from glm.errors import GLMError
+from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
+from glm.tokenizers.registry import FORMATS as TOKENIZERS
+
+if TYPE_CHECKING:
+    from glm.config.glm_config import GLMConfig
+
+_CARRIED = ("*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
+# What a training run leaves beside a model is not the model's.
+_LEFT = (
+    *(CONFIG_NAME, "*.index.json", "requirements*.txt", "log*.txt"),
+    *("trainer_state.json", "random_layout.json", "run_arguments.json", "*_results.json"),
+)
+_MODEL_CODE = ("modeling_*.py", "configuration_*.py", "quantization*.py")
+# Fields of config.json that mean the same in every generation, and that GLMConfig does not know.
+_SHARED_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
+TEXT_SIDE = (CONFIG_NAME, GENERATION_NAME, *TOKENIZER_FILES, *(kind.vocabulary_file for kind in TOKENIZERS))
+MANIFESTS = "*.manifest.json"  # of exports
+
+
+def carried_files(source: Path, *, same_code: bool) -> list[Path]:
+    """Files to be copied byte for byte.
+
+    Args:
+        same_code: whether remote code of the model still fits the written names; a tokenizer's always does.
+    """
+    left = _LEFT if same_code else (*_LEFT, *_MODEL_CODE)
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and not is_weights(path.name)]
+    return [path for path in files if _fits(path.name, _CARRIED) and not _fits(path.name, left)]
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def converted_config(config: "GLMConfig", target: "GLMConfig", conversion: Any) -> dict[str, Any]:
+    """The config.json of the target: the source's own, with as little changed as can be.
+
+    Args:
+        config, target: the same object where the generation stays.
+        conversion: needs source, dtype, degree and form.
+    """
+    raw = json.loads((conversion.source / CONFIG_NAME).read_text("utf-8"))
+    content = raw if target is config else _translated(raw, config, target)
+    content.pop("tensor_parallel_degree", None)
+    if conversion.dtype:
+        named = [name for name in ("dtype", "torch_dtype") if name in content]
+        content |= dict.fromkeys(named or ["dtype"], conversion.dtype)
+    if conversion.form.weight_format == "pdparams":
+        content["tensor_parallel_degree"] = conversion.degree
+    return content
+
+
+def _translated(raw: dict[str, Any], config: "GLMConfig", target: "GLMConfig") -> dict[str, Any]:
+    """In the target's names; what nobody here knows goes along, for it changes nothing."""
+    content = target.to_checkpoint_dict()
+    foreign = {name: raw[name] for name in unknown_fields(raw, config.generation) if name in raw}
+    content.pop("output_predict", None)  # PaddleNLP's
+    content["torch_dtype"] = content["dtype"]  # transformers 4 and the remote code know this name only
+    return foreign | content | {name: raw[name] for name in _SHARED_FIELDS if name in raw}
+
+
+def text_side_names(directory: Path) -> list[str]:
+    """What a directory holds of a text side."""
+    return [name for name in TEXT_SIDE if (directory / name).is_file()]
+
+
+def require_no_export(directory: Path) -> None:
+    """Raises GLMError where an export would find other files than its own."""
+    if manifests := sorted(path.name for path in directory.glob(MANIFESTS)):
+        raise GLMError(
+            f"{directory} holds the export of {manifests[0]}, whose configuration and tokenizer a model would replace: "
+            "choose another directory"
+        )
+
+
+def require_place_for_model(directory: Path) -> None:
+    """Makes sure that a model which is saved there replaces a model, or nothing.
+
+    Raises:
+        GLMError: a file has the directory's name, or what lies in it belongs to something else.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise GLMError(f"{directory} is a file: choose a directory")
+    require_no_export(directory)
+    if (names := text_side_names(directory)) and not weight_names(directory):
+        raise GLMError(f"{directory / names[0]} is of no model there, and would be replaced: choose another directory")
+
+
+def remove_text_side(directory: Path, keep: set[str]) -> None:
+    """Removes an earlier model's files, which would be read with the new one's."""
+    for name in set(TEXT_SIDE) - keep:
+        (directory / name).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What the scripts share: parsers and argument files, prompts from files, the terminal, printing."""

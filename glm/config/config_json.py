@@ -1,0 +1,146 @@
+"""config.json: reading it field by field, so that none that matters is passed over, and writing it."""
+
+import json
+import logging
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from glm.config.families import GENERATIONS, SIZES, Generation
+from glm.config.foreign_fields import is_known, refuse_change
+from glm.config.presets import PRESETS, is_directory
+from glm.errors import GLMError
+from glm.files.atomic import atomic_write
+from glm.files.foreign_files import require_real
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+ADAPTER_CONFIGS = ("lora_config.json", "adapter_config.json")  # PaddleNLP's, PEFT's
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
+
+
+def read_config_file(directory: Path) -> dict[str, Any]:
+    """The fields of `GLMConfig` that a directory's config.json gives.
+
+    A field that nobody here knows is named in one warning.
+
+    Raises:
+        GLMError: no such file, an adapter's directory, no JSON, no known generation, a missing field, or one that is
+            known to make another model of it (glm/config/foreign_fields.py).
+    """
+    path = directory / CONFIG_NAME
+    if not is_directory(directory):
+        raise GLMError(f"'{directory}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
+    refuse_adapter(directory)
+    if not path.is_file():
+        raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
+    require_real(path)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GLMError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise GLMError(f"{path} holds a {type(raw).__name__}, not the fields of a model; get the file again")
+    for name, generation in GENERATIONS.items():
+        if generation.recognise(raw):
+            try:
+                fields = {"generation": name} | _translate(raw, generation)
+            except GLMError as error:
+                raise GLMError(f"{path}: {error}") from None
+            if unknown := unknown_fields(raw, name):
+                logger.warning("%s: taken to change nothing, for nobody here knows it: %s", path, ", ".join(unknown))
+            return fields
+    raise GLMError(
+        f"{path}: model_type '{raw.get('model_type')}' with these fields is none of the known generations: "
+        f"{', '.join(GENERATIONS)}"
+    )
+
+
+def refuse_adapter(directory: Path) -> None:
+    """Raises GLMError where a directory holds a LoRA adapter and no model."""
+    found = [name for name in ADAPTER_CONFIGS if (directory / name).is_file()]
+    if found and not (directory / CONFIG_NAME).is_file():
+        raise GLMError(
+            f"{directory} holds a LoRA adapter ({found[0]}) and no {CONFIG_NAME}: pass it as --lora_path and its base "
+            "model as --model_name_or_path; predict_generation.py with --merge_tensor_parallel_path makes one model of "
+            "both"
+        )
+
+
+def unknown_fields(raw: Mapping[str, Any], generation: str) -> list[str]:
+    """Names in a config.json of which nobody here knows whether they change results; null says that nothing is set."""
+    shared = GENERATIONS[generation]
+    own = {*shared.names, *shared.aliases, *shared.derived, *shared.ignored, *shared.fixed, *TOKENS}
+    names = [name for name, value in raw.items() if value is not None and name not in own and not is_known(name)]
+    return sorted(names) + shared.unknown(raw)
+
+
+def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
+    raw = _without_aliases(raw, generation)
+    own = {*generation.names, *generation.derived, *generation.ignored, *TOKENS}
+    for name in sorted(raw.keys() - own):
+        refuse_change(name, raw, generation.parts["hidden_act"], generation.fixed)
+    raw |= {name: raw.get(other) for name, other in generation.null.items() if raw.get(name, ...) is None}
+    stated = {name: value for name, value in raw.items() if value is not None}
+    known = generation.absent | stated
+    if missing := [name for name in generation.names if name not in known]:
+        raise GLMError(f"no {', '.join(missing)}, which a {generation.architecture} needs; get the file again")
+    fields = {ours: known[theirs] for theirs, ours in generation.names.items()}
+    fields |= {name: _size(name, fields[name]) for name in SIZES if name in fields}
+    fields |= generation.derive(raw)
+    tokens = {name: stated[name] for name in TOKENS if name in stated}
+    return fields | tokens | _dtype(stated)
+
+
+def _size(name: str, value: Any) -> int:
+    """A whole number, which other programs may have written as 32768.0."""
+    if type(value) not in (int, float) or not 1 <= value < inf or value != int(value):
+        raise GLMError(f"{name} is {value!r}, and must be a whole number above 0")
+    return int(value)
+
+
+def _dtype(stated: Mapping[str, Any]) -> dict[str, str]:
+    """Under its newer name or its older one; "auto" says nothing."""
+    named = [str(stated[name]).removeprefix("torch.") for name in ("dtype", "torch_dtype") if stated.get(name)]
+    named = [name for name in named if name != "auto"]
+    return {"dtype": named[0]} if named else {}
+
+
+def _without_aliases(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
+    """One name a field."""
+    raw = dict(raw)
+    for other, name in generation.aliases.items():
+        stated = [value for value in (raw.get(name), raw.pop(other, None)) if value is not None]
+        if stated and stated[0] != stated[-1]:
+            raise GLMError(f"{name} is {stated[0]} and {other} {stated[-1]}, which must be the same: correct one")
+        raw |= {name: stated[0]} if stated else {}
+    return raw
+
+
+def config_json(config: Any, shards: int = 1) -> dict[str, Any]:
+    """The config.json of a `GLMConfig`, in the names that the generation's own users and PaddleNLP know.
+
+    Args:
+        shards: tensor-parallel files that the weights beside it lie in.
+    """
+    generation = GENERATIONS[config.generation]
+    tokens = {name: getattr(config, name, None) for name in TOKENS}
+    return {
+        "model_type": generation.model_type,
+        "architectures": [generation.architecture],
+        "dtype": config.dtype,
+        **{name: value for name, value in generation.fixed.items() if value is not None},
+        **{theirs: getattr(config, ours) for theirs, ours in generation.names.items()},
+        **generation.write(config),
+        **{name: value for name, value in tokens.items() if value is not None or name in generation.tokens},
+        "tensor_parallel_degree": shards,
+    }
+
+
+def write_config_file(config: Any, directory: Path, shards: int = 1) -> None:
+    """Writes config.json into a directory, whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / CONFIG_NAME) as file:
+        file.write(json.dumps(config_json(config, shards), indent=2, ensure_ascii=False).encode() + b"\n")

@@ -1,0 +1,158 @@
+"""Layers and collectives of tensor parallelism, and plain ones where no degree is set.
+
+The model is written for one device: it asks here for its linear layers and its embedding, and gets those that hold a
+rank's part of the plan (glm/distributed/plan.py) where `config.tensor_parallel_degree` is above 1. Paddle's fleet
+carries them out.
+"""
+
+from contextlib import nullcontext
+
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor, nn
+from paddle.autograd import PyLayer
+from paddle.distributed import fleet
+from paddle.distributed.fleet.layers.mpu import mp_ops
+from paddle.distributed.fleet.meta_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    get_rng_state_tracker,
+)
+
+from glm.distributed.plan import COLUMN, KEYS_AND_VALUES, PADDED, PLAN, padded
+from glm.distributed.processes import process_count
+from glm.errors import UsageError
+
+LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
+
+
+class Linear(nn.Linear):
+    """x·W + b, with W [in, out], and a bias gradient that runs at the speed of a matmul."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = paddle.matmul(x, self.weight)
+        if self.bias is None:
+            return y
+        return AddBias.apply(y, self.bias) if self.training and not self.bias.stop_gradient else y + self.bias
+
+
+class AddBias(PyLayer):
+    """y [..., out] + b [out]; Paddle's own gradient of a broadcast addition takes longer on a CPU than the matmul."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, bias: Tensor) -> Tensor:
+        return y + bias
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, sum_of_rows(grad)
+
+
+def sum_of_rows(x: Tensor) -> Tensor:
+    """[..., n] → [n], as a matmul: Paddle's own sum over rows takes 20 times as long on a CPU."""
+    rows = x.flatten(0, -2)
+    return paddle.matmul(paddle.ones([1, rows.shape[0]], x.dtype), rows).flatten()
+
+
+def linear(config, name: str, in_features: int, out_features: int, bias: bool = True) -> nn.Layer:
+    """The linear layer `name` of the plan, with the part of its weight [in, out] that belongs to this rank.
+
+    Cut by columns, [..., in] → [..., out / degree]; cut by rows, [..., in / degree] → [..., out]. Each rank has one of
+    the key/value heads where they are fewer than the ranks: [..., in] → [..., head_dim].
+    """
+    if config.tensor_parallel_degree <= 1:
+        return Linear(in_features, out_features, bias_attr=None if bias else False)
+    if PLAN[name] == COLUMN:
+        out_features *= config.kv_copies if name in KEYS_AND_VALUES else 1
+        out_features = padded(out_features, config.tensor_parallel_degree) if name in PADDED else out_features
+        return ColumnParallelLinear(in_features, out_features, has_bias=bias, gather_output=False)
+    return RowParallelLinear(in_features, out_features, has_bias=bias, input_is_parallel=True)
+
+
+def embedding(config, rows: int, width: int) -> nn.Layer:
+    """The word embedding [rows, width], [...] ids → [..., width], with this rank's rows of the padded vocabulary."""
+    degree = config.tensor_parallel_degree
+    if degree <= 1:
+        return nn.Embedding(rows, width)
+    return VocabParallelEmbedding(padded(rows, degree), width)
+
+
+class Ranks:
+    """The ranks that share one model, seen from one of them. With one rank, every collective does nothing.
+
+    Args:
+        config: a `GLMConfig`; its tensor_parallel_degree is the number of ranks.
+    """
+
+    def __init__(self, config):
+        self.degree = max(config.tensor_parallel_degree, 1)
+        self.rank = max(config.tensor_parallel_rank, 0) if self.degree > 1 else 0
+
+    @property
+    def group(self):
+        return fleet.get_hybrid_communicate_group().get_model_parallel_group()
+
+    def copy(self, x: Tensor) -> Tensor:
+        """x as it is; its gradients of all ranks are added up."""
+        return mp_ops._c_identity(x, group=self.group) if self.degree > 1 else x
+
+    def gather_columns(self, x: Tensor, width: int) -> Tensor:
+        """The columns [..., W] of all ranks beside each other, without the padding: [..., width]."""
+        return mp_ops._c_concat(x, group=self.group)[..., :width] if self.degree > 1 else x
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over the ranks, without gradient."""
+        return self._reduced(x, dist.ReduceOp.SUM)
+
+    def max(self, x: Tensor) -> Tensor:
+        """The maximum over the ranks, without gradient."""
+        return self._reduced(x, dist.ReduceOp.MAX)
+
+    def _reduced(self, x: Tensor, operation) -> Tensor:
+        if self.degree > 1:
+            x = x.clone()
+            dist.all_reduce(x, operation, group=self.group)
+        return x
+
+    def barrier(self) -> None:
+        """Returns when all ranks have come here."""
+        if self.degree > 1:
+            dist.barrier(self.group)
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """The tensors [...] of all ranks, in their order, on every rank; equal shapes."""
+        parts: list[Tensor] = []
+        dist.all_gather(parts, x.contiguous(), group=self.group)
+        return parts
+
+    def own_random_numbers(self):
+        """Within it, ranks draw different numbers: dropout on what each has for itself. Elsewhere all draw the same."""
+        return get_rng_state_tracker().rng_state(LOCAL_SEED) if self.degree > 1 else nullcontext()
+
+
+def tensor_parallel() -> dict[str, int]:
+    """`tensor_parallel_degree` and `_rank` of this process, for a `GLMConfig`; 1 and 0 before `start`."""
+    # Plain data parallelism joins the processes without fleet.
+    groups = getattr(fleet.fleet, "_hcg", None)
+    if groups is None:
+        return {"tensor_parallel_degree": 1, "tensor_parallel_rank": 0}
+    return {
+        "tensor_parallel_degree": groups.get_model_parallel_world_size(),
+        "tensor_parallel_rank": groups.get_model_parallel_rank(),
+    }
+
+
+def start(degree: int) -> None:
+    """Joins the processes of a launch into one tensor-parallel group, as prediction needs it; training leaves that to
+    PaddleNLP's arguments.
+
+    Raises:
+        UsageError: the launch has another number of processes.
+    """
+    if degree != process_count():
+        raise UsageError(f"tensor_parallel_degree {degree} needs as many processes; launched: {process_count()}")
+    if degree > 1 and not dist.is_initialized():
+        strategy = fleet.DistributedStrategy()
+        strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": degree, "pp_degree": 1, "sharding_degree": 1}
+        fleet.init(is_collective=True, strategy=strategy)

@@ -1,0 +1,1 @@
+"""Texts and conversations as ids: chat formats, encoders, examples and their batches."""

@@ -1,0 +1,91 @@
+"""Evaluation of a model on held-out rows: the loss, and generated texts beside their references."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import paddle
+from tqdm import tqdm
+
+from glm.distributed.processes import gather
+from glm.encoding.encoder import Encoder
+from glm.encoding.examples import TrainingRow
+from glm.evaluation.metrics import METRICS, Score
+from glm.generation.options import GenerationConfig
+from glm.generation.search import Prompt, StopTokens
+from glm.training.sampler import EncodedDataset
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Which of the copies of a model this process belongs to; rank of `count` equal ones."""
+
+    rank: int = 0
+    count: int = 1
+
+
+@dataclass
+class GenerationEvaluation:
+    """How evaluation generates.
+
+    Attributes:
+        encoder: of the examples.
+        config: decoding options.
+        batch_size: rows that are evaluated together.
+        show_progress: whether this process draws bars.
+        score: (predictions, references) → metrics (glm/evaluation/metrics.py).
+        loss_only: generate nothing.
+    """
+
+    encoder: Encoder
+    config: GenerationConfig
+    batch_size: int = 8
+    show_progress: bool = True
+    score: Score = METRICS["characters"]
+    loss_only: bool = False
+
+    @paddle.no_grad()
+    def run(self, model, dataset: EncodedDataset, replica: Replica) -> tuple[float, list[tuple[str, str]]]:
+        """Mean loss a target token, without label smoothing, and (prediction, reference) of every row, [] of loss only.
+
+        Each replica evaluates its part of the rows; all processes get the whole.
+        """
+        total, tokens = self._summed_loss(model, dataset.rows[replica.rank :: replica.count])
+        texts = [] if self.loss_only else self._generate(model, dataset.prompts[replica.rank :: replica.count])
+        found = gather(json.dumps([replica.rank, total, tokens, texts]))
+        by_replica = {rank: rest for rank, *rest in map(json.loads, found)}
+        totals, counts, _ = zip(*by_replica.values(), strict=True)
+        loss = sum(totals) / sum(counts)
+        if self.loss_only:
+            return loss, []
+        predictions = [""] * len(dataset.examples)
+        for rank, (_, _, texts) in by_replica.items():
+            predictions[rank :: replica.count] = texts
+        references = map(self.encoder.reference, dataset.examples)
+        return loss, list(zip(predictions, references, strict=True))
+
+    def _summed_loss(self, model, rows: Sequence[TrainingRow]) -> tuple[float, int]:
+        """Sum over the trained tokens, and how many they are."""
+        total, tokens = 0.0, 0
+        for some in self._batches(rows, "loss"):
+            batch = self.encoder.training_batch(some)
+            count = int((batch["labels"] >= 0).sum())
+            total += float(model(**{name: paddle.to_tensor(array) for name, array in batch.items()})) * count
+            tokens += count
+        return total, tokens
+
+    def _generate(self, model, prompts: Sequence[list[int]]) -> list[str]:
+        texts, stop = [], StopTokens.of(self.encoder)
+        for some in self._batches(prompts, "generate"):
+            prompt = Prompt.of(self.encoder.prompt_batch(some))
+            tokens, _ = model.generate_batch(prompt, self.config, stop)
+            texts += map(self.encoder.decode, tokens.tolist())
+        return texts
+
+    def _batches(self, items: Sequence[Item], what: str) -> Iterator[Sequence[Item]]:
+        starts = range(0, len(items), self.batch_size)
+        for start in tqdm(starts, desc=f"evaluate: {what}", leave=False, disable=not self.show_progress):
+            yield items[start : start + self.batch_size]

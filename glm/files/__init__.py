@@ -1,0 +1,1 @@
+"""Files that appear whole or not at all, JSON files, sizes in words. Needs no Paddle."""

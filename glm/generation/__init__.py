@@ -1,0 +1,1 @@
+"""Decoding with a model: options, generation_config.json, greedy search, sampling, beam search."""

@@ -1,0 +1,247 @@
+"""Generation with an exported model: what infer_generation.py runs. Imports neither PaddleNLP nor the model."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from glm.device.choice import check_dtype
+from glm.encoding.encoder import Encoder, open_encoder
+from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
+from glm.errors import GLMError, UsageError
+from glm.export.files import STEP_GRAPH, Manifest, exported_formats, read_manifest, start_check
+from glm.files.sizes import in_words
+from glm.generation.options import GenerationConfig, control_arrays
+from glm.inference.conversation import Conversation
+from glm.inference.generator import Ids, TextGenerator, in_batches, require_finite
+from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
+
+MOST_THREADS = 4096
+CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at most so much
+
+
+class LoopGenerator(TextGenerator):
+    """A graph that holds the whole generation.
+
+    Args:
+        runtime: where it is loaded.
+        encoder, stop_strings: see `TextGenerator`.
+        require_whole: raises where the export is not what was written; called before anything is shown.
+    """
+
+    def __init__(
+        self,
+        runtime: LoopRuntime,
+        encoder: Encoder,
+        stop_strings: Sequence[str] = (),
+        require_whole: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(encoder, stop_strings)
+        self.runtime, self._require_whole = runtime, require_whole
+
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
+        refuse_newer_options(config, self.runtime.inputs)
+        control = control_arrays(config)
+
+        def write(some: Sequence[Ids]) -> list[list[int]]:
+            ids, scores = self.runtime.run(self.encoder.prompt_batch(some) | control)
+            self._require_whole()
+            require_finite(scores)
+            return ids.tolist()
+
+        return in_batches(prompts, batch_size, write, self.encoder.stop_token_ids)
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        """Raises UsageError: the graph shows nothing before its end."""
+        raise UsageError("a graph that holds the whole generation shows nothing before its end")
+
+
+def refuse_newer_options(config: GenerationConfig, inputs: Set[str]) -> None:
+    """Raises UsageError for an option that a graph does not take, for it was exported before there was one.
+
+    Args:
+        inputs: of a graph that holds the whole generation.
+    """
+    lacking = set(control_arrays(config)) - inputs
+    neutral = GenerationConfig(config.max_length)
+    asked = sorted(name for name in lacking if getattr(config, name) != getattr(neutral, name))
+    if not asked and lacking and config.do_sample and config.top_k and 0 < config.top_p < 1:
+        asked = ["top_k together with top_p"]  # such graphs take the nucleus before top_k
+    if asked:
+        raise UsageError(
+            f"this export was made before {asked[0]} was an option: export the model again, or leave it out"
+        )
+
+
+class EngineGenerator(TextGenerator):
+    """A graph that goes on from a key/value cache, and the engine that generates with it.
+
+    Args:
+        runtime: where it is loaded.
+        encoder, stop_strings: see `TextGenerator`.
+        options: of the engine.
+        require_whole: see `LoopGenerator`.
+    """
+
+    def __init__(
+        self,
+        runtime: StepRuntime,
+        encoder: Encoder,
+        stop_strings: Sequence[str] = (),
+        options: EngineOptions | None = None,
+        require_whole: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(encoder, stop_strings)
+        self.engine = Engine(runtime, encoder.positions, StopTokens.of(encoder), options)
+        self._require_whole = require_whole
+
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
+        requests = [Request(ids, config, self._watch(config)) for ids in prompts]
+        for event in self._of_whole(self.engine.run(requests, batch_size)):
+            if event.result:
+                self._require_whole()
+                yield event.index, event.result.tokens
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        for token in self._of_whole(self.engine.stream(ids, config)):
+            self._require_whole()
+            yield token
+
+    def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
+        # A damaged export is no turn that does not fit.
+        self._require_whole()
+        return super().conversation(config, system)
+
+    def notes(self) -> str:
+        engine = self.engine
+        cache = f"key/value cache {in_words(engine.cache_bytes)}"
+        if not engine.reused_tokens:
+            return cache
+        return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
+
+    def _of_whole(self, found: Iterator[Any]) -> Iterator[Any]:
+        """What the engine gives; an export that is damaged is why it fails, if it is."""
+        try:
+            yield from found
+        except GLMError:
+            self._require_whole()
+            raise
+
+    def _watch(self, config: GenerationConfig) -> StopStrings | None:
+        """What ends a text early; of beams the one that wins is cut at its end."""
+        if not self.stop_strings or config.num_beams > 1:
+            return None
+        return StopStrings(self.encoder.tokenizer, self.stop_strings)
+
+
+def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice]:
+    """Loads what the arguments of infer_generation.py name, and says what runs it.
+
+    Raises:
+        GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
+    """
+    directory, name = arguments.model_path, arguments.model_prefix
+    if not 0 <= arguments.cpu_threads <= MOST_THREADS:
+        raise UsageError(
+            f"cpu_threads is {arguments.cpu_threads}, and must be between 1 and {MOST_THREADS}, or 0 for one a core"
+        )
+    # What is wrong with the directory is said by read_manifest.
+    formats = exported_formats(directory, name) or [BACKENDS[arguments.backend or "paddle"].format]
+    choice = choose(arguments.backend, _device(arguments), formats)
+    manifest = read_manifest(directory, name, choice.backend.format)
+    if manifest.block_size:
+        choice = replace(choice, reason=f"{choice.reason}; {manifest.weights} weights")
+    require_whole = start_check(directory, manifest).result
+    options = _runtime_options(arguments, manifest, choice.device)
+    encoder = _encoder(arguments)
+    encoder.check_fits(manifest.vocab_size, manifest.max_position)
+    options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
+    if choice.backend.loop and not _needs_steps(arguments, choice):
+        if arguments.kv_cache_size is not None:
+            raise UsageError(
+                f"--kv_cache_size is for graphs that go on from a cache, and {choice.name} runs the whole generation "
+                "as one graph: leave it out, or add --stream"
+            )
+        return LoopGenerator(choice.backend.open_loop(options), encoder, arguments.stop, require_whole), choice
+    runtime = choice.backend.open_step(_step_files(options, manifest, name))
+    limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_size))
+    return EngineGenerator(runtime, encoder, arguments.stop, limits, require_whole), choice
+
+
+def _needs_steps(arguments: argparse.Namespace, choice: Choice) -> bool:
+    """Whether text has to be seen before its end."""
+    wanted = [flag for flag in ("stream", "chat") if getattr(arguments, flag)]
+    if wanted and not choice.backend.step:
+        raise UsageError(f"backend {choice.name} shows nothing before the end of a text: leave out --{wanted[0]}")
+    return bool(wanted)
+
+
+def _device(arguments: argparse.Namespace) -> str | None:
+    """`--device npu:1`, or `--device npu --device_id 1`."""
+    device, number = arguments.device, arguments.device_id
+    return f"{device}:{number}" if device and number and device != "cpu" and ":" not in device else device
+
+
+def _runtime_options(arguments: argparse.Namespace, manifest: Manifest, device: str) -> RuntimeOptions:
+    """Options for the graph that holds the whole generation, when the device can run it."""
+    kind, _, number = device.partition(":")
+    check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
+    check_dtype(manifest.dtype, device, "a graph exported in")
+    if kind == "npu":
+        from glm.device.probe import require_dtype  # imports Paddle
+
+        require_dtype(device if number else f"{device}:{arguments.device_id}", manifest.dtype, "a graph exported in")
+    prefix = arguments.model_path / arguments.model_prefix
+    return RuntimeOptions(
+        model_file=prefix.with_name(f"{prefix.name}.json"),
+        params_file=prefix.with_name(f"{prefix.name}.pdiparams"),
+        device=kind,
+        device_id=int(number or arguments.device_id),
+        cpu_threads=arguments.cpu_threads,
+        use_fp16=arguments.use_fp16,
+    )
+
+
+def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> RuntimeOptions:
+    """The same for the graph that goes on from a cache; it may share the weights of the other one."""
+    directory = options.model_file.parent
+    if (graph := f"{name}{STEP_GRAPH[manifest.format]}") not in manifest.files:
+        raise GLMError(f"{directory / graph} is not in the export's manifest: export the model again")
+    own = f"{name}.step.pdiparams"
+    return replace(
+        options,
+        model_file=directory / graph,
+        params_file=directory / own if own in manifest.files else options.params_file,
+    )
+
+
+def _encoder(arguments: argparse.Namespace) -> Encoder:
+    """The text side of the export, with room for source and text in `max_length`.
+
+    A tgt_length that was left open becomes half of it, at most, as `check_fits` does for a small model.
+    """
+    options = {"no_block_position": arguments.no_block_position, "plain": arguments.plain}
+    encoder = open_encoder(arguments.model_path, (arguments.src_length, arguments.tgt_length), **options)
+    if arguments.max_length is None:
+        return encoder
+    if "tgt_length" in encoder.open_lengths:
+        encoder.tgt_length = max(1, min(encoder.tgt_length, arguments.max_length // 2))
+    room = arguments.max_length - encoder.tgt_length
+    if room < 4:
+        raise UsageError(
+            f"max_length {arguments.max_length} leaves {max(room, 0)} tokens for the source beside tgt_length "
+            f"{encoder.tgt_length}, and at least 4 are needed: raise --max_length or lower --tgt_length"
+        )
+    encoder.src_length = min(encoder.src_length, room)
+    return encoder
+
+
+def _cache_limit(wanted: int | None) -> int | None:
+    """Bytes of key/value cache: what the user allows, else a share of the memory that is free."""
+    if wanted is not None:
+        return wanted
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
+    return int(CACHE_SHARE * 1024 * int(found[1])) if found else None

@@ -1,0 +1,35 @@
+"""Generation with a model in Python."""
+
+from collections.abc import Iterator, Sequence
+
+from glm.encoding.encoder import Encoder
+from glm.generation.options import GenerationConfig
+from glm.generation.search import Prompt, StopTokens
+from glm.inference.generator import Ids, TextGenerator, in_batches, require_finite
+
+
+class ModelGenerator(TextGenerator):
+    """A model with its text side.
+
+    Args:
+        model: a `GLMForCausalLM`.
+        encoder, stop_strings: see `TextGenerator`.
+    """
+
+    def __init__(self, model, encoder: Encoder, stop_strings: Sequence[str] = ()):
+        super().__init__(encoder, stop_strings)
+        self.model, self.stop = model, StopTokens.of(encoder)
+
+    def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
+        def write(some: Sequence[Ids]) -> list[list[int]]:
+            ids, scores = self.model.generate_batch(self._prompt(some), config, self.stop)
+            require_finite(scores.numpy())
+            return ids.tolist()
+
+        return in_batches(prompts, batch_size, write, self.stop.eos_token_ids)
+
+    def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
+        return map(int, self.model.stream(self._prompt([ids]), config, self.stop))
+
+    def _prompt(self, prompts: Sequence[Ids]) -> Prompt:
+        return Prompt.of(self.encoder.prompt_batch(prompts))

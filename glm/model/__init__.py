@@ -1,0 +1,1 @@
+"""The network: layers, positions, attention and its cache, loss, adapters, weights in and out."""

@@ -1,0 +1,207 @@
+"""Attention cores and the key/value cache behind them.
+
+Shapes: B rows of a batch, T query tokens, S prefix columns, G beams a row, t generated columns, N heads,
+K key/value heads, R = N/K heads that share one, D head_dim.
+
+The cache has two parts. The prefix (the prompt, S columns) is computed once, never copied and shared by all beams of a
+row; the tail (what was generated, t columns a beam) grows by one column a step. While decoding, the token axis of the
+model carries the beams: [B, G] ids are one new token for each beam, and a single matmul a head lets all beams of a row
+read the shared prefix. Keys are stored rotated.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from glm.model.tracing import dim, empty_axis
+
+
+@dataclass(frozen=True)
+class AttentionDropout:
+    """Dropout of attention weights.
+
+    Attributes:
+        rate: share of the weights that become 0, above 0.
+        numbers: the context to draw random numbers in.
+    """
+
+    rate: float
+    numbers: Callable[[], AbstractContextManager]
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        with self.numbers():
+            return F.dropout(weights, self.rate)
+
+
+class DenseAttention:
+    """Every query against all keys of the same call: training, evaluation and the prefill of a prompt.
+
+    The R heads that share a key/value head stand behind each other like tokens, so one matmul a key/value head serves
+    them all.
+
+    Args:
+        bias: [B, T·R, T] float32, added to the scores (`DenseAttention.bias`).
+        shared: R, query heads a key/value head.
+        dropout: of the attention weights.
+    """
+
+    def __init__(self, bias: Tensor, shared: int = 1, dropout: AttentionDropout | None = None):
+        self.bias_BQT, self.shared, self.dropout = bias, shared, dropout
+
+    @staticmethod
+    def bias(bias_BTT: Tensor, shared: int, dtype: str = "float32") -> Tensor:
+        """[B, T, T] float32 → [B, T·R, T], once for all layers; scores are float32 whatever the dtype."""
+        return shared_bias(bias_BTT, shared)
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        # Heads in front of the batch: adding a bias that has no head axis is then one pass over memory.
+        k, v = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
+        return ungrouped(self.attend(grouped(q_BTND, self.shared), k, v), self.shared)
+
+    def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
+        """Q = T·R queries."""
+        weights_KBQT = softmax(scores_fp32(q_KBQD, k_KBTD) + self.bias_BQT, v_KBTD)
+        if self.dropout:
+            weights_KBQT = self.dropout(weights_KBQT)
+        return paddle.matmul(weights_KBQT, v_KBTD)
+
+
+def shared_bias(bias_BTT: Tensor, shared: int) -> Tensor:
+    """A bias for `grouped` queries: [B, T, T] → [B, T·R, T]. It is large, so one serves all layers."""
+    return bias_BTT if shared == 1 else bias_BTT.repeat_interleave(shared, axis=1)
+
+
+def grouped(q_BTND: Tensor, shared: int) -> Tensor:
+    """Queries by key/value head: [B, T, N, D] → [K, B, T·R, D], R = `shared`."""
+    heads, width = q_BTND.shape[2:]
+    if shared == 1:
+        return q_BTND.transpose([2, 0, 1, 3])
+    q_KBTRD = q_BTND.reshape([0, 0, heads // shared, shared, width]).transpose([2, 0, 1, 3, 4])
+    return q_KBTRD.reshape([0, 0, -1, width])
+
+
+def ungrouped(context_KBQD: Tensor, shared: int) -> Tensor:
+    """The inverse of `grouped`: [K, B, T·R, D] → [B, T, N, D]."""
+    groups, width = context_KBQD.shape[0], context_KBQD.shape[-1]
+    if shared == 1:
+        return context_KBQD.transpose([1, 2, 0, 3])
+    context_BTKRD = context_KBQD.reshape([0, 0, -1, shared, width]).transpose([1, 2, 0, 3, 4])
+    return context_BTKRD.reshape([0, 0, groups * shared, width])
+
+
+class PrefillAttention(DenseAttention):
+    """Dense attention that keeps the keys and values of one layer as a cache's prefix."""
+
+    def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
+        self.keys, self.values = k_KBTD, v_KBTD
+        return super().attend(q_KBQD, k_KBTD, v_KBTD)
+
+
+DenseAttention.prefill = PrefillAttention
+
+
+@dataclass
+class Prefix:
+    """Keys and values [K, B, S, D] of every layer, and the bias [B, 1, S] float32 that hides padding."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    bias: Tensor
+
+
+class CachedAttention:
+    """One new token a beam against the prefix of its row and its own tail; grows the tail.
+
+    Args:
+        prefix_keys, prefix_values: [K, B, S, D]. prefix_bias: [B, 1, S].
+        tail_keys, tail_values: [B, G, K, t, D]; after the call [B, G, K, t + 1, D].
+    """
+
+    def __init__(self, prefix_keys, prefix_values, prefix_bias, tail_keys, tail_values):
+        self.prefix_keys, self.prefix_values, self.prefix_bias = prefix_keys, prefix_values, prefix_bias
+        self.tail_keys, self.tail_values = tail_keys, tail_values
+
+    def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
+        self.tail_keys = paddle.concat([self.tail_keys, k_BGKD.unsqueeze(3)], axis=3)
+        self.tail_values = paddle.concat([self.tail_values, v_BGKD.unsqueeze(3)], axis=3)
+        groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
+        shared = heads // groups
+        prefix_KBQS = scores_fp32(grouped(q_BGND, shared), self.prefix_keys) + self.prefix_bias
+        tail_BGKRt = scores_fp32(q_BGND.reshape([0, 0, groups, shared, width]), self.tail_keys)
+        tail_KBQt = tail_BGKRt.transpose([2, 0, 1, 3, 4]).flatten(2, 3)
+        weights_KBQs = softmax(paddle.concat([prefix_KBQS, tail_KBQt], axis=-1), self.tail_values)
+        columns = dim(self.prefix_keys, 2)
+        from_prefix = ungrouped(paddle.matmul(weights_KBQs[..., :columns], self.prefix_values), shared)
+        # Split G·R with t in front: a graph's reshape takes one size that is not known.
+        weights_tKBGR = weights_KBQs[..., columns:].transpose([3, 0, 1, 2]).reshape([0, 0, 0, -1, shared])
+        from_tail_BGKRD = paddle.matmul(weights_tKBGR.transpose([2, 3, 1, 4, 0]), self.tail_values)
+        # The shape of the queries once more: a graph knows one beam to be one again.
+        return (from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])).reshape([0, q_BGND.shape[1], heads, width])
+
+
+class StepAttention:
+    """New tokens of every row against what its cache holds and each other; keeps their keys and values.
+
+    The cache is read where it lies: scores of both parts stand side by side under one softmax, keys and values never.
+
+    Args:
+        past_keys, past_values: [B, K, C, D].
+        bias: [B, K, T·R, C + T] float32, hides columns of the cache that are not read, and later new tokens
+            (`step_bias`).
+    """
+
+    def __init__(self, past_keys: Tensor, past_values: Tensor, bias: Tensor):
+        self.past_keys, self.past_values, self.bias = past_keys, past_values, bias
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """Keeps `keys` and `values` [B, K, T, D] of the new tokens."""
+        self.keys, self.values = (x.transpose([0, 2, 1, 3]) for x in (k_BTKD, v_BTKD))
+        groups, (heads, width) = k_BTKD.shape[2], q_BTND.shape[2:]
+        q_BTKRD = q_BTND.reshape([0, 0, groups, heads // groups, width])
+        q_BKQD = q_BTKRD.transpose([0, 2, 1, 3, 4]).reshape([0, groups, -1, width])
+        scores = paddle.concat([scores_fp32(q_BKQD, keys) for keys in (self.past_keys, self.keys)], axis=-1)
+        weights = softmax(scores + self.bias, self.values)
+        columns = dim(self.past_keys, 2)
+        from_past = paddle.matmul(weights[..., :columns], self.past_values)
+        context_BKQD = from_past + paddle.matmul(weights[..., columns:], self.values)
+        context_BTKRD = context_BKQD.reshape([0, groups, -1, heads // groups, width]).transpose([0, 2, 1, 3, 4])
+        return context_BTKRD.reshape([0, 0, heads, width])
+
+
+def step_bias(past_B1C: Tensor, new_BTT: Tensor, groups: int, shared: int) -> Tensor:
+    """Biases of the cache's columns and of the new ones as `StepAttention` adds them: [B, K, T·R, C + T].
+
+    All heads of it, once for all layers: an addition that repeats it takes a CPU ten times as long.
+    """
+    past_BTC = past_B1C + paddle.zeros_like(new_BTT[:, :, :1])
+    bias_BQS = shared_bias(paddle.concat([past_BTC, new_BTT], axis=-1), shared)
+    return paddle.stack([bias_BQS] * groups, axis=1)
+
+
+def scores_fp32(queries: Tensor, keys: Tensor) -> Tensor:
+    """q·k / √D [..., Q, T] in float32: in half precision GLM-4's overflow, under mixed precision as well."""
+    with paddle.amp.auto_cast(enable=False):
+        scaled = queries.astype("float32") * queries.shape[-1] ** -0.5
+        return paddle.matmul(scaled, keys.astype("float32"), transpose_y=True)
+
+
+def softmax(scores: Tensor, values: Tensor) -> Tensor:
+    """Attention weights of float32 scores, in the dtype of the values they weigh."""
+    return F.softmax(scores, axis=-1).astype(values.dtype)
+
+
+def empty_tails(prefix: Prefix, beams: int | Tensor) -> list[Tensor]:
+    """A tail without columns for every layer: keys then values, [B, G, K, 0, D] each."""
+    heads, batch, _, width = (dim(prefix.keys[0], axis) for axis in range(4))
+    shape = [batch, beams, heads, empty_axis(), width]
+    return [paddle.zeros(shape, dtype=prefix.keys[0].dtype) for _ in range(2 * len(prefix.keys))]
+
+
+def select_beams(x_BG: Tensor, beam_BK: Tensor) -> Tensor:
+    """Chooses beams anew: [B, G, …] and [B, K], the old beam of each new one → [B, K, …]."""
+    row_B1 = paddle.arange(dim(beam_BK, 0), dtype=beam_BK.dtype).unsqueeze(1)
+    return paddle.gather_nd(x_BG, paddle.stack([row_B1 + paddle.zeros_like(beam_BK), beam_BK], axis=-1))

@@ -1,0 +1,164 @@
+"""Norm, attention projections and MLP of a decoder block.
+
+Shapes: B rows, T tokens, H hidden, N heads, K key/value heads, D head_dim.
+"""
+
+from collections.abc import Callable
+from math import prod
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.autograd import PyLayer
+
+from glm.distributed.tensor_parallel import linear, sum_of_rows
+
+# q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: the attention core, which a cache may stand behind.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class RMSNorm(nn.Layer):
+    """x / rms(x) · weight (arXiv:1910.07467), computed in float32."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.weight = self.create_parameter([config.hidden_size], default_initializer=nn.initializer.Constant(1.0))
+        self.eps = config.norm_eps
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        return (TrainedRMSNorm.apply if self.training else _rms_norm)(x_BTH, self.weight, self.eps)
+
+
+def _rms_norm(x_BTH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    x = x_BTH.astype("float32")
+    return (x * _inverse_rms(x, eps)).astype(x_BTH.dtype) * weight_H
+
+
+def _inverse_rms(x_BTH: Tensor, eps: float) -> Tensor:
+    return paddle.rsqrt(x_BTH.square().mean(axis=-1, keepdim=True) + eps)
+
+
+class TrainedRMSNorm(PyLayer):
+    """`_rms_norm` with its own gradient: a third of the passes over memory that one gradient an operator takes."""
+
+    @staticmethod
+    def forward(ctx, x_BTH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+        x = x_BTH.astype("float32")
+        inverse_BT1 = _inverse_rms(x, eps)
+        ctx.save_for_backward(x_BTH, weight_H, inverse_BT1)
+        return (x * inverse_BT1).astype(x_BTH.dtype) * weight_H
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x_BTH, weight_H, inverse_BT1 = ctx.saved_tensor()
+        # Paddle takes nothing but None for what needs no gradient.
+        normed = x_BTH.astype("float32") * inverse_BT1
+        slope = (grad * weight_H).astype("float32")
+        along_BT1 = (slope * normed).mean(axis=-1, keepdim=True)
+        grad_x = ((slope - normed * along_BT1) * inverse_BT1).astype(x_BTH.dtype)
+        grad_weight = None if weight_H.stop_gradient else sum_of_rows(grad * normed.astype(grad.dtype))
+        return None if x_BTH.stop_gradient else grad_x, grad_weight
+
+
+NORMS = {
+    "layer_norm": lambda config: nn.LayerNorm(config.hidden_size, epsilon=config.norm_eps),
+    "rms_norm": RMSNorm,
+}
+ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate=True), "silu": F.silu}
+
+
+class SelfAttention(nn.Layer):
+    """Projects to queries, keys and values, attends, and projects back."""
+
+    def __init__(self, config):
+        super().__init__()
+        width, self.head_dim = config.hidden_size, config.head_dim
+        queries, keys = (heads * self.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        self.q_proj = linear(config, "q_proj", width, queries, config.attention_bias)
+        self.k_proj = linear(config, "k_proj", width, keys, config.attention_bias)
+        self.v_proj = linear(config, "v_proj", width, keys, config.attention_bias)
+        self.o_proj = linear(config, "o_proj", queries, width, config.linear_bias)
+        self.num_heads, self.num_key_value_heads = (
+            layer.weight.shape[1] // self.head_dim for layer in (self.q_proj, self.k_proj)
+        )
+
+    def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
+        q_BTND = self.q_proj(x_BTH).reshape([0, 0, self.num_heads, self.head_dim])
+        k_BTKD = self.k_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
+        v_BTKD = self.v_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
+        context_BTND = attend(*rotate(q_BTND, k_BTKD), v_BTKD)
+        return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
+
+
+class MLP(nn.Layer):
+    """Up, activation, down."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up_proj = linear(config, "up_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
+        self.down_proj = linear(config, "down_proj", config.intermediate_size, config.hidden_size, config.linear_bias)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.up_proj(x_BTH)))
+
+
+class GatedMLP(MLP):
+    """Up, times the activation of a gate, down (SwiGLU, arXiv:2002.05202)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.gate_proj = linear(config, "gate_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(x_BTH)) * self.up_proj(x_BTH))
+
+
+MLPS = {"plain": MLP, "gated": GatedMLP}
+
+
+class Block(nn.Layer):
+    """Pre-norm block, with norms behind attention and MLP where the generation has them.
+
+    x ─┬─ input_layernorm ──────────┬─ self_attn ─ post_self_attn_layernorm ─ dropout ─(+)─ y
+       └── carried: x, or α times ──┴──────────────────────────────────────────────────┘
+    and the same with post_attention_layernorm, mlp and post_mlp_layernorm.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        norm = NORMS[config.norm_type]
+        self.input_layernorm, self.post_attention_layernorm = norm(config), norm(config)
+        self.self_attn, self.mlp = SelfAttention(config), MLPS[config.mlp_type](config)
+        behind = norm if config.post_norms else lambda config: nn.Identity()
+        self.post_self_attn_layernorm, self.post_mlp_layernorm = behind(config), behind(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.carry = CARRIES[config.residual](config)
+
+    def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
+        # Nothing but what goes on has a name here: a name would keep its memory until the block is done.
+        h_BTH = self.input_layernorm(x_BTH)
+        x_BTH = self.carry(x_BTH, h_BTH) + self.dropout(
+            self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attend))
+        )
+        h_BTH = self.post_attention_layernorm(x_BTH)
+        return self.carry(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
+
+
+# What goes past attention and MLP: the block's input, or α = √(2·layers) times what its norm made of it (ChatGLM-6B).
+CARRIES = {
+    "input": lambda config: lambda x, h: x,
+    "scaled_norm": lambda config: lambda x, h: h * (2 * config.num_hidden_layers) ** 0.5,
+}
+
+# Rows for which MKL multiplies the other way round in half the time: those of beams.
+FEW_ROWS = range(6, 64)
+
+
+def tied_logits(x: Tensor, weight_VH: Tensor) -> Tensor:
+    """x·Wᵀ [..., V] of x [..., H]; as (W·xᵀ)ᵀ where that is faster and the number of rows is known, not traced."""
+    rows = prod(x.shape[:-1]) if min(x.shape) > 0 else 0
+    if rows not in FEW_ROWS:
+        return paddle.matmul(x, weight_VH, transpose_y=True)
+    logits_VM = paddle.matmul(weight_VH, x.flatten(0, -2), transpose_y=True)
+    return logits_VM.transpose([1, 0]).reshape([*x.shape[:-1], weight_VH.shape[0]])

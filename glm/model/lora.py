@@ -1,0 +1,228 @@
+"""LoRA adapters (Hu et al., arXiv:2106.09685) on PaddleNLP's LoRAModel: add, load, save, merge.
+
+Adapters of every form that glm/checkpoint/adapter.py reads are merged; those of two matrices a layer are trained
+further. Two forms are written: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
+(`adapter_config.json`, `adapter_model.safetensors`, glm/checkpoint/adapter_peft.py).
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+from paddle import Tensor, nn
+from paddle.utils import unique_name
+from paddlenlp.peft import LoRAConfig, LoRAModel
+
+from glm.checkpoint.adapter import PADDLE_WEIGHTS, Adapter, open_adapter
+from glm.checkpoint.adapter_merge import merged
+from glm.checkpoint.adapter_names import EMBEDDING
+from glm.checkpoint.adapter_peft import save_peft
+from glm.checkpoint.adapter_settings import PADDLE_CONFIG
+from glm.checkpoint.adapter_trainable import UntrainableAdapter, check_adapter, read_adapter
+from glm.checkpoint.write import write_pdparams
+from glm.distributed.plan import PLAN, ROW, rank_part
+from glm.distributed.tensor_parallel import Ranks, linear
+from glm.errors import GLMError
+from glm.files.atomic import atomic_file, write_json
+from glm.model.init import draw_seed, randomise_adapter, undrawn
+from glm.model.network import GLMForCausalLM
+from glm.model.parameters import set_parameter, whole_shape, whole_weight
+
+TARGETS = {
+    "attention": ["q_proj", "k_proj", "v_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+class GLMLoRAModel(LoRAModel):
+    """PaddleNLP's LoRAModel, saved atomically and with the names the adapter has on one device."""
+
+    def save_pretrained(self, save_directory: str | Path, *, peft: bool = False, **kwargs) -> None:
+        """Writes the whole adapter, in PaddleNLP's files or, with `peft`, in Hugging Face PEFT's.
+
+        All tensor-parallel ranks must call it; the main process writes.
+        """
+        state = self.adapter_state()
+        if kwargs.get("is_main_process", True):
+            directory = Path(save_directory)
+            directory.mkdir(parents=True, exist_ok=True)
+            if peft:
+                settings = {"alpha": self.lora_config.lora_alpha, "dropout": self.lora_config.lora_dropout}
+                save_peft(state, self.model.config, directory, **settings)
+            else:
+                _save_paddle(state, self.lora_config, directory)
+
+    def load_adapter(self, directory: Path) -> None:
+        """Replaces the adapter's matrices by saved ones of the same model, rank and targets.
+
+        Raises:
+            GLMError: no adapter there, a damaged one, or one of a model with other shapes.
+        """
+        _, adapter = read_adapter(Path(directory), self.model.config)
+        config, parameters = self.model.config, self._adapter_parameters()
+        check_adapter(adapter, {name: whole_shape(name, p, config) for name, p in parameters.items()}, directory)
+        for name, parameter in parameters.items():
+            set_parameter(parameter, rank_part(name, adapter[name], *config.held(name)))
+
+    def adapter_state(self) -> Adapter:
+        """The adapter's whole matrices by name. All tensor-parallel ranks must call it."""
+        return {name: whole_weight(name, p, self.model.config) for name, p in self._adapter_parameters().items()}
+
+    def _adapter_parameters(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.state_dict().items() if ".lora_" in name}
+
+
+def add_lora(
+    model: GLMForCausalLM, r: int = 8, alpha: float | None = None, targets: str = "attention", dropout: float = 0.0
+) -> GLMLoRAModel:
+    """Freezes a model and adds fresh adapters, which change nothing until they are trained.
+
+    Args:
+        r: rank of the adapters.
+        alpha: their output is scaled by alpha / r; 2·r if not given.
+        targets: `attention` (query, key, value) or `all` (every linear layer of the blocks).
+        dropout: on the adapters' input, in training.
+
+    Raises:
+        GLMError: a rank below 1 or an unknown target.
+    """
+    if r < 1:
+        raise GLMError(f"r is {r}; the rank of a LoRA adapter must be at least 1")
+    if targets not in TARGETS:
+        raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(TARGETS)}")
+    there = {name.rpartition(".")[2] for name, _ in model.named_sublayers()}
+    modules = [f".*{module}" for module in TARGETS[targets] if module in there]
+    return _wrap(model, r, 2 * r if alpha is None else alpha, modules, dropout)
+
+
+def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel | GLMForCausalLM:
+    """Adds a saved adapter, of any form, to the model it was trained on.
+
+    Returns:
+        The model with the adapter beside its weights; or the model itself, with the adapter merged into its weights,
+        where it is more than two matrices of one rank a layer (DoRA, biases, whole weights, an embedding …).
+
+    Raises:
+        GLMError: no adapter there, a damaged one, or one of a model with other shapes.
+    """
+    try:
+        return load_trainable_lora(model, directory)
+    except UntrainableAdapter:
+        return merge_adapter(model, directory)
+
+
+def load_trainable_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
+    """As `load_lora`, for training.
+
+    Raises:
+        UntrainableAdapter: more than that; it names the setting.
+    """
+    directory = Path(directory)
+    settings, adapter = read_adapter(directory, model.config)
+    modules = _target_modules(adapter, model)
+    lora = _wrap(model, settings["r"], settings["alpha"], modules, settings["dropout"])
+    lora.load_adapter(directory)
+    return lora
+
+
+def _target_modules(adapter: Adapter, model: GLMForCausalLM) -> list[str]:
+    """Patterns of the layers of an adapter: their kinds where all of a kind have one, else their names."""
+    there, adapted = defaultdict(set), defaultdict(set)
+    for name, _ in model.named_sublayers():
+        there[name.rpartition(".")[2]].add(name)
+    for layer in {name.rpartition(".")[0] for name in adapter}:
+        adapted[layer.rpartition(".")[2]].add(layer)
+    patterns = []
+    for kind, layers in sorted(adapted.items()):
+        patterns += [f".*{kind}"] if layers == there[kind] else sorted(layers)
+    return patterns
+
+
+def merge_adapter(model: GLMForCausalLM, directory: str | Path) -> GLMForCausalLM:
+    """Adds a saved adapter, of any form, into a model's weights, in place. All tensor-parallel ranks must call it.
+
+    The sum is taken in float32 and rounded to the weights' dtype.
+
+    Raises:
+        GLMError: as `load_lora`; the model is then as before.
+    """
+    config = model.config
+    adapter = open_adapter(Path(directory), config)
+    touched = adapter.changes.keys() | ({EMBEDDING} if adapter.unties else set())
+    before = {name: parameter for name, parameter in model.state_dict().items() if name in touched}
+    if adapter.unties:
+        _untie(model)
+    parameters = model.state_dict()
+    tensors = ((name, whole_weight(name, parameter, config)) for name, parameter in before.items())
+    for name, array in merged(tensors, adapter, config):
+        set_parameter(parameters[name], rank_part(name, array, *config.held(name)))
+    return model
+
+
+def _untie(model: GLMForCausalLM) -> None:
+    """Gives a model whose head is the word embedding one of its own, whose weight is still to be set."""
+    config = model.config
+    with undrawn():
+        model.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
+    model.lm_head.to(dtype=config.dtype)
+    config.tie_word_embeddings = False
+
+
+def merge_lora(lora: GLMLoRAModel | GLMForCausalLM) -> GLMForCausalLM:
+    """The plain model with the adapters added into its weights; a plain model as it is."""
+    if isinstance(lora, GLMForCausalLM):
+        lora.eval()
+        return lora
+    lora.merge()
+    model, config = lora.model, lora.model.config
+    layers = dict(model.named_sublayers(include_self=True))
+    for name, layer in layers.items():
+        if hasattr(layer, "lora_A"):
+            # PaddleNLP's own way back knows no tensor-parallel layers.
+            parent, _, attribute = name.rpartition(".")
+            with undrawn():
+                shape = whole_shape(f"{name}.weight", layer.weight, config)
+                plain = linear(config, attribute, *shape, bias=layer.bias is not None)
+            plain.weight, plain.bias = layer.weight, layer.bias
+            setattr(layers[parent], attribute, plain)
+    model.eval()
+    return model
+
+
+def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
+    config = LoRAConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=modules,
+        dtype=model.config.dtype,
+        tensor_parallel_degree=model.config.tensor_parallel_degree,
+    )
+    seed = draw_seed()
+    with unique_name.guard():  # as in glm.model.pretrained
+        lora = GLMLoRAModel(model, config)
+    randomise_adapter(lora.model, seed)
+    _drop_own_features(lora.model)
+    return lora
+
+
+def _drop_own_features(model: GLMForCausalLM) -> None:
+    """Layers that are cut by rows see other features on each rank, so their dropout draws for each rank by itself."""
+    for name, layer in model.named_sublayers():
+        if isinstance(getattr(layer, "lora_dropout", None), nn.Dropout) and PLAN[name.rpartition(".")[2]] == ROW:
+            layer.lora_dropout = _OwnDropout(layer.lora_dropout.p, model.ranks)
+
+
+class _OwnDropout(nn.Dropout):
+    def __init__(self, p: float, ranks: Ranks):
+        super().__init__(p)
+        self.ranks = ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.ranks.own_random_numbers():
+            return super().forward(x)
+
+
+def _save_paddle(state: Adapter, config: LoRAConfig, directory: Path) -> None:
+    with atomic_file(directory / PADDLE_WEIGHTS) as temporary:
+        write_pdparams(temporary, state)
+    write_json(directory / PADDLE_CONFIG, config.to_dict() | {"tensor_parallel_degree": 1})

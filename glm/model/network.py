@@ -1,0 +1,166 @@
+"""The GLM decoder and its language-model head.
+
+Shapes: B rows, T tokens, S prompt columns, G beams a row, P position rows a token, H hidden, V vocabulary, M target
+tokens of a batch.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import paddle
+from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
+from paddlenlp.transformers import PretrainedModel
+
+from glm.api.causal_lm import CausalLMMixin
+from glm.config.glm_config import GLMConfig
+from glm.distributed.tensor_parallel import Ranks, embedding, linear
+from glm.generation.search import GenerationMixin
+from glm.inference.chat_mixin import ChatMixin
+from glm.model.attention import AttentionDropout, CachedAttention, Prefix
+from glm.model.flash_attention import attention_core, compute_dtype
+from glm.model.init import draw_seed, randomise, undrawn
+from glm.model.layers import NORMS, Attend, Block, tied_logits
+from glm.model.loss import smoothed_cross_entropy
+from glm.model.masks import attention_bias, key_bias
+from glm.model.positions import POSITIONS
+from glm.model.pretrained import CheckpointMixin
+
+
+class GLMPretrainedModel(PretrainedModel):
+    """What PaddleNLP's Trainer and PEFT expect of a model: configuration class and names."""
+
+    config_class = GLMConfig
+    base_model_prefix = "model"
+
+
+class GLMModel(GLMPretrainedModel):
+    """Word embeddings, positions, the blocks, the final norm."""
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        self.embed_tokens = embedding(config, config.vocab_size, config.hidden_size)
+        self.positions = POSITIONS[config.position_type](config)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.LayerList([Block(config) for _ in range(config.num_hidden_layers)])
+        self.norm = NORMS[config.norm_type](config)
+        self.enable_recompute = False
+
+    def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attends: Sequence[Attend]) -> Tensor:
+        """Hidden states [B, T, H]; `attends` is one attention core a layer (glm/model/attention.py)."""
+        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), position_ids_BPT))
+        rotate = self.positions.rotation(position_ids_BPT)
+        if self.enable_recompute and self.training:
+            # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
+            x_BTH.stop_gradient = False
+        for layer, attend in zip(self.layers, attends, strict=True):
+            run = partial(recompute, layer) if self.enable_recompute and self.training else layer
+            x_BTH = run(x_BTH, rotate, attend)
+        return self.norm(x_BTH)
+
+
+class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedModel):
+    """A GLM with its language-model head: training loss, logits, cached decoding, checkpoints.
+
+    Example:
+        >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
+        >>> logits = model(input_ids)
+        >>> ids, scores = model.generate(input_ids, max_new_tokens=20)
+    """
+
+    def __init__(self, config: GLMConfig):
+        super().__init__(config)
+        seed = draw_seed()
+        with undrawn():
+            self.model = GLMModel(config)
+            self.lm_head = None
+            if not config.tie_word_embeddings:
+                self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
+        self.ranks = Ranks(config)
+        randomise(self, seed)
+
+    def network(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        prefix_length: Tensor,
+        labels: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """`forward` where everything is given, as the trainer does.
+
+        Args:
+            input_ids: [B, T] int64.
+            attention_mask: [B, T] int64, 1 for real tokens, 0 for padding.
+            position_ids: [B, P, T] int64.
+            prefix_length: [B] int64, leading columns that are visible in both directions.
+            labels: [B, T] int64, the token that should follow each column; negative = not trained.
+            label_smoothing: share of the probability mass spread over the whole vocabulary.
+
+        Returns:
+            Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
+        """
+        core, bias = self._attention(attention_mask, prefix_length)
+        attend = core(bias, self.config.heads_a_group, self._attention_dropout())
+        hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
+        if labels is None:
+            return self.logits(hidden_BTH)
+        # The head is the largest matmul of a small model: run it on the trained tokens only.
+        trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
+        hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
+        logits_MW, labels_M = self._own_logits(hidden_MH), labels.flatten()[trained_M]
+        return smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., H], with a head of their own or the tied word embedding."""
+        return self.ranks.gather_columns(self._own_logits(hidden), self.config.vocab_size)
+
+    def _own_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the part of the vocabulary that this rank holds."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
+        return tied_logits(self.ranks.copy(hidden), self.model.embed_tokens.weight)
+
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
+        """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
+        core, bias = self._attention(attention_mask, prefix_length)
+        attends = [core.prefill(bias, self.config.heads_a_group) for _ in self.model.layers]
+        self.model(input_ids, position_ids, attends)
+        return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
+
+    def decode(
+        self, input_ids_BG: Tensor, position_ids_BPG: Tensor, prefix: Prefix, tails: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One token more for every beam.
+
+        Args:
+            input_ids_BG: the newest token of each beam.
+            position_ids_BPG: where it stands.
+            prefix, tails: the cache (glm/model/attention.py).
+
+        Returns:
+            Logits [B, G, V] and the grown tails.
+        """
+        attends = [
+            CachedAttention(keys, values, prefix.bias, tail_keys, tail_values)
+            for keys, values, tail_keys, tail_values in zip(
+                prefix.keys, prefix.values, tails[::2], tails[1::2], strict=True
+            )
+        ]
+        logits_BGV = self.logits(self.model(input_ids_BG, position_ids_BPG, attends))
+        return logits_BGV, [tail for attend in attends for tail in (attend.tail_keys, attend.tail_values)]
+
+    def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
+        """The attention core of this device, and the bias in its form."""
+        shared, dtype = self.config.heads_a_group, compute_dtype(self.model.embed_tokens.weight)
+        core = attention_core(dtype, self.config.head_dim, shared)
+        return core, core.bias(attention_bias(attention_mask, prefix_length), shared, dtype)
+
+    def _attention_dropout(self) -> AttentionDropout | None:
+        """Dropout of attention weights, whose heads each rank has for itself."""
+        rate = self.config.attention_dropout if self.training else 0.0
+        return AttentionDropout(rate, self.ranks.own_random_numbers) if rate else None
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.embed_tokens

@@ -1,0 +1,43 @@
+"""Between a model's parameters and whole weights as arrays, whatever dtype and however many ranks share them."""
+
+import ml_dtypes
+import numpy as np
+import paddle
+
+from glm.distributed.plan import is_padded, split_axis, whole
+from glm.distributed.tensor_parallel import Ranks
+
+
+def set_parameter(parameter: paddle.Tensor, array: np.ndarray) -> None:
+    """Copies an array of any float dtype into a parameter, in the parameter's dtype."""
+    if parameter.dtype == paddle.bfloat16:
+        array = array.astype(ml_dtypes.bfloat16).view(np.uint16)
+    elif parameter.dtype == paddle.float16:
+        array = array.astype(np.float16)
+    else:
+        array = array.astype(np.float32)
+    parameter.set_value(np.ascontiguousarray(array))
+
+
+def as_numpy(parameter: paddle.Tensor) -> np.ndarray:
+    """A parameter as an array, bfloat16 included."""
+    array = parameter.numpy()
+    return array.view(ml_dtypes.bfloat16) if parameter.dtype == paddle.bfloat16 else array
+
+
+def whole_shape(name: str, parameter: paddle.Tensor, config) -> list[int]:
+    """Shape of the weight of which a parameter is this rank's part, without padding."""
+    shape, axis = list(parameter.shape), split_axis(name)
+    if axis is not None and config.tensor_parallel_degree > 1:
+        shape[axis] = config.vocab_size if is_padded(name) else shape[axis] * config.held(name)[1]
+    return shape
+
+
+def whole_weight(name: str, parameter: paddle.Tensor, config) -> np.ndarray:
+    """The weight of which a parameter is this rank's part, without padding. All ranks must call it."""
+    ranks, axis = Ranks(config), split_axis(name)
+    if ranks.degree == 1 or axis is None:
+        return as_numpy(parameter)
+    copies = ranks.degree // config.held(name)[1]
+    parts = [as_numpy(part) for part in ranks.parts(parameter)[::copies]]
+    return whole(name, parts, whole_shape(name, parameter, config)[axis])

@@ -1,0 +1,44 @@
+"""Gradients that are written by hand against those that Paddle takes through the plain operators."""
+
+import numpy as np
+import paddle
+import pytest
+
+from glm.model.layers import TrainedRMSNorm, _rms_norm
+from glm.model.positions import TrainedTurn, _cos_sin, _turned
+from glm.model.rotary import inverse_frequencies
+
+
+def gradients(function, arrays, frozen=()) -> list[np.ndarray | None]:
+    """The result, and the gradients of a weighted sum of it."""
+    tensors = [paddle.to_tensor(array, stop_gradient=i in frozen) for i, array in enumerate(arrays)]
+    result = function(*tensors)
+    weights = paddle.to_tensor(np.random.default_rng(7).standard_normal(result.shape).astype("float32"))
+    (result * weights).sum().backward()
+    return [result.numpy(), *(None if i in frozen else tensor.grad.numpy() for i, tensor in enumerate(tensors))]
+
+
+def assert_equal(found, wanted) -> None:
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (1,)], ids=["all", "frozen input", "frozen weight"])
+def test_rms_norm(frozen):
+    draw = np.random.default_rng(1)
+    arrays = [draw.standard_normal([2, 5, 16]).astype("float32") * 3, draw.standard_normal([16]).astype("float32")]
+    ours = gradients(lambda x, weight: TrainedRMSNorm.apply(x, weight, 1e-5), arrays, frozen)
+    assert_equal(ours, gradients(lambda x, weight: _rms_norm(x, weight, 1e-5), arrays, frozen))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.14], ids=["plain", "scaled as by yarn"])
+@pytest.mark.parametrize("turning", [4, 8], ids=["half of a head", "whole heads"])
+def test_rotation(turning, scale):
+    draw = np.random.default_rng(2)
+    positions = paddle.to_tensor(draw.integers(0, 100_000, [2, 5]))
+    cos, sin = _cos_sin(positions, inverse_frequencies(turning, 10000.0), scale)
+    arrays = [draw.standard_normal([2, 5, 3, 8]).astype("float32")]
+    ours = gradients(lambda x: TrainedTurn.apply(x, cos, sin), arrays)
+    assert_equal(ours, gradients(lambda x: _turned(x, cos, sin), arrays))
