@@ -261,7 +261,6 @@ def one_line(error) -> str:
         (good("tokenizer.model")[:1500], "of the 256 single bytes have no rank (1500 bytes)"),
         (good("tokenizer.model")[:7001], "is not a new base64 token"),
         (b"", "is empty: copy or download it again"),
-        (b"\n", "256 of the 256 single bytes have no rank"),
         (b"\x80\x04\x95.", "line 1 is not"),
         (good("tokenizer.model")[:7000].rpartition(b"\n")[0], "gives <|endoftext|> the id 754"),
     ],
