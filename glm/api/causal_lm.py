@@ -1,4 +1,4 @@
-"""`model(input_ids)` and `model.generate(input_ids, …)`: the network behind the calls that its users know.
+"""`GLMForCausalLM`: the network behind the calls that its users know: `model(ids)`, `generate`, `chat`.
 
 Shapes: B rows, T tokens, P position rows a token, V vocabulary, G new tokens.
 """
@@ -19,12 +19,19 @@ from glm.api.text_side import TextSide, text_side
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.generation.options import NOT_FINITE, GenerationConfig, StopTokens
-from glm.generation.search import Prompt
+from glm.generation.search import GenerationMixin, Prompt
+from glm.inference.chat_mixin import ChatMixin
+from glm.model.network import GLMNetwork
 from glm.model.positions import POSITIONS
 
 
-class CausalLMMixin:
-    """`forward` and `generate` over `network`, `generate_batch` and `steps`.
+class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
+    """A GLM with its language-model head: training loss, logits, generation, conversations, checkpoints.
+
+    Example:
+        >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
+        >>> logits = model(input_ids)
+        >>> ids, scores = model.generate(input_ids, max_new_tokens=20)
 
     Attributes:
         tokenizer: of the model, for ids of blanks that neither config.json nor its directory names; None if not set.
@@ -73,12 +80,12 @@ class CausalLMMixin:
         inputs = self._complete(input_ids, attention_mask, position_ids, prefix_length)
         labels = _labels(labels, loss_mask)
         if not return_dict:
-            return self.network(*inputs, labels, label_smoothing)
-        loss = None if labels is None else self.network(*inputs, labels, label_smoothing)
-        return CausalLMOutputWithPast(loss=loss, logits=self.network(*inputs))
+            return super().forward(*inputs, labels, label_smoothing)
+        loss = None if labels is None else super().forward(*inputs, labels, label_smoothing)
+        return CausalLMOutputWithPast(loss=loss, logits=super().forward(*inputs))
 
     def _complete(self, *given) -> tuple[Tensor, ...]:
-        """Inputs of `network`; tensors that are whole already go through as they are."""
+        """Inputs of the network; tensors that are whole already go through as they are."""
         if all(isinstance(value, Tensor) for value in given) and given[1].ndim == 2 and given[2].ndim == 3:
             return given
         inputs = complete(self._text_side(), *given)

@@ -12,11 +12,8 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
-from glm.api.causal_lm import CausalLMMixin
 from glm.config.glm_config import GLMConfig
 from glm.distributed.tensor_parallel import Ranks, embedding, linear
-from glm.generation.search import GenerationMixin
-from glm.inference.chat_mixin import ChatMixin
 from glm.model.attention import AttentionDropout, CachedAttention, Prefix
 from glm.model.flash_attention import attention_core, compute_dtype
 from glm.model.init import draw_seed, randomise, undrawn
@@ -59,13 +56,10 @@ class GLMModel(GLMPretrainedModel):
         return self.norm(x_BTH)
 
 
-class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedModel):
+class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
     """A GLM with its language-model head: training loss, logits, cached decoding, checkpoints.
 
-    Example:
-        >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
-        >>> logits = model(input_ids)
-        >>> ids, scores = model.generate(input_ids, max_new_tokens=20)
+    `glm.GLMForCausalLM` (glm/api/causal_lm.py) puts the calls around it that its users know.
     """
 
     def __init__(self, config: GLMConfig):
@@ -79,7 +73,7 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
         self.ranks = Ranks(config)
         randomise(self, seed)
 
-    def network(
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -88,7 +82,7 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """`forward` where everything is given, as the trainer does.
+        """Logits, or with labels the loss, of inputs that are whole.
 
         Args:
             input_ids: [B, T] int64.

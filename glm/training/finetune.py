@@ -10,6 +10,7 @@ import paddle
 from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
+from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import adapter_paths, load_encoder
 from glm.cli.console import BarCallback, note, print_metrics, print_samples
 from glm.config.glm_config import GLMConfig
@@ -23,7 +24,6 @@ from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
-from glm.model.network import GLMForCausalLM
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.training.run_directory import (
     EXPORT_FOLDER,
