@@ -13,8 +13,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.model.attention import StepAttention, step_bias
-from glm.model.masks import attention_bias, key_bias
+from glm.model.attention import StepAttention, attention_bias, key_bias, step_bias
 from glm.model.tracing import dim, save_graph
 
 

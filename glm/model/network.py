@@ -14,12 +14,11 @@ from paddlenlp.transformers import PretrainedModel
 
 from glm.config.glm_config import GLMConfig
 from glm.distributed.tensor_parallel import Ranks, embedding, linear
-from glm.model.attention import AttentionDropout, CachedAttention, Prefix
+from glm.model.attention import AttentionDropout, CachedAttention, Prefix, attention_bias, key_bias
 from glm.model.flash_attention import attention_core, compute_dtype
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.layers import NORMS, Attend, Block, tied_logits
 from glm.model.loss import smoothed_cross_entropy
-from glm.model.masks import attention_bias, key_bias
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
 
@@ -70,7 +69,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             self.lm_head = None
             if not config.tie_word_embeddings:
                 self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
-        self.ranks = Ranks(config)
+        self.ranks, self.shared = Ranks(config), config.heads_a_group
         randomise(self, seed)
 
     def forward(
@@ -96,7 +95,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
         """
         core, bias = self._attention(attention_mask, prefix_length)
-        attend = core(bias, self.config.heads_a_group, self._attention_dropout())
+        attend = core(bias, self.shared, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
@@ -119,7 +118,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         core, bias = self._attention(attention_mask, prefix_length)
-        attends = [core.prefill(bias, self.config.heads_a_group) for _ in self.model.layers]
+        attends = [core.prefill(bias, self.shared) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
         return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
 
@@ -147,9 +146,9 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
 
     def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
         """The attention core of this device, and the bias in its form."""
-        shared, dtype = self.config.heads_a_group, compute_dtype(self.model.embed_tokens.weight)
-        core = attention_core(dtype, self.config.head_dim, shared)
-        return core, core.bias(attention_bias(attention_mask, prefix_length), shared, dtype)
+        dtype = compute_dtype(self.model.embed_tokens.weight)
+        core = attention_core(dtype, self.config.head_dim, self.shared)
+        return core, core.bias(attention_bias(attention_mask, prefix_length), self.shared, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""
