@@ -24,6 +24,8 @@ from glm.inference.chat_mixin import ChatMixin
 from glm.model.network import GLMNetwork
 from glm.model.positions import POSITIONS
 
+REDUCTIONS = ("mean", "none")
+
 
 class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
     """A GLM with its language-model head: training loss, logits, generation, conversations, checkpoints.
@@ -50,6 +52,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         labels=None,
         label_smoothing: float = 0.0,
         *,
+        reduction: str = "mean",
         loss_mask=None,
         return_dict: bool = False,
     ) -> Tensor | CausalLMOutputWithPast:
@@ -68,20 +71,24 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
             labels: [B, T], the token that should follow each column, as in PaddleNLP: they are NOT shifted here, where
                 Hugging Face's libraries shift them; negative = not trained.
             label_smoothing: share of the probability mass spread over the whole vocabulary.
+            reduction: of the losses of the trained tokens: "mean", or "none" for each token's.
             loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
             return_dict: an object with `loss` and `logits`.
 
         Returns:
-            Logits [B, T, V] in the dtype of the weights, or the mean loss over the trained tokens, a 0-D tensor.
+            Logits [B, T, V] in the dtype of the weights; or the mean loss over the trained tokens, a 0-D tensor, or the
+            loss [M] of each of them, float32, in the order of `labels`.
 
         Raises:
-            UsageError: shapes that do not fit, or a model that does not know its blanks.
+            UsageError: shapes that do not fit, an unknown reduction, or a model that does not know its blanks.
         """
+        if reduction not in REDUCTIONS:
+            raise UsageError(f"reduction is {reduction!r}, and must be {' or '.join(map(repr, REDUCTIONS))}")
         inputs = self._complete(input_ids, attention_mask, position_ids, prefix_length)
         labels = _labels(labels, loss_mask)
         if not return_dict:
-            return super().forward(*inputs, labels, label_smoothing)
-        loss = None if labels is None else super().forward(*inputs, labels, label_smoothing)
+            return super().forward(*inputs, labels, label_smoothing, reduction)
+        loss = None if labels is None else super().forward(*inputs, labels, label_smoothing, reduction)
         return CausalLMOutputWithPast(loss=loss, logits=super().forward(*inputs))
 
     def _complete(self, *given) -> tuple[Tensor, ...]:

@@ -72,9 +72,9 @@ class GenerationEvaluation:
         total, tokens = 0.0, 0
         for some in self._batches(rows, "loss"):
             batch = self.encoder.training_batch(some)
-            count = int((batch["labels"] >= 0).sum())
-            total += float(model(**{name: paddle.to_tensor(array) for name, array in batch.items()})) * count
-            tokens += count
+            losses_M = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}, reduction="none")
+            total += float(losses_M.sum())
+            tokens += len(losses_M)
         return total, tokens
 
     def _generate(self, model, prompts: Sequence[list[int]]) -> list[str]:

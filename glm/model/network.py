@@ -80,6 +80,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         prefix_length: Tensor,
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
+        reduction: str = "mean",
     ) -> Tensor:
         """Logits, or with labels the loss, of inputs that are whole.
 
@@ -90,9 +91,11 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             prefix_length: [B] int64, leading columns that are visible in both directions.
             labels: [B, T] int64, the token that should follow each column; negative = not trained.
             label_smoothing: share of the probability mass spread over the whole vocabulary.
+            reduction: of the losses, "mean" or "none".
 
         Returns:
-            Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
+            Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor; without reduction the float32 loss
+            [M] of each of them, in the order of `labels`.
         """
         core, bias = self._attention(attention_mask, prefix_length)
         attend = core(bias, self.shared, self._attention_dropout())
@@ -103,7 +106,8 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
         logits_MW, labels_M = self._own_logits(hidden_MH), labels.flatten()[trained_M]
-        return smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
+        losses_M = smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
+        return losses_M if reduction == "none" else losses_M.mean()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H], with a head of their own or the tied word embedding."""

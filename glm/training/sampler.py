@@ -181,7 +181,6 @@ class EpochSampler(DistributedBatchSampler):
 
 
 def training_batch(encoder: Encoder, shared: Sequence[SharedRow]) -> Batch:
-    """Inputs of `GLMForCausalLM.forward`, and `loss_weight` []: what the mean loss of the batch counts in its step."""
+    """Inputs of `GLMForCausalLM.forward`, and `token_weight` []: what each trained token counts in its step's loss."""
     rows, shares = zip(*shared, strict=True)
-    tokens = sum(row.trained_tokens for row in rows)
-    return encoder.training_batch(rows) | {"loss_weight": np.float32(shares[0] * tokens)}
+    return encoder.training_batch(rows) | {"token_weight": np.float32(shares[0])}

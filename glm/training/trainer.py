@@ -61,8 +61,8 @@ class GLMTrainer(Trainer):
     # training
 
     def compute_loss(self, model, inputs, return_outputs=False):
-        weight = inputs.pop("loss_weight")
-        return model(**inputs, label_smoothing=self.label_smoothing) * weight
+        weight = inputs.pop("token_weight")
+        return model(**inputs, label_smoothing=self.label_smoothing, reduction="none").sum() * weight
 
     def training_step(self, model, inputs, step_control=0):
         if self._rng_to_restore:

@@ -60,7 +60,7 @@ def test_accumulating_is_a_larger_batch(steady_model, data, tmp_path, monkeypatc
 
 
 def equal_weights(trainer, model, inputs, return_outputs=False):
-    inputs.pop("loss_weight")
+    inputs.pop("token_weight")
     return model(**inputs, label_smoothing=trainer.label_smoothing)
 
 
