@@ -18,11 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from glm.datasets.prompts import Example
 from glm.encoding.batches import Batch, BlockPositions, Positions, TextPositions, prompt_batch, training_batch
 from glm.encoding.chat_formats import CHAT_FORMATS, chat_format
 from glm.encoding.chat_roles import ASSISTANT
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingRow
+from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, Example, TrainingRow
 from glm.encoding.messages import Message, Tools
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile

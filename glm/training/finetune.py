@@ -15,11 +15,11 @@ from glm.api.loading import adapter_paths, load_encoder
 from glm.cli.console import BarCallback, note, print_metrics, print_samples
 from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
-from glm.datasets.prompts import Example
 from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
 from glm.encoding.encoder import Encoder
+from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS

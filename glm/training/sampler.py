@@ -9,10 +9,9 @@ import paddle
 from paddle.io import DistributedBatchSampler
 from tqdm import tqdm
 
-from glm.datasets.prompts import Example
 from glm.encoding.batches import Batch
 from glm.encoding.encoder import Encoder
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import Example, TrainingRow
 from glm.errors import GLMError, UsageError
 
 SharedRow = tuple[TrainingRow, float]  # a row, and the share of each of its trained tokens in its step's loss

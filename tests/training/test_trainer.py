@@ -10,9 +10,8 @@ from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write
 
 import glm.model.network
 import glm.training.trainer
-from glm.datasets.prompts import Example
 from glm.encoding.encoder import GLMEncoder
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import Example, TrainingRow
 from glm.errors import UsageError
 from glm.training.sampler import EncodedDataset, EpochSampler
 from glm.training.trainer import linear_schedule
