@@ -34,7 +34,6 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TO_CUT = {
     ("distributed/processes.py", "glm.cli.argument_file"),
     ("distributed/rank_table.py", "glm.cli.script"),
-    ("evaluation/generation.py", "glm.training.sampler"),
 }
 ARGPARSE_TO_CUT = {"files/sizes.py", "inference/exported.py"}
 

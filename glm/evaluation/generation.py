@@ -9,12 +9,12 @@ import paddle
 from tqdm import tqdm
 
 from glm.distributed.processes import gather
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import Encoder
 from glm.encoding.examples import TrainingRow
 from glm.evaluation.metrics import METRICS, Score
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
-from glm.training.sampler import EncodedDataset
 
 Item = TypeVar("Item")
 

@@ -18,6 +18,7 @@ from glm.datasets import TASKS, load_examples
 from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import Encoder
 from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
@@ -38,7 +39,6 @@ from glm.training.run_directory import (
     saved_step,
 )
 from glm.training.run_record import changes_since, record_of
-from glm.training.sampler import EncodedDataset
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth

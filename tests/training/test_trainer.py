@@ -10,10 +10,11 @@ from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write
 
 import glm.model.network
 import glm.training.trainer
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import Example, TrainingRow
 from glm.errors import UsageError
-from glm.training.sampler import EncodedDataset, EpochSampler
+from glm.training.sampler import EpochSampler
 from glm.training.trainer import linear_schedule
 
 STEPS = {"max_steps": 12, "save_steps": 100}
