@@ -237,7 +237,7 @@ def build_trainer(model, encoder, data, decode, options, training, datasets, rec
         score=METRICS[TASKS[data.task_name].metrics],
         loss_only=training.prediction_loss_only,
     )
-    smoothing = encoder.label_smoothing if options.label_smoothing is None else options.label_smoothing
+    smoothing = encoder.defaults.label_smoothing if options.label_smoothing is None else options.label_smoothing
     trainer = GLMTrainer(
         model=model,
         args=training,
