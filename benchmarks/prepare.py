@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 
 from benchmarks.settings import SEED, SIDES, Shape
+from glm.api.causal_lm import GLMForCausalLM
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
@@ -21,7 +22,6 @@ from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
 from glm.export.paddle_graphs import export_graph
 from glm.generation.options import StopTokens
-from glm.model.network import GLMForCausalLM
 
 MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"
 INPUTS, TRAINING, PADDLENLP = "inputs.npz", "training.npz", "paddlenlp.npz"

@@ -24,7 +24,7 @@ _HOMES = {
     "GLMChatModel": "glm.api.mindformers",
     "GLMChineseTokenizer": "glm.tokenizers",
     "GLMConfig": "glm.config.glm_config",
-    "GLMForCausalLM": "glm.model.network",
+    "GLMForCausalLM": "glm.api.causal_lm",
     "GLMTokenizer": "glm.tokenizers",
     "GRAPH_MODE": "glm.api.mindformers",
     "GenerationConfig": "glm.generation.options",

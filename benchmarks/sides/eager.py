@@ -11,11 +11,11 @@ from benchmarks.side import Generation, Place
 from benchmarks.sides.onnx import options, positions_of
 from benchmarks.sides.prompts import prompts_of
 from benchmarks.sides.training import TrainedSide, paddle_operators
+from glm.api.causal_lm import GLMForCausalLM
 from glm.config.glm_config import GLMConfig
 from glm.encoding.batches import prompt_batch
 from glm.generation.search import Prompt
 from glm.model.lora import add_lora
-from glm.model.network import GLMForCausalLM
 
 
 class Side(TrainedSide):

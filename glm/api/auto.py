@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from glm.api.causal_lm import GLMForCausalLM
 from glm.api.mindformers import GLMChatModel
 from glm.config.glm_config import GLMConfig
 from glm.config.presets import CHAT_ALIASES
 from glm.errors import UsageError
-from glm.model.network import GLMForCausalLM
 from glm.tokenizers import GLMTokenizer
 
 _WITHOUT_EFFECT = ("trust_remote_code", "use_fast", "low_cpu_mem_usage")

@@ -1,4 +1,4 @@
-"""`model(input_ids)` and `model.generate(input_ids, …)`: the network behind the calls that its users know.
+"""`GLMForCausalLM`: the network behind the calls that its users know: `model(ids)`, `generate`, `chat`.
 
 Shapes: B rows, T tokens, P position rows a token, V vocabulary, G new tokens.
 """
@@ -19,12 +19,21 @@ from glm.api.text_side import TextSide, text_side
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.generation.options import NOT_FINITE, GenerationConfig, StopTokens
-from glm.generation.search import Prompt
+from glm.generation.search import GenerationMixin, Prompt
+from glm.inference.chat_mixin import ChatMixin
+from glm.model.network import GLMNetwork
 from glm.model.positions import POSITIONS
 
+REDUCTIONS = ("mean", "none")
 
-class CausalLMMixin:
-    """`forward` and `generate` over `network`, `generate_batch` and `steps`.
+
+class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
+    """A GLM with its language-model head: training loss, logits, generation, conversations, checkpoints.
+
+    Example:
+        >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
+        >>> logits = model(input_ids)
+        >>> ids, scores = model.generate(input_ids, max_new_tokens=20)
 
     Attributes:
         tokenizer: of the model, for ids of blanks that neither config.json nor its directory names; None if not set.
@@ -43,6 +52,7 @@ class CausalLMMixin:
         labels=None,
         label_smoothing: float = 0.0,
         *,
+        reduction: str = "mean",
         loss_mask=None,
         return_dict: bool = False,
     ) -> Tensor | CausalLMOutputWithPast:
@@ -61,24 +71,28 @@ class CausalLMMixin:
             labels: [B, T], the token that should follow each column, as in PaddleNLP: they are NOT shifted here, where
                 Hugging Face's libraries shift them; negative = not trained.
             label_smoothing: share of the probability mass spread over the whole vocabulary.
+            reduction: of the losses of the trained tokens: "mean", or "none" for each token's.
             loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
             return_dict: an object with `loss` and `logits`.
 
         Returns:
-            Logits [B, T, V] in the dtype of the weights, or the mean loss over the trained tokens, a 0-D tensor.
+            Logits [B, T, V] in the dtype of the weights; or the mean loss over the trained tokens, a 0-D tensor, or the
+            loss [M] of each of them, float32, in the order of `labels`.
 
         Raises:
-            UsageError: shapes that do not fit, or a model that does not know its blanks.
+            UsageError: shapes that do not fit, an unknown reduction, or a model that does not know its blanks.
         """
+        if reduction not in REDUCTIONS:
+            raise UsageError(f"reduction is {reduction!r}, and must be {' or '.join(map(repr, REDUCTIONS))}")
         inputs = self._complete(input_ids, attention_mask, position_ids, prefix_length)
         labels = _labels(labels, loss_mask)
         if not return_dict:
-            return self.network(*inputs, labels, label_smoothing)
-        loss = None if labels is None else self.network(*inputs, labels, label_smoothing)
-        return CausalLMOutputWithPast(loss=loss, logits=self.network(*inputs))
+            return super().forward(*inputs, labels, label_smoothing, reduction)
+        loss = None if labels is None else super().forward(*inputs, labels, label_smoothing, reduction)
+        return CausalLMOutputWithPast(loss=loss, logits=super().forward(*inputs))
 
     def _complete(self, *given) -> tuple[Tensor, ...]:
-        """Inputs of `network`; tensors that are whole already go through as they are."""
+        """Inputs of the network; tensors that are whole already go through as they are."""
         if all(isinstance(value, Tensor) for value in given) and given[1].ndim == 2 and given[2].ndim == 3:
             return given
         inputs = complete(self._text_side(), *given)

@@ -89,7 +89,7 @@ def stream_weights(
 def _drawn(preset: str) -> Iterator[tuple[str, np.ndarray]]:
     import paddle
 
-    from glm.model.network import GLMForCausalLM
+    from glm.api.causal_lm import GLMForCausalLM
     from glm.model.parameters import as_numpy
 
     paddle.set_device("cpu")
@@ -107,8 +107,8 @@ def load_merged_model(name_or_path: str, lora_path: AdapterPaths = None, dtype: 
 
     Adapters are merged in float32, whatever the dtype: the sum is then rounded once.
     """
+    from glm.api.causal_lm import GLMForCausalLM
     from glm.model.lora import merge_adapter
-    from glm.model.network import GLMForCausalLM
 
     paths = adapter_paths(lora_path)
     model = GLMForCausalLM.from_pretrained(name_or_path, dtype="float32" if paths else dtype)

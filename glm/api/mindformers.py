@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from glm.api.causal_lm import GLMForCausalLM
 from glm.api.model_inputs import as_array
 from glm.checkpoint.file_names import WEIGHT_FILES
 from glm.device.choice import choose_device
 from glm.errors import GLMError, UsageError
-from glm.model.network import GLMForCausalLM
 
 logger = logging.getLogger(__name__)
 GRAPH_MODE, PYNATIVE_MODE = 0, 1  # MindSpore's numbers; here every model runs as it is called

@@ -21,7 +21,7 @@ _UNKNOWN = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of `GLMForCausalLM.network`: int64 arrays."""
+    """Inputs of `GLMNetwork.forward`: int64 arrays."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray

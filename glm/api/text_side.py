@@ -89,7 +89,7 @@ def _of_tokenizer(tokenizer: Any) -> TextSide:
     blanks = isinstance(encoder.positions, BlockPositions)
     start = tokenizer.sop_token_id if blanks else None
     ends = tuple(tokenizer.stop_token_ids)
-    return TextSide(encoder.positions, ends, tokenizer.pad_token_id, start, encoder.gnmt_length)
+    return TextSide(encoder.positions, ends, tokenizer.pad_token_id, start, encoder.defaults.gnmt_length)
 
 
 def _listed(ids: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glm.datasets.prompts import Example
 from glm.datasets.readers import Parsed, RowProblem, check_row, parse_file, parse_text, read_text, type_name
 from glm.datasets.tasks import TASKS
 from glm.encoding.encoder import ChatEncoder, Encoder
+from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 
 Prompt = str | dict[str, Any]

@@ -1,4 +1,4 @@
-"""Every weight of a model by name and shape, and a rank's part of it."""
+"""Every weight of a model by name and shape, and a rank's part of it; what a cache keeps of a token."""
 
 from math import prod
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 ADAPTED = ("q_proj", "k_proj", "v_proj")  # what LoRA adapts without further flags
 Shapes = dict[str, tuple[int, ...]]
+CacheShapes = list[list[tuple[str, tuple[int, int]]]]
 _NORM_PARTS = {"layer_norm": ("weight", "bias"), "rms_norm": ("weight",)}
 _INTO_MLP = {"plain": ("up_proj",), "gated": ("gate_proj", "up_proj")}
 
@@ -66,6 +67,15 @@ def lora_shapes(config: "GLMConfig", r: int) -> Shapes:
             layer = name.removesuffix("weight")
             shapes |= {f"{layer}lora_A": (shape[0], r), f"{layer}lora_B": (r, shape[1])}
     return shapes
+
+
+def cache_shapes(config: "GLMConfig") -> CacheShapes:
+    """What a key/value cache keeps of a token: of every layer its parts in their order, each [heads, width], whole.
+
+    Exports write them into their graphs, and a runtime reads them there: it needs no configuration.
+    """
+    kept = config.num_key_value_heads, config.head_dim
+    return [[("key", kept), ("value", kept)] for _ in range(config.num_hidden_layers)]
 
 
 def rank_shape(name: str, shape: tuple[int, ...], degree: int, kv_copies: int = 1) -> tuple[int, ...]:

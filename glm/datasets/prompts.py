@@ -15,36 +15,11 @@ from typing import Any
 
 from glm.datasets.conversations import read_history, read_messages, read_tools
 from glm.datasets.readers import Field
-from glm.encoding.messages import Message, Tools, is_trained
+from glm.encoding.examples import Example, dialogue
+from glm.encoding.messages import Message, Tools, is_trained, last_answer, said
 from glm.errors import UsageError
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row to train on.
-
-    Attributes:
-        source, target: what a GLM (2021) reads and what it has to write.
-        messages: the same for a chat model; the last one is the assistant's and answers the others.
-        tools: JSON schemas of the functions the assistant may call.
-    """
-
-    source: str
-    target: str
-    messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def has_thoughts(self) -> bool:
-        """Whether its last answer has thoughts in a field of their own, for which a text has no place."""
-        return "reasoning_content" in self.messages[_last_answer(self.messages)]
-
-    @classmethod
-    def of_texts(cls, source: str, target: str) -> Example:
-        """One question and its answer."""
-        return cls(source, target, tuple(_dialogue(source, target)))
 
 
 @dataclass(frozen=True)
@@ -94,28 +69,13 @@ def plain_text(messages: Sequence[Message]) -> str:
 
 
 def _turns(messages: Sequence[Message]) -> str:
-    return "".join(f"{_SPEAKERS[message['role']]}: {_said(message)}\n " for message in messages)
-
-
-def _said(message: Message) -> str:
-    tool = message.get("metadata")
-    return f"{tool}\n{message['content']}" if tool else message["content"]
-
-
-def _dialogue(question: str, answer: str) -> list[Message]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return "".join(f"{_SPEAKERS[message['role']]}: {said(message)}\n " for message in messages)
 
 
 def _before(row: Row) -> list[Message]:
     """What the columns of system message and earlier turns say before a row's question."""
     system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
     return [*system, *row.get(HISTORY, ())]
-
-
-def _last_answer(messages: Sequence[Message]) -> int:
-    """The number of the last answer that is trained, of the last message where all are empty."""
-    said = (n for n in reversed(range(len(messages))) if is_trained(messages[n]) and _said(messages[n]).strip())
-    return next(said, len(messages) - 1)
 
 
 def _question_source(row: Row) -> str:
@@ -172,16 +132,16 @@ def _advertisement_source(row: Row) -> str:
 def _advertisement_messages(row: Row) -> list[Message]:
     """As in ChatGLM-6B's own training script: earlier turns are context, and not trained."""
     before = [{**message, "weight": 0} if is_trained(message) else message for message in _before(row)]
-    return [*before, *_dialogue(row["content"], row["summary"])]
+    return [*before, *dialogue(row["content"], row["summary"])]
 
 
 def _chat_source(row: Row) -> str:
     messages = _chat_messages(row)
-    return plain_text(messages[: _last_answer(messages)])
+    return plain_text(messages[: last_answer(messages)])
 
 
 def _chat_target(row: Row) -> str:
-    return _said(row["messages"][_last_answer(row["messages"])])
+    return said(row["messages"][last_answer(row["messages"])])
 
 
 def _chat_messages(row: Row) -> list[Message]:
@@ -201,7 +161,7 @@ QUESTION_GENERATION = TaskFormat(
     source=_question_source,
     target=_question_target,
     # The words before the question stay, so that the metrics of all models measure the same text.
-    messages=lambda row: _dialogue(_question_source(row), _question_target(row).strip()),
+    messages=lambda row: dialogue(_question_source(row), _question_target(row).strip()),
 )
 HISTORY = "history"
 _BEFORE = (
@@ -222,7 +182,7 @@ def _instructions(prompt: Callable[[Row], str]) -> TaskFormat:
         fields=_INSTRUCTION_FIELDS,
         source=lambda row: plain_text([*_before(row), {"role": "user", "content": prompt(row)}]),
         target=lambda row: row["output"],
-        messages=lambda row: [*_before(row), *_dialogue(prompt(row), row["output"])],
+        messages=lambda row: [*_before(row), *dialogue(prompt(row), row["output"])],
     )
 
 

@@ -18,17 +18,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from glm.datasets.prompts import Example
 from glm.encoding.batches import Batch, BlockPositions, Positions, TextPositions, prompt_batch, training_batch
 from glm.encoding.chat_formats import CHAT_FORMATS, chat_format
 from glm.encoding.chat_roles import ASSISTANT
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingRow
+from glm.encoding.defaults import CHAT, GLM_2021, ModelDefaults
+from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, Example, TrainingRow
 from glm.encoding.messages import Message, Tools
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.generation.options import GenerationConfig
 from glm.tokenizers import GLMTokenizer
-from glm.tokenizers.stop_strings import StopStrings
+from glm.tokenizers.stop_strings import StopStrings, stream_text
 
 
 class Encoder(ABC):
@@ -44,21 +44,12 @@ class Encoder(ABC):
         counts: what else `rows` left out of examples so far, by its name in words (glm/encoding/examples.py).
         max_position: the largest position of the model, once `check_fits` knows it.
         open_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
-        answer_lengths: `src_length` and `tgt_length` of prediction, unless the user gives others.
-        gnmt_length: of `GenerationConfig`, as the model's reference implementation has it.
+        defaults: of this kind of model.
         cuts: what may be cut, and what it is without then.
-        drawn_from: top_k of sampling where neither the user nor generation_config.json says one: the default of the
-            library that the model was published for. Off elsewhere.
-        evaluation, label_smoothing: options of `GenerationConfig` in evaluation, and share of the target probability
-            that is spread over the vocabulary in training, unless the user gives others.
     """
 
-    answer_lengths: ClassVar[tuple[int, int]]
-    gnmt_length: ClassVar[bool]
+    defaults: ClassVar[ModelDefaults]
     cuts: Mapping[str, str]
-    drawn_from: ClassVar[int]
-    evaluation: ClassVar[dict[str, float]]
-    label_smoothing: ClassVar[float]
     positions: Positions
 
     def __init__(self, tokenizer, src_length: int, tgt_length: int, generation: GenerationFile):
@@ -106,17 +97,7 @@ class Encoder(ABC):
         Raises:
             UsageError: an empty stop string.
         """
-        written, shown = StopStrings(self.tokenizer, stop_strings), 0
-        for index in ids:
-            ended = written.put(index)
-            text = written.text[: written.certain]
-            clean = self.clean(text[: self.settled_length(text)])
-            yield clean[shown:]
-            shown = len(clean)
-            if ended:
-                break
-        written.end()
-        yield self.clean(written.text)[shown:]
+        return stream_text(StopStrings(self.tokenizer, stop_strings), ids, self.clean, self.settled_length)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, as it was written."""
@@ -130,13 +111,13 @@ class Encoder(ABC):
         Raises:
             GLMError: generation_config.json has an option that is not supported, and that would make other texts.
         """
-        known = {"max_length": self.tgt_length, "min_length": 0, "gnmt_length": self.gnmt_length}
-        known |= {"length_penalty": self.evaluation.get("length_penalty", 1.0)} | self.generation.options
+        known = {"max_length": self.tgt_length, "min_length": 0, "gnmt_length": self.defaults.gnmt_length}
+        known |= {"length_penalty": self.defaults.evaluation.get("length_penalty", 1.0)} | self.generation.options
         chosen = known | options
         if "min_length" not in options:
             chosen["min_length"] = min(known["min_length"], chosen["max_length"])
         if chosen.get("do_sample") and chosen.get("temperature") != 0:
-            chosen.setdefault("top_k", self.drawn_from)
+            chosen.setdefault("top_k", self.defaults.drawn_from)
         config = GenerationConfig(**chosen)
         self.generation.refuse_unsupported(config)
         self.generation.warn_of_unknown()
@@ -208,12 +189,8 @@ class GLMEncoder(Encoder):
         no_block_position: target tokens go on counting positions in the text instead of inside the blank.
     """
 
-    answer_lengths = (200, 20)
-    gnmt_length = True
-    drawn_from = 50  # PaddleNLP's GenerationConfig
+    defaults = GLM_2021
     cuts = {"source": "their beginning is lost", "target": "their end is lost"}  # noqa: RUF012
-    evaluation = {"min_length": 55, "num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3}  # noqa: RUF012
-    label_smoothing = 0.1
 
     def __init__(
         self,
@@ -287,11 +264,7 @@ class ChatEncoder(Encoder):
         plain: prompts are the text with the tokens that every prompt has, and no turns: for base models.
     """
 
-    answer_lengths = (7168, 1024)
-    gnmt_length = False
-    drawn_from = 50  # transformers' GenerationConfig; the published chat() methods leave it at that
-    evaluation = {"min_length": 0}  # noqa: RUF012
-    label_smoothing = 0.0
+    defaults = CHAT
 
     def __init__(
         self,
@@ -395,7 +368,7 @@ def encoder_of(
 ) -> Encoder:
     """The text side of the model that a tokenizer belongs to; arguments as in `open_encoder`."""
     cls = ENCODERS[tokenizer.kind]
-    src_length, tgt_length = cls.answer_lengths
+    src_length, tgt_length = cls.defaults.answer_lengths
     defaults = {"src_length": src_length, "tgt_length": generation.max_new_tokens or tgt_length}
     given = {name: length for name, length in zip(defaults, lengths, strict=True) if length is not None}
     encoder = cls(tokenizer, **defaults | given, generation=generation, **options)

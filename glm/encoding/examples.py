@@ -1,12 +1,49 @@
-"""One sequence to train on: what chat formats and encoders make, and batches are made of. Needs no framework."""
+"""Examples, and the sequences to train on that encoders make of them, and batches are made of. Needs no framework."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from glm.encoding.messages import Message, last_answer
 
 IGNORED = -100  # label of a token that is not trained
 # What is counted while examples become rows, and said at the end.
 EMPTY_ANSWERS = "empty answers, not trained"
 NO_PLACE_FOR_THOUGHTS = "answers without their thoughts, for which the model has no place"
 NO_THOUGHTS = "answers without thoughts behind a prompt that begins some, trained with empty ones"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row to train on.
+
+    Attributes:
+        source, target: what a GLM (2021) reads and what it has to write.
+        messages: the same for a chat model; the last one is the assistant's and answers the others.
+        tools: JSON schemas of the functions the assistant may call.
+    """
+
+    source: str
+    target: str
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether its last answer has thoughts in a field of their own, for which a text has no place."""
+        return "reasoning_content" in self.messages[last_answer(self.messages)]
+
+    @classmethod
+    def of_texts(cls, source: str, target: str) -> Example:
+        """One question and its answer."""
+        return cls(source, target, tuple(dialogue(source, target)))
+
+
+def dialogue(question: str, answer: str) -> list[Message]:
+    """A question and its answer as messages."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,18 @@ def is_trained(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
+def said(message: Message) -> str:
+    """The text of a message; a call is written as GLM-4 does, the tool's name on a line of its own."""
+    tool = message.get("metadata")
+    return f"{tool}\n{message['content']}" if tool else message["content"]
+
+
+def last_answer(messages: Sequence[Message]) -> int:
+    """The number of the last answer that is trained, of the last message where all are empty."""
+    answers = (n for n in reversed(range(len(messages))) if is_trained(messages[n]) and said(messages[n]).strip())
+    return next(answers, len(messages) - 1)
+
+
 def without_oldest(messages: Sequence[Message]) -> list[Message]:
     """Without what comes before the second question, but for system messages; [] where there is no second one."""
     questions = [number for number, message in enumerate(messages) if message["role"] == "user"]

@@ -9,12 +9,12 @@ import paddle
 from tqdm import tqdm
 
 from glm.distributed.processes import gather
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import Encoder
 from glm.encoding.examples import TrainingRow
 from glm.evaluation.metrics import METRICS, Score
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
-from glm.training.sampler import EncodedDataset
 
 Item = TypeVar("Item")
 
@@ -72,9 +72,9 @@ class GenerationEvaluation:
         total, tokens = 0.0, 0
         for some in self._batches(rows, "loss"):
             batch = self.encoder.training_batch(some)
-            count = int((batch["labels"] >= 0).sum())
-            total += float(model(**{name: paddle.to_tensor(array) for name, array in batch.items()})) * count
-            tokens += count
+            losses_M = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}, reduction="none")
+            total += float(losses_M.sum())
+            tokens += len(losses_M)
         return total, tokens
 
     def _generate(self, model, prompts: Sequence[list[int]]) -> list[str]:

@@ -13,8 +13,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.model.attention import StepAttention, step_bias
-from glm.model.masks import attention_bias, key_bias
+from glm.config.shapes import cache_shapes
+from glm.model.attention import StepAttention, attention_bias, key_bias, step_bias
 from glm.model.tracing import dim, save_graph
 
 
@@ -58,15 +58,14 @@ def export_step_graph(model: nn.Layer, prefix: Path) -> None:
 def step_spec(model: nn.Layer) -> list:
     config = model.config
     rows = model.model.positions.position_rows
-    past = [None, config.num_key_value_heads, None, config.head_dim]
     return [
         InputSpec([None, None], "int64", "input_ids"),
         InputSpec([None, rows, None], "int64", "position_ids"),
         InputSpec([None], "int64", "lengths"),
         InputSpec([None], "int64", "prefix_length"),
         [
-            InputSpec(past, config.dtype, f"past_{part}_{layer}")
-            for layer in range(config.num_hidden_layers)
-            for part in ("key", "value")
+            InputSpec([None, heads, None, width], config.dtype, f"past_{part}_{layer}")
+            for layer, parts in enumerate(cache_shapes(config))
+            for part, (heads, width) in parts
         ],
     ]

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from glm.config.shapes import cache_shapes
 from glm.memory.run import FP32, Run
 from glm.memory.training import MLPS, ROTARY, bias_size
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 def generation(config: "GLMConfig", run: Run) -> tuple[int, int]:
     """The cache of a batch at the last token, and what comes on top when reading the prompt or a step needs most."""
     size, degree = run.weight_size, config.tensor_parallel_degree
-    heads = config.num_key_value_heads * config.kv_copies // degree
-    column = 2 * config.num_hidden_layers * heads * config.head_dim * size  # keys and values of one token
+    kept = (shape for parts in cache_shapes(config) for _, shape in parts)
+    column = sum(heads * config.kv_copies // degree * width for heads, width in kept) * size  # of one token
     rows = run.batch_size * run.num_beams
     prefix = run.batch_size * run.src_length * (column + size)
     tails = rows * run.tgt_length * column

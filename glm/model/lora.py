@@ -24,7 +24,7 @@ from glm.distributed.tensor_parallel import Ranks, linear
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
 from glm.model.init import draw_seed, randomise_adapter, undrawn
-from glm.model.network import GLMForCausalLM
+from glm.model.network import GLMNetwork
 from glm.model.parameters import set_parameter, whole_shape, whole_weight
 
 TARGETS = {
@@ -72,7 +72,7 @@ class GLMLoRAModel(LoRAModel):
 
 
 def add_lora(
-    model: GLMForCausalLM, r: int = 8, alpha: float | None = None, targets: str = "attention", dropout: float = 0.0
+    model: GLMNetwork, r: int = 8, alpha: float | None = None, targets: str = "attention", dropout: float = 0.0
 ) -> GLMLoRAModel:
     """Freezes a model and adds fresh adapters, which change nothing until they are trained.
 
@@ -94,7 +94,7 @@ def add_lora(
     return _wrap(model, r, 2 * r if alpha is None else alpha, modules, dropout)
 
 
-def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel | GLMForCausalLM:
+def load_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAModel | GLMNetwork:
     """Adds a saved adapter, of any form, to the model it was trained on.
 
     Returns:
@@ -110,7 +110,7 @@ def load_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel | GL
         return merge_adapter(model, directory)
 
 
-def load_trainable_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRAModel:
+def load_trainable_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAModel:
     """As `load_lora`, for training.
 
     Raises:
@@ -124,7 +124,7 @@ def load_trainable_lora(model: GLMForCausalLM, directory: str | Path) -> GLMLoRA
     return lora
 
 
-def _target_modules(adapter: Adapter, model: GLMForCausalLM) -> list[str]:
+def _target_modules(adapter: Adapter, model: GLMNetwork) -> list[str]:
     """Patterns of the layers of an adapter: their kinds where all of a kind have one, else their names."""
     there, adapted = defaultdict(set), defaultdict(set)
     for name, _ in model.named_sublayers():
@@ -137,7 +137,7 @@ def _target_modules(adapter: Adapter, model: GLMForCausalLM) -> list[str]:
     return patterns
 
 
-def merge_adapter(model: GLMForCausalLM, directory: str | Path) -> GLMForCausalLM:
+def merge_adapter(model: GLMNetwork, directory: str | Path) -> GLMNetwork:
     """Adds a saved adapter, of any form, into a model's weights, in place. All tensor-parallel ranks must call it.
 
     The sum is taken in float32 and rounded to the weights' dtype.
@@ -158,7 +158,7 @@ def merge_adapter(model: GLMForCausalLM, directory: str | Path) -> GLMForCausalL
     return model
 
 
-def _untie(model: GLMForCausalLM) -> None:
+def _untie(model: GLMNetwork) -> None:
     """Gives a model whose head is the word embedding one of its own, whose weight is still to be set."""
     config = model.config
     with undrawn():
@@ -167,9 +167,9 @@ def _untie(model: GLMForCausalLM) -> None:
     config.tie_word_embeddings = False
 
 
-def merge_lora(lora: GLMLoRAModel | GLMForCausalLM) -> GLMForCausalLM:
+def merge_lora(lora: GLMLoRAModel | GLMNetwork) -> GLMNetwork:
     """The plain model with the adapters added into its weights; a plain model as it is."""
-    if isinstance(lora, GLMForCausalLM):
+    if isinstance(lora, GLMNetwork):
         lora.eval()
         return lora
     lora.merge()
@@ -188,7 +188,7 @@ def merge_lora(lora: GLMLoRAModel | GLMForCausalLM) -> GLMForCausalLM:
     return model
 
 
-def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
+def _wrap(model: GLMNetwork, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
     config = LoRAConfig(
         r=r,
         lora_alpha=alpha,
@@ -205,7 +205,7 @@ def _wrap(model: GLMForCausalLM, r: int, alpha: float, modules: list[str], dropo
     return lora
 
 
-def _drop_own_features(model: GLMForCausalLM) -> None:
+def _drop_own_features(model: GLMNetwork) -> None:
     """Layers that are cut by rows see other features on each rank, so their dropout draws for each rank by itself."""
     for name, layer in model.named_sublayers():
         if isinstance(getattr(layer, "lora_dropout", None), nn.Dropout) and PLAN[name.rpartition(".")[2]] == ROW:

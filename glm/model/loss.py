@@ -14,7 +14,7 @@ _NEVER = -1e9
 def smoothed_cross_entropy(
     logits_MW: Tensor, labels_M: Tensor, smoothing: float, vocab_size: int, ranks: Ranks
 ) -> Tensor:
-    """Mean cross entropy against (1 - smoothing)·one-hot + smoothing·uniform (Szegedy et al., arXiv:1512.00567, 7).
+    """Cross entropy per token against (1 - smoothing)·one-hot + smoothing·uniform (Szegedy et al., arXiv:1512.00567).
 
     Both parts need one logsumexp: loss = lse - (1 - ε)·z_y - ε·mean(z).
 
@@ -26,7 +26,7 @@ def smoothed_cross_entropy(
         ranks: who shares the vocabulary.
 
     Returns:
-        0-D float32 tensor, the same on every rank.
+        [M] float32, the same on every rank.
     """
     return _SmoothedCrossEntropy.apply(logits_MW, labels_M, smoothing, vocab_size, ranks)
 
@@ -52,20 +52,22 @@ class _SmoothedCrossEntropy(PyLayer):
         p_MW, lse_M, target_M, sum_M = _joined(p_MW, lse_M, target_M, sum_M, ranks)
         ctx.save_for_backward(p_MW, here_M, column_M)
         ctx.smoothing, ctx.share, ctx.real, ctx.dtype = smoothing, smoothing / vocab_size, real, logits_MW.dtype
-        return (lse_M - (1.0 - smoothing) * target_M - ctx.share * sum_M).mean()
+        return lse_M - (1.0 - smoothing) * target_M - ctx.share * sum_M
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad_M):
         p_MW, here_M, column_M = ctx.saved_tensor()
-        rows, width = p_MW.shape
-        scale = grad / rows
-        grad_MW = p_MW * scale
+        width, grad_M1 = p_MW.shape[1], grad_M.unsqueeze(1)
+        grad_MW = p_MW * grad_M1
         if ctx.share:
+            smoothed = grad_M1 * ctx.share
+            if ctx.real < width:
+                smoothed = smoothed * (paddle.arange(width) < ctx.real).astype("float32")
             # Under the same name: another one would keep a third of its memory.
-            grad_MW = grad_MW - scale * ctx.share * (paddle.arange(width) < ctx.real).astype("float32")
+            grad_MW = grad_MW - smoothed
         at = column_M.unsqueeze(1)
-        on_target_M1 = _take(grad_MW, column_M).unsqueeze(1) - (scale * (1.0 - ctx.smoothing) * here_M).unsqueeze(1)
-        return paddle.put_along_axis(grad_MW, at, on_target_M1, axis=1).astype(ctx.dtype)
+        on_target_M = _take(grad_MW, column_M) - grad_M * (1.0 - ctx.smoothing) * here_M
+        return paddle.put_along_axis(grad_MW, at, on_target_M.unsqueeze(1), axis=1).astype(ctx.dtype)
 
 
 def _own_labels(labels_M: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -12,17 +12,13 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
-from glm.api.causal_lm import CausalLMMixin
 from glm.config.glm_config import GLMConfig
 from glm.distributed.tensor_parallel import Ranks, embedding, linear
-from glm.generation.search import GenerationMixin
-from glm.inference.chat_mixin import ChatMixin
-from glm.model.attention import AttentionDropout, CachedAttention, Prefix
+from glm.model.attention import AttentionDropout, CachedAttention, Prefix, attention_bias, key_bias
 from glm.model.flash_attention import attention_core, compute_dtype
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.layers import NORMS, Attend, Block, tied_logits
 from glm.model.loss import smoothed_cross_entropy
-from glm.model.masks import attention_bias, key_bias
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
 
@@ -59,13 +55,10 @@ class GLMModel(GLMPretrainedModel):
         return self.norm(x_BTH)
 
 
-class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin, GLMPretrainedModel):
+class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
     """A GLM with its language-model head: training loss, logits, cached decoding, checkpoints.
 
-    Example:
-        >>> model = GLMForCausalLM.from_pretrained("checkpoints/glm-large-chinese")
-        >>> logits = model(input_ids)
-        >>> ids, scores = model.generate(input_ids, max_new_tokens=20)
+    `glm.GLMForCausalLM` (glm/api/causal_lm.py) puts the calls around it that its users know.
     """
 
     def __init__(self, config: GLMConfig):
@@ -76,10 +69,10 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
             self.lm_head = None
             if not config.tie_word_embeddings:
                 self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
-        self.ranks = Ranks(config)
+        self.ranks, self.shared = Ranks(config), config.heads_a_group
         randomise(self, seed)
 
-    def network(
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -87,8 +80,9 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
         prefix_length: Tensor,
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
+        reduction: str = "mean",
     ) -> Tensor:
-        """`forward` where everything is given, as the trainer does.
+        """Logits, or with labels the loss, of inputs that are whole.
 
         Args:
             input_ids: [B, T] int64.
@@ -97,12 +91,14 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
             prefix_length: [B] int64, leading columns that are visible in both directions.
             labels: [B, T] int64, the token that should follow each column; negative = not trained.
             label_smoothing: share of the probability mass spread over the whole vocabulary.
+            reduction: of the losses, "mean" or "none".
 
         Returns:
-            Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor.
+            Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor; without reduction the float32 loss
+            [M] of each of them, in the order of `labels`.
         """
         core, bias = self._attention(attention_mask, prefix_length)
-        attend = core(bias, self.config.heads_a_group, self._attention_dropout())
+        attend = core(bias, self.shared, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
@@ -110,7 +106,8 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
         logits_MW, labels_M = self._own_logits(hidden_MH), labels.flatten()[trained_M]
-        return smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
+        losses_M = smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
+        return losses_M if reduction == "none" else losses_M.mean()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H], with a head of their own or the tied word embedding."""
@@ -125,7 +122,7 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         core, bias = self._attention(attention_mask, prefix_length)
-        attends = [core.prefill(bias, self.config.heads_a_group) for _ in self.model.layers]
+        attends = [core.prefill(bias, self.shared) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
         return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
 
@@ -153,9 +150,9 @@ class GLMForCausalLM(CausalLMMixin, CheckpointMixin, GenerationMixin, ChatMixin,
 
     def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
         """The attention core of this device, and the bias in its form."""
-        shared, dtype = self.config.heads_a_group, compute_dtype(self.model.embed_tokens.weight)
-        core = attention_core(dtype, self.config.head_dim, shared)
-        return core, core.bias(attention_bias(attention_mask, prefix_length), shared, dtype)
+        dtype = compute_dtype(self.model.embed_tokens.weight)
+        core = attention_core(dtype, self.config.head_dim, self.shared)
+        return core, core.bias(attention_bias(attention_mask, prefix_length), self.shared, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""

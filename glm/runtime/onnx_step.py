@@ -16,7 +16,7 @@ from glm.runtime.options import RuntimeOptions
 from glm.runtime.step import check_chunk, check_step
 
 CPU = "CPUExecutionProvider"
-MASKED = np.float32(-30000.0)  # far below any score, as in glm/model/masks.py
+MASKED = np.float32(-30000.0)  # far below any score, as in glm/model/attention.py
 
 
 @dataclass

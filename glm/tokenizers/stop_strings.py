@@ -1,6 +1,6 @@
 """Strings that end a text, found while its tokens arrive. Imports neither paddle nor paddlenlp."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from glm.errors import UsageError
 from glm.tokenizers.stream import Decoder, StreamDecoder
@@ -55,6 +55,29 @@ class StopStrings:
             place, self.found = min(hits)
             self.text = self.text[:place]
         return bool(hits)
+
+
+def stream_text(
+    written: StopStrings, ids: Iterable[int], clean: Callable[[str], str], settled_length: Callable[[str], int]
+) -> Iterator[str]:
+    """A cleaned text in pieces, while ids arrive; what may still change waits for more. No id is taken behind its end.
+
+    Args:
+        written: of a new text.
+        clean: what a user sees of a text.
+        settled_length: how many characters of an unfinished text `clean` gives the same, however the text goes on.
+    """
+    shown = 0
+    for index in ids:
+        ended = written.put(index)
+        text = written.text[: written.certain]
+        settled = clean(text[: settled_length(text)])
+        yield settled[shown:]
+        shown = len(settled)
+        if ended:
+            break
+    written.end()
+    yield clean(written.text)[shown:]
 
 
 def _overlap(text: str, string: str) -> int:

@@ -139,11 +139,11 @@ class DecodeArguments:
             "length_penalty": self.length_penalty,
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
         }
-        chosen = encoder.evaluation | {name: value for name, value in flags.items() if value is not None}
+        chosen = dict(encoder.defaults.evaluation) | {name: value for name, value in flags.items() if value is not None}
         return GenerationConfig(
             max_length=encoder.tgt_length,
             min_length=min(chosen.pop("min_length"), encoder.tgt_length),
-            gnmt_length=encoder.gnmt_length,
+            gnmt_length=encoder.defaults.gnmt_length,
             do_sample=not self.select_topk,
             temperature=self.temperature,
             top_k=self.top_k,

@@ -10,20 +10,21 @@ import paddle
 from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
+from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import adapter_paths, load_encoder
 from glm.cli.console import BarCallback, note, print_metrics, print_samples
 from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
-from glm.datasets.prompts import Example
 from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import Encoder
+from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
-from glm.model.network import GLMForCausalLM
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.training.run_directory import (
     EXPORT_FOLDER,
@@ -38,7 +39,6 @@ from glm.training.run_directory import (
     saved_step,
 )
 from glm.training.run_record import changes_since, record_of
-from glm.training.sampler import EncodedDataset
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
@@ -237,7 +237,7 @@ def build_trainer(model, encoder, data, decode, options, training, datasets, rec
         score=METRICS[TASKS[data.task_name].metrics],
         loss_only=training.prediction_loss_only,
     )
-    smoothing = encoder.label_smoothing if options.label_smoothing is None else options.label_smoothing
+    smoothing = encoder.defaults.label_smoothing if options.label_smoothing is None else options.label_smoothing
     trainer = GLMTrainer(
         model=model,
         args=training,

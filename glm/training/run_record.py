@@ -10,8 +10,8 @@ from typing import Any
 
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.config.presets import UNTRAINED_PRESETS, is_directory, preset_name
-from glm.datasets.prompts import Example
 from glm.distributed.processes import digest
+from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import atomic_write
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments

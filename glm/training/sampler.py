@@ -1,88 +1,15 @@
-"""Encoded rows for training, and the order in which a run sees them."""
+"""The order in which a run sees its encoded rows."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import paddle
 from paddle.io import DistributedBatchSampler
-from tqdm import tqdm
 
-from glm.datasets.prompts import Example
 from glm.encoding.batches import Batch
+from glm.encoding.dataset import SharedRow
 from glm.encoding.encoder import Encoder
-from glm.encoding.examples import TrainingRow
-from glm.errors import GLMError, UsageError
-
-SharedRow = tuple[TrainingRow, float]  # a row, and the share of each of its trained tokens in its step's loss
-
-
-class EncodedDataset(paddle.io.Dataset):
-    """Encoded rows, beside the examples they come from; a conversation may give several rows.
-
-    Attributes:
-        examples: all that the model has a place for.
-        rows: those in which something is trained; others were cut too short by src_length and tgt_length.
-        prompts: what the model reads to answer each example; [] if they were not asked for.
-        left_out: why examples or rows were left out, in words; empty if none were.
-        counts: what else was left out of the examples, by its name in words (glm/encoding/examples.py).
-
-    Args:
-        skip_bad_rows: leave out examples that the model has no place for, such as those with a role it does not know.
-
-    Raises:
-        GLMError: such an example, or nothing is left to train.
-    """
-
-    def __init__(
-        self, examples: Sequence[Example], encoder: Encoder, with_prompts: bool = False, skip_bad_rows: bool = False
-    ):
-        self.examples: list[Example] = []
-        self.prompts: list[list[int]] = []
-        rows: list[TrainingRow] = []
-        bad: list[str] = []
-        before, without_answer = Counter(encoder.counts), 0
-        some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
-        for number, example in enumerate(some, 1):
-            try:
-                encoded = encoder.rows(example)
-                prompt = encoder.prompt(example) if with_prompts and encoded else []
-            except GLMError as error:
-                bad.append(f"row {number} of {len(examples)}: {error}")
-                if skip_bad_rows and len(bad) < len(examples):
-                    continue
-                raise type(error)(bad[0] + ("" if skip_bad_rows else " (or pass --skip_bad_rows)")) from None
-            without_answer += not encoded
-            if encoded:
-                rows += encoded
-                self.prompts.append(prompt)
-                self.examples.append(example)
-        self.rows = [row for row in rows if row.trained_tokens]
-        lengths = f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length}"
-        if not rows:
-            why = f"{len(bad)} bad, {without_answer} whose answers are empty"
-            raise GLMError(f"nothing is left to train of {len(examples)} rows: {why}")
-        if not self.rows:
-            raise GLMError(f"{lengths} leave no trained token in any of {len(rows)} rows: choose longer ones")
-        short = len(rows) - len(self.rows)
-        self.left_out = [f"{len(bad)} bad, the first is {why}" for why in bad[:1]]
-        self.left_out += [f"{without_answer} whose answers are empty"] if without_answer else []
-        self.left_out += [f"{short} in which {lengths} leave no trained token"] if short else []
-        self.counts = encoder.counts - before
-
-    @property
-    def mean_tokens(self) -> float:
-        """Tokens of a row, on average."""
-        return sum(len(row.ids) for row in self.rows) / len(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: tuple[int, float]) -> SharedRow:
-        """A row by what `EpochSampler` yields: its number and its tokens' share."""
-        index, share = key
-        return self.rows[index], share
+from glm.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -181,7 +108,6 @@ class EpochSampler(DistributedBatchSampler):
 
 
 def training_batch(encoder: Encoder, shared: Sequence[SharedRow]) -> Batch:
-    """Inputs of `GLMForCausalLM.forward`, and `loss_weight` []: what the mean loss of the batch counts in its step."""
+    """Inputs of `GLMForCausalLM.forward`, and `token_weight` []: what each trained token counts in its step's loss."""
     rows, shares = zip(*shared, strict=True)
-    tokens = sum(row.trained_tokens for row in rows)
-    return encoder.training_batch(rows) | {"loss_weight": np.float32(shares[0] * tokens)}
+    return encoder.training_batch(rows) | {"token_weight": np.float32(shares[0])}

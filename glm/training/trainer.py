@@ -14,6 +14,7 @@ from paddlenlp.trainer.trainer_utils import TrainOutput
 from glm.checkpoint.file_names import FILE_NAMES, remove_weights
 from glm.cli.console import note
 from glm.distributed.processes import written_together
+from glm.encoding.dataset import EncodedDataset
 from glm.evaluation.generation import GenerationEvaluation, Replica
 from glm.files.atomic import atomic_directory, atomic_write
 from glm.model.lora import GLMLoRAModel
@@ -23,7 +24,7 @@ from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
 from glm.training.run_record import RunRecord, read_record, write_record
-from glm.training.sampler import EncodedDataset, EpochSampler, Place, training_batch
+from glm.training.sampler import EpochSampler, Place, training_batch
 
 
 class GLMTrainer(Trainer):
@@ -61,8 +62,8 @@ class GLMTrainer(Trainer):
     # training
 
     def compute_loss(self, model, inputs, return_outputs=False):
-        weight = inputs.pop("loss_weight")
-        return model(**inputs, label_smoothing=self.label_smoothing) * weight
+        weight = inputs.pop("token_weight")
+        return model(**inputs, label_smoothing=self.label_smoothing, reduction="none").sum() * weight
 
     def training_step(self, model, inputs, step_control=0):
         if self._rng_to_restore:

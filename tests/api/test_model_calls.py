@@ -66,6 +66,22 @@ def test_the_loss_is_paddlenlps(theirs, ours, tokenizer):
     assert np.array_equal(found.logits.numpy(), ours(**given).numpy())
 
 
+def test_the_loss_of_each_token(ours, tokenizer):
+    """Their mean is the loss; a token's is its negative log-probability."""
+    given = blank_inputs(tokenizer, ["在已知", "a"])
+    del given["loss_mask"]
+    labels = given.pop("label_ids")
+    labels[0, :] = -100
+    losses_M = ours(**given, labels=labels, reduction="none")
+    logits = ours(**given)[labels >= 0]
+    wanted = paddle.nn.functional.cross_entropy(logits, labels[labels >= 0], reduction="none")
+    assert losses_M.shape == [int((labels >= 0).sum())] and losses_M.dtype == paddle.float32
+    assert relative_error(losses_M, wanted) < BOUND
+    assert float(losses_M.mean()) == float(ours(**given, labels=labels))
+    with pytest.raises(UsageError, match="reduction is 'sum', and must be 'mean' or 'none'"):
+        ours(**given, labels=labels, reduction="sum")
+
+
 def test_ids_without_a_blank_are_causal(theirs, ours, tokenizer):
     """As the Hugging Face code of GLM has it; PaddleNLP's own mask is given to it, as its default is no mask at all."""
     ids = tokenizer(["在已知[gMASK]"], return_tensors="pd").input_ids

@@ -12,13 +12,12 @@ import pytest
 from shared_files import SHARED
 from tiny_chat import KINDS, SHAPES, encoder_of_tiny, tokenizer_of, vocabulary
 
-from glm.datasets.prompts import Example
 from glm.datasets.tasks import TASKS
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import ChatEncoder, GLMEncoder, encoder_of, open_encoder
-from glm.encoding.examples import IGNORED
+from glm.encoding.examples import IGNORED, Example
 from glm.errors import GLMError, UsageError
 from glm.tokenizers import GLMTokenizer
-from glm.training.sampler import EncodedDataset
 
 REAL = SHARED / "real"
 no = IGNORED

@@ -6,13 +6,12 @@ from collections import Counter
 import pytest
 from tiny_chat import KINDS, encoder_of_tiny, tokenizer_of, vocabulary
 
-from glm.datasets.prompts import Example
 from glm.encoding.chat_formats import chat_format
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import ChatEncoder, GLMEncoder
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, NO_THOUGHTS
+from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, NO_THOUGHTS, Example
 from glm.errors import GLMError, UsageError
 from glm.tokenizers import GLMTokenizer
-from glm.training.sampler import EncodedDataset
 
 GLM4 = ("glm4", "glm4-0414")
 # As GLM-Z1's: thoughts are dropped from every answer, and a prompt begins some. With a line end behind it or without.

@@ -5,8 +5,8 @@ import pytest
 from tiny_chat import KINDS, chat_model, encoder_of_tiny
 from tiny_glm import tensors, tiny_model
 
-from glm.datasets.prompts import Example
 from glm.encoding.encoder import GLMEncoder
+from glm.encoding.examples import Example
 from glm.generation.search import Prompt, StopTokens
 
 

@@ -23,8 +23,7 @@ from glm import GenerationConfig
 from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import IGNORED
 from glm.generation.search import Prompt, StopTokens
-from glm.model.attention import empty_tails, scores_fp32, select_beams
-from glm.model.masks import MASKED, attention_bias, key_bias
+from glm.model.attention import MASKED, attention_bias, empty_tails, key_bias, scores_fp32, select_beams
 
 SIZES = [(9, 7), (3, 10), (13, 2), (1, 1)]
 STEPS = 8

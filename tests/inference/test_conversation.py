@@ -10,8 +10,8 @@ from tiny_chat import KINDS, chat_model, encoder_of_tiny, tokenizer_of
 from tiny_glm import tensors, tiny_model
 
 from glm import GLMTokenizer
-from glm.datasets.prompts import Example
 from glm.encoding.encoder import ChatEncoder, GLMEncoder
+from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.generation.search import Prompt, StopTokens
 from glm.inference.conversation import Conversation

@@ -3,7 +3,7 @@
 import paddle
 
 from glm.api.predictor import Predictor
-from glm.datasets.prompts import Example
+from glm.encoding.examples import Example
 from glm.generation.options import GenerationConfig
 from glm.inference.generator import TextGenerator
 

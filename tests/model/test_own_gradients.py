@@ -1,10 +1,14 @@
 """Gradients that are written by hand against those that Paddle takes through the plain operators."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 
 from glm.model.layers import TrainedRMSNorm, _rms_norm
+from glm.model.loss import smoothed_cross_entropy
 from glm.model.positions import TrainedTurn, _cos_sin, _turned
 from glm.model.rotary import inverse_frequencies
 
@@ -42,3 +46,21 @@ def test_rotation(turning, scale):
     arrays = [draw.standard_normal([2, 5, 3, 8]).astype("float32")]
     ours = gradients(lambda x: TrainedTurn.apply(x, cos, sin), arrays)
     assert_equal(ours, gradients(lambda x: _turned(x, cos, sin), arrays))
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_of_each_token(smoothing, padding):
+    """Tokens that weigh differently, with and without columns beyond the vocabulary."""
+    draw, vocab_size, labels = np.random.default_rng(3), 7, paddle.to_tensor([3, 0, 6, 3, 1])
+    alone = SimpleNamespace(degree=1, rank=0)
+
+    def plain(logits_MW):
+        logp_MV = F.log_softmax(logits_MW[:, :vocab_size], axis=1)
+        wanted_MV = (1 - smoothing) * F.one_hot(labels, vocab_size) + smoothing / vocab_size
+        return -(wanted_MV * logp_MV).sum(axis=1)
+
+    arrays = [4 * draw.standard_normal([5, vocab_size + padding]).astype("float32")]
+    ours = gradients(lambda x: smoothed_cross_entropy(x, labels, smoothing, vocab_size, alone), arrays)
+    assert ours[0].shape == (5,)
+    assert_equal(ours, gradients(plain, arrays))

@@ -12,13 +12,13 @@ from commands import ROOT, TINY, predictions
 from tiny_chat import GENERATION_FILES, KINDS
 
 import infer_generation
+from glm.api.causal_lm import GLMForCausalLM
 from glm.api.predictor import Predictor
 from glm.cli.prompts import check_dialogue
 from glm.encoding.encoder import open_encoder
 from glm.errors import UsageError
 from glm.evaluation.metrics import WORD_METRICS
 from glm.inference.exported import open_generator
-from glm.model.network import GLMForCausalLM
 
 needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
 ASKED = ["你好", "云溪桥建于哪一年？", "a"]

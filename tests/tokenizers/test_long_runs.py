@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glm.datasets.prompts import Example
 from glm.encoding.encoder import open_encoder
+from glm.encoding.examples import Example
 from glm.errors import GLMError
 from glm.tokenizers import GLMTokenizer, byte_pairs
 from glm.tokenizers.added_tokens import AddedToken, Splitter

@@ -10,11 +10,11 @@ from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write
 
 import glm.model.network
 import glm.training.trainer
-from glm.datasets.prompts import Example
+from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import GLMEncoder
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import Example, TrainingRow
 from glm.errors import UsageError
-from glm.training.sampler import EncodedDataset, EpochSampler
+from glm.training.sampler import EpochSampler
 from glm.training.trainer import linear_schedule
 
 STEPS = {"max_steps": 12, "save_steps": 100}
@@ -60,7 +60,7 @@ def test_accumulating_is_a_larger_batch(steady_model, data, tmp_path, monkeypatc
 
 
 def equal_weights(trainer, model, inputs, return_outputs=False):
-    inputs.pop("loss_weight")
+    inputs.pop("token_weight")
     return model(**inputs, label_smoothing=trainer.label_smoothing)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from glm.config.shapes import cache_shapes
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.parts import CARRIES, MLPS, NORMS, POSITIONS, Rotate
 from glm.export.onnx.weights import Layer, Weights
@@ -22,9 +23,9 @@ from glm.export.onnx.weights import Layer, Weights
 HEAD_STEP = 8  # GroupQueryAttention takes heads whose width is a multiple of this
 
 
-def graph_head_dim(config: Any) -> int:
+def graph_width(head_dim: int) -> int:
     """D: the model's, filled up with zeros."""
-    return -(-config.head_dim // HEAD_STEP) * HEAD_STEP
+    return -(-head_dim // HEAD_STEP) * HEAD_STEP
 
 
 def step_graph(config: Any, weights: Weights) -> Graph:
@@ -71,9 +72,9 @@ class _StepGraph:
         if self.positions.bidirectional:
             graph.input("bias", dtype.FLOAT, ["bias_rows", 1, "T", "columns"])
         graph.output("logits", dtype.FLOAT, ["B", config.vocab_size])
-        shape = ["B", config.num_key_value_heads, "C", graph_head_dim(config)]
-        for i in range(config.num_hidden_layers):
-            for part in ("key", "value"):
+        for i, parts in enumerate(cache_shapes(config)):
+            for part, (heads, width) in parts:
+                shape = ["B", heads, "C", graph_width(width)]
                 graph.input(f"past_{part}_{i}", dtype.FLOAT, shape)
                 graph.output(f"present_{part}_{i}", dtype.FLOAT, shape)
 
@@ -95,7 +96,7 @@ class _StepGraph:
         return self.norm(self.graph, self.config, name, x) if self.config.post_norms else x
 
     def _attention(self, name: str, i: int, x: str, rotate: Rotate | None) -> str:
-        graph, config, width = self.graph, self.config, graph_head_dim(self.config)
+        graph, config, width = self.graph, self.config, graph_width(self.config.head_dim)
         heads, shared = config.num_attention_heads, config.num_key_value_heads
         turned, plain = _Heads(self.positions.order(config), width), _Heads(np.arange(config.head_dim), width)
         layers = [

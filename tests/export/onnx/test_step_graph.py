@@ -8,7 +8,7 @@ from onnx_models import MODELS, PRESETS, model_of, weights
 from onnx_step import Stepper, decode, dynamic, onnxruntime, positions_of, random_rows
 from tiny_glm import relative_error
 
-from glm.export.onnx.step_graph import graph_head_dim
+from glm.export.onnx.step_graph import graph_width
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
 
@@ -95,7 +95,7 @@ def test_inputs_and_outputs(exported):
         assert inputs["total"] == ("tensor(int32)", [])
         assert inputs["last"] == ("tensor(int64)", ["B"])
         assert ("bias" in inputs) == reads_both_ways
-        cache = ("tensor(float)", ["B", config.num_key_value_heads, "C", graph_head_dim(config)])
+        cache = ("tensor(float)", ["B", config.num_key_value_heads, "C", graph_width(config.head_dim)])
         assert [inputs[f"past_{part}_{i}"] for part in ("key", "value") for i in range(2)] == [cache] * 4
         outputs = {each.name: (each.type, each.shape) for each in session.get_outputs()}
         assert outputs.pop("logits") == ("tensor(float)", ["B", config.vocab_size])
