@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from glm.cli.argument_file import expand, repeated_flags
 from glm.distributed.processes import ended_process, leave_with, process_count, process_rank
 from glm.errors import GLMError, UsageError
+from glm.files.sizes import size_in_bytes
 
 # `(External) CustomDevice error, the error code is : 2. (at /paddle/…/custom_device.cc:799)`, alone or in a report.
 _PADDLE_FAULT = re.compile(r"\([A-Z]\w+\) +([^{}\n]+?)\s*(?:\[Hint: [^\]]*\]\s*)?\(at /[^)]*:\d+\)")
@@ -45,6 +46,14 @@ class ScriptParser(argparse.ArgumentParser):
         if unknown:
             raise unknown_argument(unknown[0], self._option_string_actions)
         return parsed
+
+
+def size(text: str) -> int:
+    """The type of a flag that takes bytes: 5GB, 500MiB."""
+    try:
+        return size_in_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def unknown_argument(word: str, known: Iterable[str]) -> UsageError:
