@@ -36,6 +36,14 @@ def expand(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     return [*words, *argv[1:]]
 
 
+def command_line(argv: Sequence[str]) -> str:
+    """A script's arguments, one flag a line; those of a JSON or YAML file are the lines of the file."""
+    lines = ""
+    if names_file(argv) and Path(argv[0]).is_file():
+        lines, argv = Path(argv[0]).read_text(encoding="utf-8", errors="replace"), argv[1:]
+    return (lines + "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in argv)).strip()
+
+
 def repeated_flags(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """A line for each flag of which a command line has several and only the last one counts."""
     given: dict[str, list[str]] = {}

@@ -11,11 +11,11 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from glm.cli.script import ScriptParser, run_script
 from glm.errors import GLMError, UsageError
 
 VARIABLE = "RANK_TABLE_FILE"
@@ -163,8 +163,14 @@ What stands behind -- is the script and its arguments. One command is printed fo
 
 
 def main() -> None:
+    """Runs the command; its flags are read by glm.cli, which stands above this room."""
+    from glm.cli.script import ScriptParser, run_script
+
+    run_script(lambda: explain(*_parse(ScriptParser)))
+
+
+def explain(path: Path, port: int, script: Sequence[str]) -> None:
     """Explains a rank table on standard error, and prints the commands on standard output."""
-    path, port, script = _parse()
     servers = read_rank_table(path)
     total = sum(len(server.devices) for server in servers)
     sys.stderr.write(
@@ -176,9 +182,9 @@ def main() -> None:
         print(f"# on {server.address}\n{command}")
 
 
-def _parse() -> tuple[Path, int, list[str]]:
+def _parse(parser_class: Callable[..., Any]) -> tuple[Path, int, list[str]]:
     usage = "%(prog)s [-h] [--debug] [--port PORT] rank_table [-- SCRIPT …]"
-    parser = ScriptParser(DESCRIPTION, from_file=False, prog="python -m glm.distributed.rank_table", usage=usage)
+    parser = parser_class(DESCRIPTION, from_file=False, prog="python -m glm.distributed.rank_table", usage=usage)
     parser.add_argument("rank_table", type=Path, help="the JSON file")
     parser.add_argument("--port", type=int, default=PORT, help="a free port of the first server, for the rendezvous")
     words, behind = sys.argv[1:], []
@@ -191,4 +197,4 @@ def _parse() -> tuple[Path, int, list[str]]:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    main()

@@ -7,12 +7,12 @@ from typing import Optional
 
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 
-from glm.cli.argument_file import expand, repeated_flags
+from glm.cli.argument_file import command_line, expand, repeated_flags
 from glm.cli.console import note
 from glm.cli.script import HelpFormatter, unknown_argument
 from glm.device.choice import check_dtype, choose_device
 from glm.device.probe import default_dtype, require
-from glm.distributed.processes import check_degrees, code_version, command_line, require_agreement
+from glm.distributed.processes import check_degrees, code_version, require_agreement
 from glm.encoding.encoder import Encoder
 from glm.errors import UsageError
 from glm.generation.options import GenerationConfig
