@@ -27,7 +27,8 @@ from glm.checkpoint.side_files import (
 )
 from glm.checkpoint.slices import WholeWeight, stored_tensors
 from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
-from glm.config.glm_config import GENERATIONS, GLMConfig
+from glm.config.families import GENERATIONS
+from glm.config.fields import ConfigFields, PlainConfig
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, atomic_write
 from glm.files.sizes import in_words
@@ -138,7 +139,7 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
     """
     memory, begin = PeakMemory(), time.perf_counter()
     _check_paths(conversion)
-    config = GLMConfig.from_pretrained(str(conversion.source), tensor_parallel_degree=conversion.degree)
+    config = PlainConfig.from_pretrained(str(conversion.source), tensor_parallel_degree=conversion.degree)
     target_config = _target_config(conversion, config)
     checkpoint = open_checkpoint(conversion.source)
     weights, extra = open_weights(checkpoint, config)
@@ -236,7 +237,7 @@ def _refuse_files(conversion: Conversion, journal: Journal) -> None:
         raise GLMError(f"{conversion.target} already holds {there[0]}: choose another target, or add --overwrite")
 
 
-def _target_config(conversion: Conversion, config: GLMConfig) -> GLMConfig:
+def _target_config(conversion: Conversion, config: ConfigFields) -> ConfigFields:
     """The source's own config, or one of the generation that stands for it in the target."""
     generation = conversion.form.generations.get(config.generation, config.generation)
     if generation is None:

@@ -11,7 +11,7 @@ from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.api.loading import adapter_paths, load_encoder
-from glm.cli.console import BarCallback, note, print_metrics, print_samples
+from glm.cli.console import note, print_metrics, print_samples
 from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
 from glm.datasets.prompts import Example
@@ -25,6 +25,7 @@ from glm.evaluation.metrics import METRIC_NAMES, METRICS
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.model.network import GLMForCausalLM
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.training.bar import BarCallback
 from glm.training.run_directory import (
     EXPORT_FOLDER,
     PEFT_FOLDER,

@@ -259,6 +259,7 @@ LIGHT = [
     "glm.checkpoint",
 ]
 LIGHT += ["glm.engine", "glm.runtime.step", "glm.runtime.onnx_step"]
+LIGHT += ["glm.checkpoint.convert", "glm.memory.__main__", "glm.cli.console"]
 
 
 def test_serving_imports_no_framework():
