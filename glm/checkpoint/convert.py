@@ -1,6 +1,5 @@
 """Converting a checkpoint directory: Hugging Face's layouts ↔ PaddleNLP's, file by file, a few megabytes at a time."""
 
-import json
 import logging
 import shutil
 import time
@@ -30,7 +29,7 @@ from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
 from glm.config.families import GENERATIONS
 from glm.config.fields import ConfigFields, PlainConfig
 from glm.errors import GLMError
-from glm.files.atomic import atomic_file, atomic_write
+from glm.files.atomic import atomic_file, write_json
 from glm.files.sizes import in_words
 
 logger = logging.getLogger(__name__)
@@ -333,8 +332,7 @@ def _finish(
         with atomic_file(target / path.name) as temporary:
             shutil.copyfile(path, temporary)
     for name, content in (*index.items(), (CONFIG_NAME, config)):
-        with atomic_write(target / name, "w", "utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(target / name, content)
     journal.end()
 
 

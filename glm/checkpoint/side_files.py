@@ -1,7 +1,6 @@
 """The small files beside weights: their names, whose they are, and what a conversion takes along."""
 
 import fnmatch
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from glm.checkpoint.file_names import CONFIG_NAME, GENERATION_NAME, is_weights, 
 from glm.config.config_json import config_json, unknown_fields
 from glm.config.fields import ConfigFields
 from glm.errors import GLMError
+from glm.files.json_files import read_json
 from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
 from glm.tokenizers.registry import FORMATS as TOKENIZERS
 
@@ -47,7 +47,7 @@ def converted_config(config: ConfigFields, target: ConfigFields, conversion: Any
         config, target: the same object where the generation stays.
         conversion: needs source, dtype, degree and form.
     """
-    raw = json.loads((conversion.source / CONFIG_NAME).read_text("utf-8"))
+    raw = read_json(conversion.source / CONFIG_NAME)
     content = raw if target is config else _translated(raw, config, target)
     content.pop("tensor_parallel_degree", None)
     if conversion.dtype:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.errors import GLMError, UsageError
+from glm.files.json_files import parse_json
 
 VARIABLE = "RANK_TABLE_FILE"
 PORT = 8090
@@ -38,7 +39,7 @@ def read_rank_table(path: Path) -> list[Server]:
         GLMError: the file is damaged or unfinished, or describes what Paddle's launcher cannot start: ranks that are
             not 0, 1, 2 … from server to server, or servers with different numbers of devices.
     """
-    table = _read_json(path)
+    table = parse_json(path, "give the JSON file that hccl_tools.py or merge_hccl.py wrote")
     rows = _field(table, "server_list", list, path)
     if not rows:
         raise GLMError(f"{path}: server_list is empty; at least one server is needed")
@@ -123,17 +124,6 @@ def _check_servers(servers: list[Server], path: Path) -> None:
             )
         if server.address in {other.address for other in servers[:index]}:
             raise GLMError(f"{path}: server_id {server.address} occurs twice; list its devices in one entry")
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GLMError(
-            f"{path} cannot be read: {error.strerror}; give the JSON file that hccl_tools.py or merge_hccl.py wrote"
-        ) from None
-    except ValueError as error:
-        raise GLMError(f"{path} is not valid JSON: {error}") from None
 
 
 def _field(row: object, name: str, kind: type | tuple[type, ...], where: Path | str):
