@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+import glm
 from glm.cli.argument_file import expand, repeated_flags
 from glm.distributed.processes import ended_process, leave_with, process_count, process_rank
 from glm.errors import GLMError, UsageError
@@ -92,9 +93,12 @@ if "--debug" not in sys.argv:
 def run_script(main: Callable[[], None]) -> None:
     """Runs `main`; a GLMError or a failing system call becomes one line on standard error.
 
+    The process is tuned as a whole (`glm.tune`).
+
     In a launch of several processes so does an error of Paddle, because most come from a collective whose other rank
     has ended, and the others are told. `--debug` among the arguments shows the traceback as well.
     """
+    glm.tune()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if process_count() > 1 and "--debug" not in sys.argv:
         _be_quiet_in_a_launch()
