@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
 
 def start_onnx(directory: Path, side, shape, stages: list[dict]):
     """As infer_generation.py opens an export, checksums included; only the tokenizer is missing, on both sides."""
+    import glm
     from benchmarks.settings import TASKS
     from benchmarks.sides.positions import positions_of
     from benchmarks.sides.prompts import end_token, prompts_of
