@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,11 @@ class EngineGenerator(TextGenerator):
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         requests = [Request(ids, config, self._watch(config)) for ids in prompts]
-        for event in self._of_whole(self.engine.run(requests, batch_size)):
-            if event.result:
-                self._require_whole()
-                yield event.index, event.result.tokens
+        events = self.engine.run(requests, batch_size)
+        return self._of_whole((event.index, event.result.tokens) for event in events if event.result)
 
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
-        for token in self._of_whole(self.engine.stream(ids, config)):
-            self._require_whole()
-            yield token
+        return self._of_whole(self.engine.stream(ids, config))
 
     def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
         # A damaged export is no turn that does not fit.
@@ -121,12 +118,15 @@ class EngineGenerator(TextGenerator):
         return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
 
     def _of_whole(self, found: Iterator[Any]) -> Iterator[Any]:
-        """What the engine gives; an export that is damaged is why it fails, if it is."""
+        """What is shown, from the first of it on known to be the whole export's; where that is damaged, it is why."""
         try:
-            yield from found
+            first = list(islice(found, 1))
         except GLMError:
             self._require_whole()
             raise
+        self._require_whole()
+        yield from first
+        yield from found
 
     def _watch(self, config: GenerationConfig) -> StopStrings | None:
         """What ends a text early; of beams the one that wins is cut at its end."""
