@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from glm.cli.script import ScriptParser, run_script
-from glm.files.sizes import size_in_bytes
+from glm.cli.script import ScriptParser, run_script, size
 
 DESCRIPTION = """\
 Convert a checkpoint, shard by shard, with a few megabytes of memory. A killed run goes on when it is started again.
@@ -28,9 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--format", choices=("hf", "remote", "paddle"), required=True, help="see above")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the checkpoint's own")
     parser.add_argument("--tensor_parallel_degree", type=int, default=1, help="ranks to divide a paddle checkpoint for")
-    parser.add_argument(
-        "--max_shard_size", type=size_in_bytes, default="5GB", help="largest file; a rank's file is not divided"
-    )
+    parser.add_argument("--max_shard_size", type=size, default="5GB", help="largest file; a rank's file is not divided")
     parser.add_argument("--overwrite", action="store_true", help="replace the model that the target holds, at the end")
     return parser.parse_args()
 

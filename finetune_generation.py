@@ -15,17 +15,15 @@ Run again with the same --output_dir after an interruption: training resumes fro
 
 
 def main() -> None:
-    from glm.training.arguments import (
-        DataArguments,
-        DecodeArguments,
-        GLMTrainingArguments,
-        ModelArguments,
-        parse_arguments,
-    )
+    from glm.training.flags import DataArguments, DecodeArguments, ModelArguments, TrainingFlags, help_on_request
+
+    flags = (DataArguments, DecodeArguments, ModelArguments)
+    help_on_request((*flags, TrainingFlags), DESCRIPTION)
+
+    from glm.training.arguments import GLMTrainingArguments, parse_arguments
     from glm.training.finetune import finetune
 
-    arguments = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
-    finetune(*parse_arguments(arguments, DESCRIPTION))
+    finetune(*parse_arguments((*flags, GLMTrainingArguments), DESCRIPTION))
 
 
 if __name__ == "__main__":

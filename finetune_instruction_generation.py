@@ -19,17 +19,21 @@ Run again with the same --output_dir after an interruption: training resumes fro
 
 
 def main() -> None:
-    from glm.training.arguments import (
+    from glm.training.flags import (
         DecodeArguments,
-        GLMTrainingArguments,
         InstructionDataArguments,
         ModelArguments,
-        parse_arguments,
+        TrainingFlags,
+        help_on_request,
     )
+
+    flags = (InstructionDataArguments, DecodeArguments, ModelArguments)
+    help_on_request((*flags, TrainingFlags), DESCRIPTION)
+
+    from glm.training.arguments import GLMTrainingArguments, parse_arguments
     from glm.training.finetune import finetune
 
-    arguments = (InstructionDataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
-    finetune(*parse_arguments(arguments, DESCRIPTION))
+    finetune(*parse_arguments((*flags, GLMTrainingArguments), DESCRIPTION))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from glm.cli.prompts import (
     generation_config,
     read_texts,
 )
-from glm.cli.script import ScriptParser, run_script
+from glm.cli.script import ScriptParser, run_script, size
 from glm.device.tuning import usable_cores
-from glm.files.sizes import size_in_bytes
 from glm.runtime import BACKENDS
 
 DESCRIPTION = """\
@@ -48,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max_length", type=int, help="most tokens of a source and its generated text together")
     parser.add_argument(
         "--kv_cache_size",
-        type=size_in_bytes,
+        type=size,
         help="most key/value cache, such as 2GiB, texts wait for it; default: 80%% of free memory",
     )
     add_dialogue_arguments(parser)
@@ -57,15 +56,37 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def export_options(arguments: argparse.Namespace):
+    """What is opened, and how: the library's `ExportOptions`."""
+    from glm.inference.exported import ExportOptions
+
+    return ExportOptions(
+        path=arguments.model_path,
+        prefix=arguments.model_prefix,
+        backend=arguments.backend,
+        device=arguments.device,
+        device_id=arguments.device_id,
+        use_fp16=arguments.use_fp16,
+        cpu_threads=arguments.cpu_threads,
+        lengths=(arguments.src_length, arguments.tgt_length),
+        max_length=arguments.max_length,
+        kv_cache_size=arguments.kv_cache_size,
+        streams=arguments.stream or arguments.chat,
+        stop_strings=arguments.stop,
+        no_block_position=arguments.no_block_position,
+        plain=arguments.plain,
+    )
+
+
 def main() -> None:
     arguments = parse()
     generation_config(arguments)  # what is wrong with the flags is said before anything is loaded
     check_dialogue(arguments)
     texts = [] if arguments.chat else read_texts(arguments)
 
-    from glm.inference.exported import open_generator
+    from glm.inference.exported import open_export
 
-    generator, choice = open_generator(arguments)
+    generator, choice = open_export(export_options(arguments))
     print(choice, file=sys.stderr)
     answer(generator, texts, arguments)
 

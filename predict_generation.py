@@ -6,6 +6,7 @@ from pathlib import Path
 
 import glm  # noqa: F401  (tunes the CPU before Paddle starts)
 from glm.checkpoint.side_files import require_place_for_model
+from glm.cli.argument_file import command_line
 from glm.cli.generate import answer
 from glm.cli.prompts import (
     add_decode_arguments,
@@ -16,7 +17,7 @@ from glm.cli.prompts import (
     read_texts,
 )
 from glm.cli.script import ScriptParser, run_script
-from glm.distributed.processes import code_version, command_line, from_rank_0, process_rank, require_agreement
+from glm.distributed.processes import code_version, from_rank_0, process_rank, require_agreement
 
 DESCRIPTION = """\
 Generate text with a GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414 model in Python.

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import glm
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.file_layout import safetensors_layout, write_layout
 from glm.checkpoint.names import Row, table_of
@@ -29,6 +30,8 @@ from glm.checkpoint.tiles import Block
 from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError
 from glm.files.sizes import in_words
+
+glm.tune()  # as the scripts
 
 # config.json of THUDM/glm-4-9b-chat, as far as it says something about shapes and meaning.
 CONFIG = {

@@ -24,9 +24,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import glm
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.files.atomic import atomic_write
 from glm.files.sizes import in_words
+
+glm.tune()  # as the scripts
 
 PROMPT, NEW_TOKENS = 128, 32
 READ_BYTES, READ_RUNS = 1 << 29, 9

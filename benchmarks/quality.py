@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+import glm
 from benchmarks.quality_layer import LayerError, layer_errors
 from benchmarks.quality_score import Quality, score
 from glm.checkpoint.read import open_checkpoint
@@ -32,6 +33,8 @@ from glm.export.onnx.weights import FloatWeights, QuantizedWeights, Weights
 from glm.export.onnx.write import write_step_graph
 from glm.files.atomic import atomic_write
 from glm.runtime.onnx_step import OnnxStepRuntime
+
+glm.tune()  # as the scripts
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real" / "datasets"  # reference data beside the checkout, on no user's machine

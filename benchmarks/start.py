@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
 
 def start_onnx(directory: Path, side, shape, stages: list[dict]):
     """As infer_generation.py opens an export, checksums included; only the tokenizer is missing, on both sides."""
-    import glm  # noqa: F401
+    import glm
     from benchmarks.settings import TASKS
     from benchmarks.sides.positions import positions_of
     from benchmarks.sides.prompts import end_token, prompts_of
@@ -43,6 +43,7 @@ def start_onnx(directory: Path, side, shape, stages: list[dict]):
     from glm.generation.options import GenerationConfig, StopTokens
     from glm.runtime import RuntimeOptions, choose
 
+    glm.tune()  # as the scripts
     stages.append(stage("imports"))
     export = directory / f"onnx-{side.weights}"
     choice = choose(None, "cpu", exported_formats(export, "glm"))

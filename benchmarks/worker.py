@@ -82,7 +82,7 @@ def prepare(options: argparse.Namespace) -> dict:
 def open_side(options: argparse.Namespace, opened: list) -> dict:
     side = SIDES[options.side]
     if not side.own_environment:
-        importlib.import_module("glm")  # tunes the CPU, before Paddle starts
+        importlib.import_module("glm").tune()  # as the scripts, before Paddle starts
     module = importlib.import_module(f"benchmarks.sides.{side.module}")
     opened.append(Measured(module.Side(Place(options.directory, shape_of(options), side)), shape_of(options)))
     return {"settings": settings(), "versions": versions()}

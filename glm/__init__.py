@@ -1,7 +1,8 @@
 """GLM models on PaddlePaddle: fine-tune, evaluate, convert, export and serve.
 
-Importing `glm` tunes the CPU, so import it before Paddle. The names below load on first use, so that a program which
-only serves an exported graph never imports PaddleNLP.
+Importing `glm` sets the environment variables that Paddle's CPU code reads once, so import it before Paddle; with
+GLM_TUNE=0 in the environment it changes nothing of the process (docs/devices.md). The names below load on first use, so
+that a program which only serves an exported graph never imports PaddleNLP.
 """
 
 import os
@@ -10,7 +11,7 @@ from importlib import import_module
 from glm.device.tuning import keep_freed_memory, tune_cpu
 
 __version__ = "0.1.0"
-CPU_SETTINGS = [*tune_cpu(os.environ), keep_freed_memory(os.environ)]
+CPU_SETTINGS = tune_cpu(os.environ)
 
 _HOMES = {
     "AutoConfig": "glm.api.auto",
@@ -37,7 +38,17 @@ _HOMES = {
     "set_context": "glm.api.mindformers",
     "transform_checkpoints": "glm.api.mindformers",
 }
-__all__ = ["CPU_SETTINGS", "__version__", *_HOMES]
+__all__ = ["CPU_SETTINGS", "__version__", "tune", *_HOMES]
+
+
+def tune() -> None:
+    """Tunes the whole process, as the scripts do: memory that is freed is kept for the next tensor.
+
+    For a program that ends when its work is done. Its memory shrinks no more, so a server of many things may want
+    rather not to.
+    """
+    if all(setting.name != "mallopt" for setting in CPU_SETTINGS):
+        CPU_SETTINGS.append(keep_freed_memory(os.environ))
 
 
 def __getattr__(name: str):

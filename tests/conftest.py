@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import glm  # noqa: F401
+import glm
 from glm.encoding.encoder import GLMEncoder
 from glm.tokenizers import GLMTokenizer
 from tests import tiers
 
+glm.tune()  # as the scripts
 TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "glm-tiny-chinese"
 
 tiers.refuse_processes()

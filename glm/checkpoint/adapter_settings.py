@@ -5,7 +5,6 @@ Three forms: PaddleNLP's lora_config.json (paddlenlp/peft/lora/lora_config.py), 
 name (mlx_lm/tuner/utils.py).
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 from glm.config.config_json import ADAPTER_CONFIGS
 from glm.errors import GLMError
-from glm.files.foreign_files import require_real
+from glm.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ def read_settings(directory: Path) -> Settings:
         path = directory / name
         if path.is_file():
             try:
-                return read(path, _read_json(path))
+                return read(path, _read_settings(path))
             except (re.error, TypeError) as error:
                 raise GLMError(f"{path} has a pattern that is no regular expression: {error}") from None
     raise GLMError(f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there")
@@ -148,7 +147,7 @@ def read_settings(directory: Path) -> Settings:
 def adapter_dtype(directory: Path) -> str | None:
     """The dtype a PaddleNLP adapter was trained in, None where it does not say."""
     path = directory / PADDLE_CONFIG
-    return _read_json(path).get("dtype") if path.is_file() else None
+    return _read_settings(path).get("dtype") if path.is_file() else None
 
 
 def _paddle(path: Path, raw: dict) -> Settings:
@@ -319,14 +318,8 @@ def _numbers(path: Path, raw: dict) -> tuple[int, float, float]:
     return r, alpha, dropout
 
 
-def _read_json(path: Path) -> dict:
-    require_real(path)
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise GLMError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise GLMError(f"{path} holds a {type(raw).__name__}, and must hold the settings of an adapter")
+def _read_settings(path: Path) -> dict:
+    raw = read_json(path)
     for name, types in _TYPES.items():
         if raw.get(name) is not None and not isinstance(raw[name], types):
             raise GLMError(f"{path}: {name} is {raw[name]!r:.40}, and must be {' or '.join(t.__name__ for t in types)}")

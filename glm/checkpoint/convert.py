@@ -1,6 +1,5 @@
 """Converting a checkpoint directory: Hugging Face's layouts ↔ PaddleNLP's, file by file, a few megabytes at a time."""
 
-import json
 import logging
 import shutil
 import time
@@ -27,9 +26,10 @@ from glm.checkpoint.side_files import (
 )
 from glm.checkpoint.slices import WholeWeight, stored_tensors
 from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
-from glm.config.glm_config import GENERATIONS, GLMConfig
+from glm.config.families import GENERATIONS
+from glm.config.fields import ConfigFields, PlainConfig
 from glm.errors import GLMError
-from glm.files.atomic import atomic_file, atomic_write
+from glm.files.atomic import atomic_file, write_json
 from glm.files.sizes import in_words
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
     """
     memory, begin = PeakMemory(), time.perf_counter()
     _check_paths(conversion)
-    config = GLMConfig.from_pretrained(str(conversion.source), tensor_parallel_degree=conversion.degree)
+    config = PlainConfig.from_pretrained(str(conversion.source), tensor_parallel_degree=conversion.degree)
     target_config = _target_config(conversion, config)
     checkpoint = open_checkpoint(conversion.source)
     weights, extra = open_weights(checkpoint, config)
@@ -236,7 +236,7 @@ def _refuse_files(conversion: Conversion, journal: Journal) -> None:
         raise GLMError(f"{conversion.target} already holds {there[0]}: choose another target, or add --overwrite")
 
 
-def _target_config(conversion: Conversion, config: GLMConfig) -> GLMConfig:
+def _target_config(conversion: Conversion, config: ConfigFields) -> ConfigFields:
     """The source's own config, or one of the generation that stands for it in the target."""
     generation = conversion.form.generations.get(config.generation, config.generation)
     if generation is None:
@@ -332,8 +332,7 @@ def _finish(
         with atomic_file(target / path.name) as temporary:
             shutil.copyfile(path, temporary)
     for name, content in (*index.items(), (CONFIG_NAME, config)):
-        with atomic_write(target / name, "w", "utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(target / name, content)
     journal.end()
 
 

@@ -8,9 +8,7 @@ import json
 import os
 import pickle
 import struct
-import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from glm.checkpoint.tiles import SMALLEST_TILE, Block, Outgoing
+from glm.checkpoint.tiles import Block, Outgoing
+from glm.files.atomic import reserve
 
 _SAFETENSORS_TYPES = {
     np.dtype(dtype): name
@@ -143,12 +142,6 @@ def write_layout(path: Path, layout: Layout, progress: Callable[[int], Any] = la
         os.close(descriptor)
 
 
-def reserve(descriptor: int, size: int) -> None:
-    with suppress(AttributeError):  # macOS has no such call
-        os.posix_fallocate(descriptor, 0, size)
-    os.ftruncate(descriptor, size)
-
-
 def _write_block(descriptor: int, offset: int, tensor: Outgoing, block: Block, array: np.ndarray) -> None:
     itemsize = tensor.dtype.itemsize
     # Copying numbers that NumPy does not know itself is slow, so they are moved as plain bits.
@@ -168,17 +161,3 @@ def _write_at(descriptor: int, content: bytes | np.ndarray, offset: int) -> None
     while len(view):
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
-
-
-def file_digest(path: Path, progress: Callable[[int], Any] = lambda count: None) -> str:
-    """A checksum of a whole file: it tells an unfinished or damaged one from what was written.
-
-    Args:
-        progress: is told the number of bytes each time some have been read.
-    """
-    checksum = 0
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(SMALLEST_TILE):
-            checksum = zlib.crc32(chunk, checksum)
-            progress(len(chunk))
-    return f"{checksum:08x}"

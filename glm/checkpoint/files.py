@@ -1,6 +1,5 @@
 """Opening weight files lazily: every format becomes a mapping from stored name to array."""
 
-import json
 import mmap
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 from glm.errors import GLMError
 from glm.files.foreign_files import require_real
+from glm.files.json_files import parse_json
 
 _TORCH_LAYOUT = {"pt": True, "np": False, "pd": False, "paddle": False}  # by a safetensors file's "format"
 DIGEST, DIGESTS = "digest", "digests"  # in the metadata of a part and of the index of all parts
@@ -213,13 +213,12 @@ def _require_fit(part: TensorFile, file_of: dict[str, str], digests: dict[str, s
 
 def _read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The file of every tensor, and the digests of the files if this project wrote the index."""
-    require_real(index)
+    content = parse_json(index)
     try:
-        content = json.loads(index.read_text("utf-8"))
         file_of = content["weight_map"]
         digests = dict((content.get("metadata") or {}).get(DIGESTS) or {})
         names = {str(name) for name in file_of.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(index, error) from error
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     strangers = [name for name in names if Path(name).name != name or not name.endswith(suffix)]

@@ -4,7 +4,6 @@ Finished files wait in a hidden directory of the target, each recorded with size
 are not touched before all of them are there.
 """
 
-import json
 import os
 import shutil
 import zlib
@@ -13,9 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.file_layout import file_digest
 from glm.errors import GLMError
-from glm.files.atomic import atomic_write, lock_directory
+from glm.files.atomic import lock_directory, write_json
+from glm.files.checksum import file_digest
+from glm.files.json_files import read_json
 
 STAGING = ".conversion"
 _NAME = "journal.json"
@@ -119,16 +119,10 @@ class Journal:
             self._target.rmdir()
 
     def _save(self) -> None:
-        with atomic_write(self.directory / _NAME, "w", "utf-8") as file:
-            json.dump(self._content, file, indent=2)
+        write_json(self.directory / _NAME, self._content)
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            return json.loads((self.directory / _NAME).read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise GLMError(f"{self.directory / _NAME} cannot be read ({error}): remove {self.directory}") from error
+        return read_json(self.directory / _NAME, f"remove {self.directory}", missing={}) or None
 
 
 def fingerprint(files: list[Path]) -> dict[str, list]:

@@ -1,6 +1,5 @@
 """Reading a checkpoint directory, whatever wrote it, into the in-memory layout, and whether it fits the model."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from glm.checkpoint.names import Row, is_torch_layout, match_rows, table_of
 from glm.checkpoint.slices import read_row
 from glm.distributed.plan import COLUMN
 from glm.errors import GLMError
+from glm.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -206,8 +206,8 @@ def _require_all_shards(directory: Path, shards: list[str]) -> None:
 def _saved_degree(directory: Path) -> int:
     """tensor_parallel_degree of PaddleNLP's config.json, 0 if it says nothing."""
     try:
-        return int(json.loads((directory / "config.json").read_text("utf-8")).get("tensor_parallel_degree", 0))
-    except (OSError, ValueError, TypeError, AttributeError):
+        return int(read_json(directory / "config.json").get("tensor_parallel_degree", 0))
+    except (GLMError, ValueError, TypeError):
         return 0
 
 

@@ -1,18 +1,16 @@
 """The small files beside weights: their names, whose they are, and what a conversion takes along."""
 
 import fnmatch
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glm.checkpoint.file_names import CONFIG_NAME, GENERATION_NAME, is_weights, weight_names
-from glm.config.config_json import unknown_fields
+from glm.config.config_json import config_json, unknown_fields
+from glm.config.fields import ConfigFields
 from glm.errors import GLMError
+from glm.files.json_files import read_json
 from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
 from glm.tokenizers.registry import FORMATS as TOKENIZERS
-
-if TYPE_CHECKING:
-    from glm.config.glm_config import GLMConfig
 
 _CARRIED = ("*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 # What a training run leaves beside a model is not the model's.
@@ -42,14 +40,14 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def converted_config(config: "GLMConfig", target: "GLMConfig", conversion: Any) -> dict[str, Any]:
+def converted_config(config: ConfigFields, target: ConfigFields, conversion: Any) -> dict[str, Any]:
     """The config.json of the target: the source's own, with as little changed as can be.
 
     Args:
         config, target: the same object where the generation stays.
         conversion: needs source, dtype, degree and form.
     """
-    raw = json.loads((conversion.source / CONFIG_NAME).read_text("utf-8"))
+    raw = read_json(conversion.source / CONFIG_NAME)
     content = raw if target is config else _translated(raw, config, target)
     content.pop("tensor_parallel_degree", None)
     if conversion.dtype:
@@ -60,9 +58,9 @@ def converted_config(config: "GLMConfig", target: "GLMConfig", conversion: Any) 
     return content
 
 
-def _translated(raw: dict[str, Any], config: "GLMConfig", target: "GLMConfig") -> dict[str, Any]:
+def _translated(raw: dict[str, Any], config: ConfigFields, target: ConfigFields) -> dict[str, Any]:
     """In the target's names; what nobody here knows goes along, for it changes nothing."""
-    content = target.to_checkpoint_dict()
+    content = config_json(target)
     foreign = {name: raw[name] for name in unknown_fields(raw, config.generation) if name in raw}
     content.pop("output_predict", None)  # PaddleNLP's
     content["torch_dtype"] = content["dtype"]  # transformers 4 and the remote code know this name only

@@ -6,7 +6,6 @@ tensors (`save_part`, then `save_index`). A save takes the place of the director
 however those were divided; the old ones go when the new ones are complete.
 """
 
-import json
 import os
 import pickle
 import re
@@ -26,7 +25,7 @@ from glm.checkpoint.file_names import FILE_NAMES, INDEX_NAME, PART_NAME, SHARD_N
 from glm.checkpoint.files import DIGEST, DIGESTS, Safetensors
 from glm.checkpoint.names import Tensors, from_memory, table_of
 from glm.errors import GLMError
-from glm.files.atomic import atomic_file, atomic_write
+from glm.files.atomic import atomic_file, write_json
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -156,8 +155,7 @@ def save_index(directory: str | Path, config: Any, *, parts: int) -> Path:
     size = sum(prod(file.shape(name)) * file.dtype(name).itemsize for file in files for name in file)
     metadata = {"total_size": size, DIGESTS: {file.path.name: file.digest for file in files}}
     weight_map = {name: file.path.name for file in files for name in file}
-    with atomic_write(directory / INDEX_NAME, "w", "utf-8") as file:
-        json.dump({"metadata": metadata, "weight_map": weight_map}, file, indent=2, sort_keys=True)
+    write_json(directory / INDEX_NAME, {"metadata": metadata, "weight_map": weight_map}, sort_keys=True)
     remove_weights(directory, "safetensors", keep={INDEX_NAME, *names})
     return directory / INDEX_NAME
 

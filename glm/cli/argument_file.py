@@ -5,9 +5,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from glm.errors import UsageError
+from glm.errors import GLMError, UsageError
+from glm.files.json_files import parse_json, read_text
 
 SUFFIXES = (".json", ".yaml", ".yml")
+CORRECT = "correct the file of arguments"
 
 
 def names_file(argv: Sequence[str]) -> bool:
@@ -34,6 +36,14 @@ def expand(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
         if value is not None and not replaced:  # a flag that gathers values would have both
             words += _words(name, value, parser)
     return [*words, *argv[1:]]
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """A script's arguments, one flag a line; those of a JSON or YAML file are the lines of the file."""
+    lines = ""
+    if names_file(argv) and Path(argv[0]).is_file():
+        lines, argv = Path(argv[0]).read_text(encoding="utf-8", errors="replace"), argv[1:]
+    return (lines + "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in argv)).strip()
 
 
 def repeated_flags(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -67,28 +77,22 @@ def _gathers(action: argparse.Action | None) -> bool:
 
 def _read(path: Path) -> dict:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
-    try:
-        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
+        content = parse_json(path, CORRECT) if path.suffix == ".json" else _load_yaml(path)
+    except GLMError as error:
+        raise UsageError(str(error)) from None
     if not isinstance(content, dict):
         held = "nothing" if content is None else f"a {type(content).__name__}"
         raise UsageError(f"{path} holds {held}; one object of argument names and values is needed")
     return content
 
 
-def _load_yaml(text: str):
+def _load_yaml(path: Path):
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(read_text(path, CORRECT))
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+        raise GLMError(f"{path} is not valid YAML ({' '.join(str(error).split())}): {CORRECT}") from None
 
 
 def _words(name: str, value, parser: argparse.ArgumentParser) -> list[str]:

@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+import glm
 from glm.cli.argument_file import expand, repeated_flags
 from glm.distributed.processes import ended_process, leave_with, process_count, process_rank
 from glm.errors import GLMError, UsageError
+from glm.files.sizes import size_in_bytes
 
 # `(External) CustomDevice error, the error code is : 2. (at /paddle/…/custom_device.cc:799)`, alone or in a report.
 _PADDLE_FAULT = re.compile(r"\([A-Z]\w+\) +([^{}\n]+?)\s*(?:\[Hint: [^\]]*\]\s*)?\(at /[^)]*:\d+\)")
@@ -45,6 +47,14 @@ class ScriptParser(argparse.ArgumentParser):
         if unknown:
             raise unknown_argument(unknown[0], self._option_string_actions)
         return parsed
+
+
+def size(text: str) -> int:
+    """The type of a flag that takes bytes: 5GB, 500MiB."""
+    try:
+        return size_in_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def unknown_argument(word: str, known: Iterable[str]) -> UsageError:
@@ -83,9 +93,12 @@ if "--debug" not in sys.argv:
 def run_script(main: Callable[[], None]) -> None:
     """Runs `main`; a GLMError or a failing system call becomes one line on standard error.
 
+    The process is tuned as a whole (`glm.tune`).
+
     In a launch of several processes so does an error of Paddle, because most come from a collective whose other rank
     has ended, and the others are told. `--debug` among the arguments shows the traceback as well.
     """
+    glm.tune()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if process_count() > 1 and "--debug" not in sys.argv:
         _be_quiet_in_a_launch()

@@ -1,6 +1,5 @@
 """config.json: reading it field by field, so that none that matters is passed over, and writing it."""
 
-import json
 import logging
 from collections.abc import Mapping
 from math import inf
@@ -11,8 +10,8 @@ from glm.config.families import GENERATIONS, SIZES, Generation
 from glm.config.foreign_fields import is_known, refuse_change
 from glm.config.presets import PRESETS, is_directory
 from glm.errors import GLMError
-from glm.files.atomic import atomic_write
-from glm.files.foreign_files import require_real
+from glm.files.atomic import write_json
+from glm.files.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +35,7 @@ def read_config_file(directory: Path) -> dict[str, Any]:
     refuse_adapter(directory)
     if not path.is_file():
         raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
-    require_real(path)
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise GLMError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise GLMError(f"{path} holds a {type(raw).__name__}, not the fields of a model; get the file again")
+    raw = read_json(path)
     for name, generation in GENERATIONS.items():
         if generation.recognise(raw):
             try:
@@ -142,5 +135,4 @@ def config_json(config: Any, shards: int = 1) -> dict[str, Any]:
 def write_config_file(config: Any, directory: Path, shards: int = 1) -> None:
     """Writes config.json into a directory, whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    with atomic_write(directory / CONFIG_NAME) as file:
-        file.write(json.dumps(config_json(config, shards), indent=2, ensure_ascii=False).encode() + b"\n")
+    write_json(directory / CONFIG_NAME, config_json(config, shards))

@@ -1,7 +1,8 @@
 """Tunes the CPU before Paddle starts.
 
-`tune_cpu` runs when `glm` is imported, ahead of Paddle, because MKL reads its environment once. Three things cost a
-CPU most of its speed and are mended here; what the user has set stays as it is:
+`tune_cpu` runs when `glm` is imported, ahead of Paddle, because MKL reads its environment once; `keep_freed_memory` is
+the scripts' affair (`glm.tune`), for it is felt by all that a process does. Three things cost a CPU most of its speed
+and are mended here; what the user has set stays as it is, and GLM_TUNE=0 switches all of it off:
 
 - Paddle's x86 wheels carry MKL 2019, which takes a slow path on AMD processors, and Paddle starts with one thread.
 - Paddle gives every large tensor back to the system at once, so each new one pays for fresh pages again.
@@ -13,7 +14,7 @@ CPU most of its speed and are mended here; what the user has set stays as it is:
 import ctypes
 import os
 import platform
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ MKL_CPU_TYPES = {
     "5": {"avx2", "fma"},
 }
 
+SWITCH = "GLM_TUNE"
+_OFF = ("0", "false", "no", "off")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _KEPT_BYTES = -1, -4, (1 << 31) - 1  # malloc.h; the last is an int's limit
 
 
@@ -45,6 +48,9 @@ def tune_cpu(environ: MutableMapping[str, str], cpuinfo: str | None = None) -> l
     Returns:
         What was decided, one entry a variable.
     """
+    if is_off(environ):
+        names = ("MKL_DEBUG_CPU_TYPE", "MKL_NUM_THREADS", "FLAGS_use_stride_kernel")
+        return [Setting(name, environ.get(name), f"{SWITCH} is {environ[SWITCH]}") for name in names]
     settings = [
         _mkl_cpu_type(environ, _cpuinfo() if cpuinfo is None else cpuinfo),
         _threads(environ),
@@ -54,6 +60,11 @@ def tune_cpu(environ: MutableMapping[str, str], cpuinfo: str | None = None) -> l
         if setting.value is not None:
             environ[setting.name] = setting.value
     return settings
+
+
+def is_off(environ: Mapping[str, str]) -> bool:
+    """Whether the user has switched all tuning off."""
+    return environ.get(SWITCH, "").lower() in _OFF
 
 
 def _mkl_cpu_type(environ: MutableMapping[str, str], cpuinfo: str) -> Setting:
@@ -98,6 +109,8 @@ def _stride_kernel(environ: MutableMapping[str, str]) -> Setting:
 def keep_freed_memory(environ: MutableMapping[str, str]) -> Setting:
     """Tells glibc to keep what is freed for the next tensor, instead of mapping and clearing new pages for it."""
     name = "mallopt"
+    if is_off(environ):
+        return Setting(name, None, f"{SWITCH} is {environ[SWITCH]}")
     chosen = [key for key in environ if key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))]
     if chosen:
         return Setting(name, None, f"{chosen[0]} set by the user")

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from glm.cli.argument_file import names_file
 from glm.distributed.links import Links
 from glm.errors import GLMError, UsageError
 
@@ -133,14 +132,6 @@ def _beyond(lines: list[str], others: list[str]) -> str:
     """The first line that the others lack."""
     own = [line for line in lines if line not in others]
     return own[0] if own else "nothing" if len(lines) < len(others) else "another order"
-
-
-def command_line(argv: Sequence[str]) -> str:
-    """A script's arguments, one flag a line; those of a JSON or YAML file are the lines of the file."""
-    lines = ""
-    if names_file(argv) and Path(argv[0]).is_file():
-        lines, argv = Path(argv[0]).read_text(encoding="utf-8", errors="replace"), argv[1:]
-    return (lines + "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in argv)).strip()
 
 
 def digest(*contents: bytes | str) -> str:

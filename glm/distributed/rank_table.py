@@ -11,12 +11,13 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from glm.cli.script import ScriptParser, run_script
 from glm.errors import GLMError, UsageError
+from glm.files.json_files import parse_json
 
 VARIABLE = "RANK_TABLE_FILE"
 PORT = 8090
@@ -38,7 +39,7 @@ def read_rank_table(path: Path) -> list[Server]:
         GLMError: the file is damaged or unfinished, or describes what Paddle's launcher cannot start: ranks that are
             not 0, 1, 2 … from server to server, or servers with different numbers of devices.
     """
-    table = _read_json(path)
+    table = parse_json(path, "give the JSON file that hccl_tools.py or merge_hccl.py wrote")
     rows = _field(table, "server_list", list, path)
     if not rows:
         raise GLMError(f"{path}: server_list is empty; at least one server is needed")
@@ -125,17 +126,6 @@ def _check_servers(servers: list[Server], path: Path) -> None:
             raise GLMError(f"{path}: server_id {server.address} occurs twice; list its devices in one entry")
 
 
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GLMError(
-            f"{path} cannot be read: {error.strerror}; give the JSON file that hccl_tools.py or merge_hccl.py wrote"
-        ) from None
-    except ValueError as error:
-        raise GLMError(f"{path} is not valid JSON: {error}") from None
-
-
 def _field(row: object, name: str, kind: type | tuple[type, ...], where: Path | str):
     if not isinstance(row, dict):
         raise GLMError(f"{where} is {json.dumps(row)[:40]}, and must be an object with '{name}'")
@@ -163,8 +153,14 @@ What stands behind -- is the script and its arguments. One command is printed fo
 
 
 def main() -> None:
+    """Runs the command; its flags are read by glm.cli, which stands above this room."""
+    from glm.cli.script import ScriptParser, run_script
+
+    run_script(lambda: explain(*_parse(ScriptParser)))
+
+
+def explain(path: Path, port: int, script: Sequence[str]) -> None:
     """Explains a rank table on standard error, and prints the commands on standard output."""
-    path, port, script = _parse()
     servers = read_rank_table(path)
     total = sum(len(server.devices) for server in servers)
     sys.stderr.write(
@@ -176,9 +172,9 @@ def main() -> None:
         print(f"# on {server.address}\n{command}")
 
 
-def _parse() -> tuple[Path, int, list[str]]:
+def _parse(parser_class: Callable[..., Any]) -> tuple[Path, int, list[str]]:
     usage = "%(prog)s [-h] [--debug] [--port PORT] rank_table [-- SCRIPT …]"
-    parser = ScriptParser(DESCRIPTION, from_file=False, prog="python -m glm.distributed.rank_table", usage=usage)
+    parser = parser_class(DESCRIPTION, from_file=False, prog="python -m glm.distributed.rank_table", usage=usage)
     parser.add_argument("rank_table", type=Path, help="the JSON file")
     parser.add_argument("--port", type=int, default=PORT, help="a free port of the first server, for the rendezvous")
     words, behind = sys.argv[1:], []
@@ -191,4 +187,4 @@ def _parse() -> tuple[Path, int, list[str]]:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    main()

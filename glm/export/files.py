@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.file_layout import file_digest
 from glm.checkpoint.side_files import TEXT_SIDE
 from glm.errors import GLMError
+from glm.files.checksum import file_digest
 from glm.files.foreign_files import require_real
+from glm.files.json_files import read_json
 
 FORMAT_VERSION = 4
 READABLE = (3, FORMAT_VERSION)  # graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`)
@@ -107,9 +108,8 @@ def parse_manifest(path: Path) -> Manifest:
     Raises:
         GLMError: it is damaged, or of another version.
     """
-    require_real(path)
+    raw = read_json(path, "export the model again")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         if (version := raw["format_version"]) not in READABLE:
             raise GLMError(f"{path} has format version {version}, this code reads {_VERSIONS}: export again")
         manifest = Manifest(**{field.name: raw[field.name] for field in fields(Manifest)})
@@ -188,8 +188,8 @@ def _no_export(directory: Path, name: str, path: Path) -> GLMError:
 
 def _version(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["format_version"]
-    except (ValueError, KeyError, TypeError):
+        return read_json(path)["format_version"]
+    except (GLMError, KeyError):
         return "1 or 2"
 
 

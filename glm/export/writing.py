@@ -6,7 +6,6 @@ exports of a directory: one that would change them for another is refused before
 """
 
 import glob
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,13 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from glm.checkpoint.file_layout import file_digest
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.config.config_json import config_json
 from glm.encoding.encoder import Encoder
 from glm.errors import GLMError
 from glm.export.files import FORMATS, OLD_SUFFIX, OPTIONAL, REQUIRED, Manifest, manifest_suffix, parse_manifest
-from glm.files.atomic import staged, sync
+from glm.files.atomic import staged, sync, write_json
+from glm.files.checksum import file_digest
+from glm.files.json_files import read_json
 from glm.generation.config_json import NAME as GENERATION_NAME
 
 BAR_DELAY = 2.0  # seconds of work that need no bar
@@ -72,7 +72,7 @@ def write_text_side(config: Any, encoder: Encoder, directory: Path) -> None:
     The configuration says nothing of a dtype, so that exports of one model in several can share it.
     """
     fields = {name: value for name, value in config_json(config).items() if name not in ("dtype", "torch_dtype")}
-    (directory / CONFIG_NAME).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(directory / CONFIG_NAME, fields)
     encoder.save_pretrained(directory)
 
 
@@ -170,8 +170,8 @@ def _are_equal(one: Path, other: Path) -> bool:
 def _is_old_manifest(path: Path) -> bool:
     """Whether a file is the manifest of an earlier version of this project, not just called like one."""
     try:
-        return "format_version" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "format_version" in read_json(path)
+    except GLMError:
         return False
 
 

@@ -178,7 +178,20 @@ def _exchange(first: Path, second: Path) -> bool:
     return result == 0
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """An object as an indented JSON file, whole or not at all."""
-    with atomic_write(path, "w", "utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, content: Any, **style: Any) -> None:
+    """A JSON file, whole or not at all; indented, unless `style`, which is json.dumps', says otherwise."""
+    text = json.dumps(content, **{"indent": 2, "ensure_ascii": False} | style)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file of these bytes, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Gives an open file its size; raises OSError where the disk has no room for it."""
+    with suppress(AttributeError):  # macOS has no such call
+        os.posix_fallocate(descriptor, 0, size)
+    os.ftruncate(descriptor, size)

@@ -1,6 +1,5 @@
 """Sizes in bytes as people write them."""
 
-import argparse
 import re
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -12,12 +11,12 @@ def size_in_bytes(text: str) -> int:
     """`5GB` → 5,000,000,000 and `5GiB` → 5,368,709,120; a plain number is bytes.
 
     Raises:
-        argparse.ArgumentTypeError: for anything else, and for nothing.
+        ValueError: for anything else, and for nothing.
     """
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * (_BINARY if match[3] else _UNITS)[match[2].upper()]) if match else 0
     if size < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write something like 5GB or 500MB")
+        raise ValueError(f"{text!r} is not a size: write something like 5GB or 500MB")
     return size
 
 

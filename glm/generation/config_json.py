@@ -5,7 +5,6 @@ refused when texts are generated, unless the other options keep it from acting. 
 says what a model can hold (128000 in GLM-4-9B-Chat's), not how long an answer should be: it is not read.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,8 +14,8 @@ from typing import Any
 
 from glm.checkpoint.file_names import GENERATION_NAME
 from glm.errors import GLMError, UsageError
-from glm.files.atomic import atomic_write
-from glm.files.foreign_files import require_real
+from glm.files.atomic import write_json
+from glm.files.json_files import read_json
 from glm.generation.options import SUPPRESSED, GenerationConfig
 
 NAME = GENERATION_NAME
@@ -136,14 +135,7 @@ class GenerationFile:
         path = Path(directory) / NAME
         if not path.is_file():
             return cls()
-        require_real(path)
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise GLMError(f"{path} is damaged ({error}): copy it again") from None
-        if not isinstance(raw, dict):
-            raise GLMError(f"{path} is damaged: it holds a {type(raw).__name__}, not an object: copy it again")
-        file = cls(raw, str(path))
+        file = cls(read_json(path), str(path))
         file._check()
         return file
 
@@ -245,8 +237,7 @@ class GenerationFile:
     def save(self, directory: str | Path) -> None:
         """Writes the file again, where there was one."""
         if self.raw:
-            with atomic_write(Path(directory) / NAME, "w", "utf-8") as file:
-                file.write(json.dumps(self.raw, indent=2, ensure_ascii=False) + "\n")
+            write_json(Path(directory) / NAME, self.raw)
 
 
 NO_FILE = GenerationFile()

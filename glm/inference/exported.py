@@ -1,9 +1,9 @@
 """Generation with an exported model: what infer_generation.py runs. Imports neither PaddleNLP nor the model."""
 
-import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +99,11 @@ class EngineGenerator(TextGenerator):
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         requests = [Request(ids, config, self._watch(config)) for ids in prompts]
-        for event in self._of_whole(self.engine.run(requests, batch_size)):
-            if event.result:
-                self._require_whole()
-                yield event.index, event.result.tokens
+        events = self.engine.run(requests, batch_size)
+        return self._of_whole((event.index, event.result.tokens) for event in events if event.result)
 
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
-        for token in self._of_whole(self.engine.stream(ids, config)):
-            self._require_whole()
-            yield token
+        return self._of_whole(self.engine.stream(ids, config))
 
     def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
         # A damaged export is no turn that does not fit.
@@ -122,12 +118,15 @@ class EngineGenerator(TextGenerator):
         return f"{cache}, which held {engine.reused_tokens:,} of {engine.prompt_tokens:,} prompt tokens already"
 
     def _of_whole(self, found: Iterator[Any]) -> Iterator[Any]:
-        """What the engine gives; an export that is damaged is why it fails, if it is."""
+        """What is shown, from the first of it on known to be the whole export's; where that is damaged, it is why."""
         try:
-            yield from found
+            first = list(islice(found, 1))
         except GLMError:
             self._require_whole()
             raise
+        self._require_whole()
+        yield from first
+        yield from found
 
     def _watch(self, config: GenerationConfig) -> StopStrings | None:
         """What ends a text early; of beams the one that wins is cut at its end."""
@@ -136,71 +135,104 @@ class EngineGenerator(TextGenerator):
         return StopStrings(self.encoder.tokenizer, self.stop_strings)
 
 
-def open_generator(arguments: argparse.Namespace) -> tuple[TextGenerator, Choice]:
-    """Loads what the arguments of infer_generation.py name, and says what runs it.
+@dataclass(frozen=True)
+class ExportOptions:
+    """An export, and how it is to be run.
+
+    Attributes:
+        path, prefix: directory of the export, and its name there.
+        backend: key of `BACKENDS`; the fastest that the export and this machine allow, if not given.
+        device, device_id: npu, gpu or cpu, with a number or without; the best one present, if not given.
+        use_fp16: half precision, on GPU and NPU.
+        cpu_threads: of the CPU's matmuls; 0 is one per core.
+        lengths: most tokens of a source and of a generated text; what the kind of model says, where None.
+        max_length: most tokens of both together.
+        kv_cache_size: most bytes of key/value cache; a share of the memory that is free, if not given.
+        streams: whether texts are to be seen before their end, as `stream` and `conversation` show them.
+        stop_strings: see `TextGenerator`.
+        no_block_position, plain: see `Encoder`.
+    """
+
+    path: Path
+    prefix: str = "glm"
+    backend: str | None = None
+    device: str | None = None
+    device_id: int = 0
+    use_fp16: bool = False
+    cpu_threads: int = 0
+    lengths: tuple[int | None, int | None] = (None, None)
+    max_length: int | None = None
+    kv_cache_size: int | None = None
+    streams: bool = False
+    stop_strings: Sequence[str] = ()
+    no_block_position: bool = False
+    plain: bool = False
+
+
+def open_export(wanted: ExportOptions) -> tuple[TextGenerator, Choice]:
+    """Loads an export, and says what runs it.
 
     Raises:
         GLMError: files that are missing or damaged, a backend that is not installed, a device without the dtype.
     """
-    directory, name = arguments.model_path, arguments.model_prefix
-    if not 0 <= arguments.cpu_threads <= MOST_THREADS:
+    directory, name = wanted.path, wanted.prefix
+    if not 0 <= wanted.cpu_threads <= MOST_THREADS:
         raise UsageError(
-            f"cpu_threads is {arguments.cpu_threads}, and must be between 1 and {MOST_THREADS}, or 0 for one a core"
+            f"cpu_threads is {wanted.cpu_threads}, and must be between 1 and {MOST_THREADS}, or 0 for one a core"
         )
     # What is wrong with the directory is said by read_manifest.
-    formats = exported_formats(directory, name) or [BACKENDS[arguments.backend or "paddle"].format]
-    choice = choose(arguments.backend, _device(arguments), formats)
+    formats = exported_formats(directory, name) or [BACKENDS[wanted.backend or "paddle"].format]
+    choice = choose(wanted.backend, _device(wanted), formats)
     manifest = read_manifest(directory, name, choice.backend.format)
     if manifest.block_size:
         choice = replace(choice, reason=f"{choice.reason}; {manifest.weights} weights")
     require_whole = start_check(directory, manifest).result
-    options = _runtime_options(arguments, manifest, choice.device)
-    encoder = _encoder(arguments)
+    options = _runtime_options(wanted, manifest, choice.device)
+    encoder = _encoder(wanted)
     encoder.check_fits(manifest.vocab_size, manifest.max_position)
     options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
-    if choice.backend.loop and not _needs_steps(arguments, choice):
-        if arguments.kv_cache_size is not None:
+    if choice.backend.loop and not _needs_steps(wanted, choice):
+        if wanted.kv_cache_size is not None:
             raise UsageError(
                 f"--kv_cache_size is for graphs that go on from a cache, and {choice.name} runs the whole generation "
                 "as one graph: leave it out, or add --stream"
             )
-        return LoopGenerator(choice.backend.open_loop(options), encoder, arguments.stop, require_whole), choice
+        return LoopGenerator(choice.backend.open_loop(options), encoder, wanted.stop_strings, require_whole), choice
     runtime = choice.backend.open_step(_step_files(options, manifest, name))
-    limits = EngineOptions(memory_limit=_cache_limit(arguments.kv_cache_size))
-    return EngineGenerator(runtime, encoder, arguments.stop, limits, require_whole), choice
+    limits = EngineOptions(memory_limit=_cache_limit(wanted.kv_cache_size))
+    return EngineGenerator(runtime, encoder, wanted.stop_strings, limits, require_whole), choice
 
 
-def _needs_steps(arguments: argparse.Namespace, choice: Choice) -> bool:
+def _needs_steps(wanted: ExportOptions, choice: Choice) -> bool:
     """Whether text has to be seen before its end."""
-    wanted = [flag for flag in ("stream", "chat") if getattr(arguments, flag)]
-    if wanted and not choice.backend.step:
-        raise UsageError(f"backend {choice.name} shows nothing before the end of a text: leave out --{wanted[0]}")
-    return bool(wanted)
+    if wanted.streams and not choice.backend.step:
+        raise UsageError(f"backend {choice.name} shows nothing before the end of a text: leave out --stream and --chat")
+    return wanted.streams
 
 
-def _device(arguments: argparse.Namespace) -> str | None:
-    """`--device npu:1`, or `--device npu --device_id 1`."""
-    device, number = arguments.device, arguments.device_id
+def _device(wanted: ExportOptions) -> str | None:
+    """`npu:1`, of npu and 1 as well."""
+    device, number = wanted.device, wanted.device_id
     return f"{device}:{number}" if device and number and device != "cpu" and ":" not in device else device
 
 
-def _runtime_options(arguments: argparse.Namespace, manifest: Manifest, device: str) -> RuntimeOptions:
+def _runtime_options(wanted: ExportOptions, manifest: Manifest, device: str) -> RuntimeOptions:
     """Options for the graph that holds the whole generation, when the device can run it."""
     kind, _, number = device.partition(":")
-    check_dtype("fp16" if arguments.use_fp16 else None, device, "the flag")
+    check_dtype("fp16" if wanted.use_fp16 else None, device, "the flag")
     check_dtype(manifest.dtype, device, "a graph exported in")
     if kind == "npu":
         from glm.device.probe import require_dtype  # imports Paddle
 
-        require_dtype(device if number else f"{device}:{arguments.device_id}", manifest.dtype, "a graph exported in")
-    prefix = arguments.model_path / arguments.model_prefix
+        require_dtype(device if number else f"{device}:{wanted.device_id}", manifest.dtype, "a graph exported in")
+    prefix = wanted.path / wanted.prefix
     return RuntimeOptions(
         model_file=prefix.with_name(f"{prefix.name}.json"),
         params_file=prefix.with_name(f"{prefix.name}.pdiparams"),
         device=kind,
-        device_id=int(number or arguments.device_id),
-        cpu_threads=arguments.cpu_threads,
-        use_fp16=arguments.use_fp16,
+        device_id=int(number or wanted.device_id),
+        cpu_threads=wanted.cpu_threads,
+        use_fp16=wanted.use_fp16,
     )
 
 
@@ -217,21 +249,21 @@ def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> Runti
     )
 
 
-def _encoder(arguments: argparse.Namespace) -> Encoder:
+def _encoder(wanted: ExportOptions) -> Encoder:
     """The text side of the export, with room for source and text in `max_length`.
 
     A tgt_length that was left open becomes half of it, at most, as `check_fits` does for a small model.
     """
-    options = {"no_block_position": arguments.no_block_position, "plain": arguments.plain}
-    encoder = open_encoder(arguments.model_path, (arguments.src_length, arguments.tgt_length), **options)
-    if arguments.max_length is None:
+    options = {"no_block_position": wanted.no_block_position, "plain": wanted.plain}
+    encoder = open_encoder(wanted.path, wanted.lengths, **options)
+    if wanted.max_length is None:
         return encoder
     if "tgt_length" in encoder.open_lengths:
-        encoder.tgt_length = max(1, min(encoder.tgt_length, arguments.max_length // 2))
-    room = arguments.max_length - encoder.tgt_length
+        encoder.tgt_length = max(1, min(encoder.tgt_length, wanted.max_length // 2))
+    room = wanted.max_length - encoder.tgt_length
     if room < 4:
         raise UsageError(
-            f"max_length {arguments.max_length} leaves {max(room, 0)} tokens for the source beside tgt_length "
+            f"max_length {wanted.max_length} leaves {max(room, 0)} tokens for the source beside tgt_length "
             f"{encoder.tgt_length}, and at least 4 are needed: raise --max_length or lower --tgt_length"
         )
     encoder.src_length = min(encoder.src_length, room)

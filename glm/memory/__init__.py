@@ -6,22 +6,18 @@ GPU or an NPU rounds tensors up by 512 bytes at most, and its libraries take mem
 both.
 """
 
-from typing import TYPE_CHECKING
-
+from glm.config.fields import ConfigFields
 from glm.config.shapes import elements, lora_shapes, parameter_shapes
 from glm.memory.generation import generation
 from glm.memory.run import FP32, Memory, Run
 from glm.memory.training import training
-
-if TYPE_CHECKING:
-    from glm.config.glm_config import GLMConfig
 
 __all__ = ["GIB", "HEADROOM", "Memory", "Run", "estimate", "fits"]
 GIB = 2**30
 HEADROOM = 0.1  # of a device, left to its driver, to the kernels' workspace and to fragmentation
 
 
-def estimate(config: "GLMConfig", run: Run) -> Memory:
+def estimate(config: ConfigFields, run: Run) -> Memory:
     """The memory of one rank; every rank of a plan needs the same.
 
     Raises:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from glm.cli.script import ScriptParser, run_script
-from glm.config.glm_config import DTYPES, PRESETS, GLMConfig, preset_name
+from glm.config.fields import DTYPES, ConfigFields, PlainConfig
+from glm.config.presets import PRESETS, preset_name
 from glm.errors import GLMError, UsageError
 from glm.memory import HEADROOM, Memory, Run, estimate, fits
 from glm.memory.run import OPT_LEVELS, SHARDING, TRAIN
@@ -30,7 +31,7 @@ def main() -> None:
     arguments = _parse()
     name, run = _model(arguments), _run(arguments)
     degree = arguments.tensor_parallel_degree
-    config = GLMConfig.from_pretrained(name, tensor_parallel_degree=degree)
+    config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree)
     print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", estimate(config, run), run)
     if arguments.device_memory is not None:
         print_fits(lambda d: config.changed(tensor_parallel_degree=d), run, arguments.device_memory)
@@ -95,7 +96,7 @@ def print_memory(title: str, memory: Memory, run: Run) -> None:
     _print(title, table)
 
 
-def print_fits(configure: Callable[[int], GLMConfig], run: Run, device_memory: float) -> None:
+def print_fits(configure: Callable[[int], ConfigFields], run: Run, device_memory: float) -> None:
     """A row a tensor-parallel degree: what a rank needs, and whether a device has it."""
     usable = (1 - HEADROOM) * device_memory
     title = f"devices of {device_memory:g} GiB, {usable:.3g} GiB of them usable"

@@ -1,16 +1,12 @@
 """Memory of generation beside the weights: attention.py's cache, and what glm/generation/search.py does with it."""
 
-from typing import TYPE_CHECKING
-
+from glm.config.fields import ConfigFields
 from glm.config.shapes import cache_shapes
 from glm.memory.run import FP32, Run
 from glm.memory.training import MLPS, ROTARY, bias_size
 
-if TYPE_CHECKING:
-    from glm.config.glm_config import GLMConfig
 
-
-def generation(config: "GLMConfig", run: Run) -> tuple[int, int]:
+def generation(config: ConfigFields, run: Run) -> tuple[int, int]:
     """The cache of a batch at the last token, and what comes on top when reading the prompt or a step needs most."""
     size, degree = run.weight_size, config.tensor_parallel_degree
     kept = (shape for parts in cache_shapes(config) for _, shape in parts)
@@ -27,7 +23,7 @@ def generation(config: "GLMConfig", run: Run) -> tuple[int, int]:
     return cache, max(0, peak - cache)
 
 
-def _prefill(config: "GLMConfig", run: Run) -> int:
+def _prefill(config: ConfigFields, run: Run) -> int:
     """Workspace of one block that reads the prompts: of its attention or of its MLP."""
     size, degree = run.weight_size, config.tensor_parallel_degree
     tokens, square = run.batch_size * run.src_length, run.batch_size * run.src_length**2

@@ -5,14 +5,11 @@ What is kept for the backward pass follows glm/model/layers.py, positions.py, at
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
+from glm.config.fields import ConfigFields
 from glm.config.shapes import ADAPTED, block_shapes
 from glm.distributed.plan import padded
 from glm.memory.run import FP32, SIZES, Run
-
-if TYPE_CHECKING:
-    from glm.config.glm_config import GLMConfig
 
 # Share of a head's dimensions that rotary positions turn, in float32.
 ROTARY = {"learned_2d": lambda config: 0, "rotary_2d": lambda config: 1}
@@ -73,7 +70,7 @@ class _Block:
 class _Sizes:
     """Bytes of the tensors of a training batch: [B·T, H], [B·T, N·D / degree], …"""
 
-    def __init__(self, config: "GLMConfig", run: Run):
+    def __init__(self, config: ConfigFields, run: Run):
         degree, tokens = config.tensor_parallel_degree, run.batch_size * run.row_length
         self.half = SIZES[run.dtype]  # input of a matmul
         self.wide = FP32 if run.mixed else self.half  # residual stream, and what a bias was added to
@@ -97,12 +94,12 @@ class _Sizes:
         return int((self.queries + self.keys) * self.rotary) * FP32 if self.keeps_pairs else 0
 
 
-def bias_size(config: "GLMConfig", run: Run, width: int) -> int:
+def bias_size(config: ConfigFields, run: Run, width: int) -> int:
     """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (attention.py)."""
     return run.batch_size * width**2 * FP32 * config.heads_a_group
 
 
-def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
+def _block(config: ConfigFields, run: Run, sizes: _Sizes) -> _Block:
     half, mixed = sizes.half, run.mixed
     # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
     apart = mixed or config.tensor_parallel_degree > 1
@@ -126,11 +123,11 @@ def _block(config: "GLMConfig", run: Run, sizes: _Sizes) -> _Block:
     )
 
 
-def _matrices(config: "GLMConfig") -> int:
+def _matrices(config: ConfigFields) -> int:
     return sum(prod(shape) for shape in block_shapes(config).values() if len(shape) == 2)
 
 
-def training(config: "GLMConfig", run: Run) -> tuple[int, int]:
+def training(config: ConfigFields, run: Run) -> tuple[int, int]:
     """Kept activations, and what comes on top when a step needs most, which is at one of five moments."""
     sizes = _Sizes(config, run)
     block = _block(config, run, sizes)
@@ -161,12 +158,12 @@ def _loss(run: Run, sizes: _Sizes) -> int:
     return max(forward, 2 * sizes.logits * FP32)
 
 
-def _head_gradient(config: "GLMConfig", run: Run, sizes: _Sizes) -> int:
+def _head_gradient(config: ConfigFields, run: Run, sizes: _Sizes) -> int:
     """Beside the logits' gradient, which takes the place of the probabilities, that of the head's weight."""
     return sizes.vocabulary * config.hidden_size * run.weight_size if run.train == "full" else 0
 
 
-def _mlp_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -> int:
+def _mlp_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) -> int:
     """The last block when the activation's gradient is computed: what it read, and gradients of all sides."""
     weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
     gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
@@ -175,7 +172,7 @@ def _mlp_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -
     return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.hidden * sizes.wide + gradients
 
 
-def _attention_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Block) -> int:
+def _attention_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) -> int:
     """The last block when the softmax runs backward: output and two gradients in float32, and the dropout's mask."""
     scores = sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
     # Recompute has the block's output and a gradient of its size besides.
@@ -184,7 +181,7 @@ def _attention_backward(config: "GLMConfig", run: Run, sizes: _Sizes, block: _Bl
     return around + scores + _waiting_gradient(config, run, sizes)
 
 
-def _waiting_gradient(config: "GLMConfig", run: Run, sizes: _Sizes) -> int:
+def _waiting_gradient(config: ConfigFields, run: Run, sizes: _Sizes) -> int:
     """The head's gradient of a tied embedding, which waits for the look-up's until the end of the backward pass."""
     if not config.tie_word_embeddings:
         return 0

@@ -4,7 +4,6 @@ The cache lies on the device. The graph reads it where it lies and gives the new
 it: on a CPU by numpy, elsewhere by Paddle, in the same words. Shapes: as in glm/runtime/step.py.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import paddle
 from paddle import Tensor
 
 from glm.errors import GLMError
+from glm.files.json_files import read_json
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import open_predictor, run_predictor
 from glm.runtime.step import check_chunk, check_step
@@ -144,15 +144,15 @@ def graph_shapes(model_file: Path) -> tuple[dict[str, tuple[list[int], str]], li
     Raises:
         GLMError: the file is missing or damaged.
     """
+    if not model_file.is_file():
+        raise GLMError(f"{model_file} is missing: export the model with --format paddle")
+    program = read_json(model_file, "export the model again")
     try:
-        program = json.loads(model_file.read_text(encoding="utf-8"))
         operators = program["program"]["regions"][0]["blocks"][0]["ops"]
         inputs = [{a["N"]: a["AT"]["D"] for a in op["A"]} for op in operators if op["#"] == "1.data"]
         outputs = [op["O"][0]["TT"]["D"][1] for op in operators if op["#"] == "1.fetch"]
         return {entry["name"]: (entry["shape"], entry["dtype"]) for entry in inputs}, outputs
-    except FileNotFoundError:
-        raise GLMError(f"{model_file} is missing: export the model with --format paddle") from None
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError) as error:
         raise GLMError(f"{model_file} is damaged ({type(error).__name__}: {error}): export the model again") from None
 
 

@@ -5,6 +5,7 @@ Ids are those of PaddleNLP's GLMChineseTokenizer, opened with `from_pretrained`.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -15,6 +16,7 @@ import sentencepiece
 
 from glm.errors import GLMError, UsageError
 from glm.files import json_files
+from glm.files.atomic import write_bytes
 from glm.files.foreign_files import require_real
 from glm.tokenizers.batch_encoding import BatchEncoding, as_lists
 from glm.tokenizers.blank import generation_inputs
@@ -96,13 +98,13 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         directory = tokenizer_directory(directory)
         path = directory / cls.vocabulary_file
         require_real(path)
-        config = json_files.read_json(directory / json_files.CONFIG_FILE)
+        config = json_files.read_json(directory / json_files.CONFIG_FILE, missing={})
         try:
             return cls(
                 _read(path),
                 read_added_tokens(directory),
                 config,
-                json_files.read_json(directory / json_files.SPECIAL_TOKENS_FILE),
+                json_files.read_json(directory / json_files.SPECIAL_TOKENS_FILE, missing={}),
             )
         except GLMError as error:
             raise GLMError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
@@ -199,14 +201,14 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         """Write the four files PaddleNLP writes; each appears whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        json_files.write_whole(directory / self.vocabulary_file, self._model)
+        write_bytes(directory / self.vocabulary_file, self._model)
         special = self.special_tokens.json()
-        json_files.write_json(directory / json_files.SPECIAL_TOKENS_FILE, special)
-        json_files.write_json(directory / json_files.ADDED_TOKENS_FILE, self.added_tokens)
+        _write_compact(directory / json_files.SPECIAL_TOKENS_FILE, special)
+        _write_compact(directory / json_files.ADDED_TOKENS_FILE, self.added_tokens)
         details = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
         decoder = {str(index): {"content": token, **details} for token, index in self.added_tokens.items()}
         own = {**special, "added_tokens_decoder": decoder, "tokenizer_class": type(self).__name__}
-        json_files.write_json(directory / json_files.CONFIG_FILE, {**self._config, **own})
+        _write_compact(directory / json_files.CONFIG_FILE, {**self._config, **own})
 
     def _role_text(self, role: str) -> str | None:
         return self.special_tokens.roles.get(role)
@@ -257,3 +259,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise GLMError(f"{path} cannot be read ({error.strerror}); copy the vocabulary file there.") from error
+
+
+def _write_compact(path: Path, content: dict) -> None:
+    """The bytes that PaddleNLP writes."""
+    write_bytes(path, json.dumps(content, ensure_ascii=False).encode())

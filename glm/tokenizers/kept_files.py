@@ -10,6 +10,7 @@ from typing import Any
 
 from glm.errors import GLMError
 from glm.files import json_files
+from glm.files.atomic import write_bytes
 from glm.files.foreign_files import HEAD, require_real, stand_in
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -40,7 +41,7 @@ class KeptFiles:
     @classmethod
     def read(cls, directory: Path, vocabulary_file: str) -> KeptFiles:
         """Raises GLMError where the vocabulary file is missing, or a file cannot be read."""
-        config = json_files.read_json(directory / json_files.CONFIG_FILE)
+        config = json_files.read_json(directory / json_files.CONFIG_FILE, missing={})
         optional = [directory / name for name in (*NAMES, *_code_files(config))]
         optional += sorted((directory / TEMPLATE_FOLDER).glob("*.jinja"))
         require_real(directory / vocabulary_file)
@@ -57,7 +58,7 @@ class KeptFiles:
         for name, content in self.contents.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            json_files.write_whole(path, content)
+            write_bytes(path, content)
 
     def with_config(self, config: dict[str, Any]) -> KeptFiles:
         """A copy with tokenizer_config.json replaced."""

@@ -42,7 +42,7 @@ def find_format(directory: Path) -> TokenizerFormat:
     Raises GLMError where no entry's vocabulary file is there.
     """
     present = [entry for entry in FORMATS if (directory / entry.vocabulary_file).is_file()]
-    name = read_json(directory / CONFIG_FILE).get("tokenizer_class")
+    name = read_json(directory / CONFIG_FILE, missing={}).get("tokenizer_class")
     named = [entry for entry in present if name in entry.class_names]
     if not present:
         wanted = ", ".join(sorted({entry.vocabulary_file for entry in FORMATS}))

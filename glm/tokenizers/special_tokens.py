@@ -85,10 +85,10 @@ class SpecialTokens:
 
 def read_added_tokens(directory: Path) -> dict[str, int]:
     """Token -> id as the directory's files say: `added_tokens_decoder` first, else added_tokens.json, else nothing."""
-    decoder = read_json(directory / CONFIG_FILE).get("added_tokens_decoder")
+    decoder = read_json(directory / CONFIG_FILE, missing={}).get("added_tokens_decoder")
     if decoder is not None:
         return {content_of(entry): int(index) for index, entry in decoder.items()}
-    return read_json(directory / ADDED_TOKENS_FILE)
+    return read_json(directory / ADDED_TOKENS_FILE, missing={})
 
 
 def complete_added_tokens(added: Mapping[str, int], special: SpecialTokens, piece_count: int) -> dict[str, int]:

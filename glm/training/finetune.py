@@ -12,7 +12,7 @@ from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import adapter_paths, load_encoder
-from glm.cli.console import BarCallback, note, print_metrics, print_samples
+from glm.cli.console import note, print_metrics, print_samples
 from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
 from glm.device.probe import probe_collectives
@@ -26,6 +26,7 @@ from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.training.bar import BarCallback
 from glm.training.run_directory import (
     EXPORT_FOLDER,
     PEFT_FOLDER,

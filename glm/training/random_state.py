@@ -5,7 +5,6 @@ of attention heads differs between all ranks (`Ranks.own_random_numbers`). Paddl
 process. Those states fit another run only where its processes have the same roles on the same devices.
 """
 
-import json
 import random
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 from paddlenlp.trainer import TrainingArguments
 
 from glm.distributed.tensor_parallel import LOCAL_SEED
-from glm.files.atomic import atomic_write
+from glm.files.atomic import write_json
+from glm.files.json_files import read_json
 
 LAYOUT_NAME = "random_layout.json"
 _SHARED_SEED = "global_seed"
@@ -49,14 +49,12 @@ def layout(args: TrainingArguments) -> dict[str, int | str]:
 
 def save_layout(directory: Path, args: TrainingArguments) -> None:
     """Writes the layout into a checkpoint."""
-    with atomic_write(directory / LAYOUT_NAME, "w", "utf-8") as file:
-        file.write(json.dumps(layout(args)) + "\n")
+    write_json(directory / LAYOUT_NAME, layout(args), indent=None)
 
 
 def difference(directory: Path, args: TrainingArguments) -> str | None:
     """How the run that wrote a checkpoint differs in its layout, None if it does not."""
-    path = directory / LAYOUT_NAME
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    saved = read_json(directory / LAYOUT_NAME, missing={})
     differs = [
         f"{name} {saved.get(name)} → {value}" for name, value in layout(args).items() if saved.get(name) != value
     ]

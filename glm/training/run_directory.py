@@ -1,6 +1,5 @@
 """The directory of a training run: what may start in it, what goes on from it, and what it must not mix with."""
 
-import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,6 +12,7 @@ from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.checkpoint.unpickle import verify_pickle
 from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError, UsageError
+from glm.files.json_files import read_json
 from glm.model.lora import TARGETS
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
@@ -75,7 +75,7 @@ def check_same_adapter(checkpoint: str | None, r: int, alpha: float | None, targ
     path = Path(checkpoint or "") / PADDLE_CONFIG
     if not checkpoint or not path.is_file():
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json(path)
     modules = {module.removeprefix(".*") for module in saved["target_modules"]}
     found = {
         "r": (saved["r"], r),
@@ -156,4 +156,4 @@ def clear_directory(output_dir: str, lora: bool) -> None:
 
 
 def saved_step(checkpoint: Path) -> int:
-    return json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    return read_json(checkpoint / STATE_NAME)["global_step"]

@@ -13,7 +13,8 @@ from glm.config.presets import UNTRAINED_PRESETS, is_directory, preset_name
 from glm.distributed.processes import digest
 from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
-from glm.files.atomic import atomic_write
+from glm.files.atomic import write_json
+from glm.files.json_files import read_json
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.training.sampler import EpochSampler, Place
 
@@ -90,8 +91,7 @@ def _plain(value: Any) -> Any:
 def write_record(directory: Path, record: RunRecord, sampler: EpochSampler, step: int) -> None:
     """Writes the record of a run, and where it stands behind a step, into a checkpoint."""
     place = asdict(sampler.place_behind(step)) | {"rows_a_step": sampler.rows_a_step}
-    with atomic_write(directory / RECORD_NAME, "w", "utf-8") as file:
-        file.write(json.dumps(asdict(record) | {"place": place}, indent=2, ensure_ascii=False) + "\n")
+    write_json(directory / RECORD_NAME, asdict(record) | {"place": place})
 
 
 def read_record(checkpoint: Path) -> tuple[RunRecord, Place, int] | None:
@@ -103,13 +103,14 @@ def read_record(checkpoint: Path) -> tuple[RunRecord, Place, int] | None:
     path = checkpoint / RECORD_NAME
     if not path.is_file():
         return None
+    advice = "remove it, and the run goes on uncompared"
+    content = read_json(path, advice)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         place = content.pop("place")
         rows = place.pop("rows_a_step")
         return RunRecord(**content), Place(**place), rows
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise GLMError(f"{path} is damaged ({error}): remove it, and the run goes on uncompared") from None
+    except (TypeError, KeyError, AttributeError) as error:
+        raise GLMError(f"{path} is damaged ({error}): {advice}") from None
 
 
 def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:

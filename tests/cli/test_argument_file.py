@@ -96,9 +96,9 @@ def test_words_without_a_file(parser):
     [
         ("- 1\n", ".yaml", "holds a list; one object of argument names and values is needed"),
         ("", ".yaml", "holds nothing; one object"),
-        ("a: [1\n", ".yaml", "is not valid YAML: "),
-        ('{"a": 1,}', ".json", "is not valid JSON: "),
-        ("model: caf\u00e9".encode("latin-1"), ".yaml", r"is not UTF-8 \(byte 10\): convert it first"),
+        ("a: [1\n", ".yaml", r"is not valid YAML \(.*\): correct the file of arguments"),
+        ('{"a": 1,}', ".json", r"is not valid JSON \(.*\): correct the file of arguments"),
+        ("model: caf\u00e9".encode("latin-1"), ".yaml", r"line 1: not UTF-8 \(byte 0xe9\); save the file as UTF-8"),
         ({"modle": "m"}, ".yaml", r"unknown argument --modle; did you mean --model\? \(see --help\)"),
         ({"count": "many"}, ".json", "argument --count: invalid int value: 'many'"),
         ({"loud": "no"}, ".json", "loud is 'no' in the file of arguments, and must be true or false"),

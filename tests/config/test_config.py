@@ -185,7 +185,7 @@ def test_what_cannot_be_honoured_is_one_line(base, changes, message, tmp_path):
 
 
 def test_no_model_at_all(tmp_path):
-    with pytest.raises(GLMError, match="holds a list, not the fields of a model"):
+    with pytest.raises(GLMError, match="holds a JSON list, not an object"):
         read(tmp_path, [1])
 
 

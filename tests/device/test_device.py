@@ -1,5 +1,6 @@
 """Tuning the CPU from made-up machines and environments, choosing a device, and what importing glm imports."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -249,6 +250,47 @@ def test_importing_glm_sets_the_environment_before_paddle():
     assert run_python(code, MKL_NUM_THREADS="1", FLAGS_use_stride_kernel="1").split() == ["1", "1"]
 
 
+HELD = """
+import resource, glm
+{before}
+array = bytearray(64 << 20)  # larger than what glibc takes from its heap by itself
+array = None
+with open("/proc/self/statm") as file:
+    print(int(file.read().split()[1]) * resource.getpagesize() > 64 << 20, [s.name for s in glm.CPU_SETTINGS][-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize(
+    ("before", "off", "kept"),
+    [("", {}, False), ("glm.tune(); glm.tune()", {}, True), ("glm.tune()", {"GLM_TUNE": "0"}, False)],
+    ids=["import", "tune", "switched off"],
+)
+def test_freed_memory_is_kept_where_that_was_asked_for(before, off, kept):
+    last = "mallopt" if before else "FLAGS_use_stride_kernel"
+    assert run_python(HELD.format(before=before), **off).split() == [str(kept), last]
+
+
+def test_a_script_keeps_freed_memory():
+    code = "from glm.cli.script import run_script; import glm; run_script(lambda: print(glm.CPU_SETTINGS[-1].value))"
+    assert run_python(code).strip() == "mmap_max=0"
+    assert run_python(code, GLM_TUNE="off").strip() == "None"
+
+
+def test_importing_glm_changes_no_more_than_it_says():
+    """The environment variables of docs/devices.md, and with GLM_TUNE=0 nothing at all."""
+    code = "import os; before = dict(os.environ); import glm; print(sorted(os.environ.items() - before.items()))"
+    changed = {name for name, _ in ast.literal_eval(run_python(code))}
+    assert {"MKL_NUM_THREADS", "FLAGS_use_stride_kernel"} <= changed
+    assert changed <= {"MKL_NUM_THREADS", "FLAGS_use_stride_kernel", "MKL_DEBUG_CPU_TYPE"}
+    for off in ("0", "false", "OFF"):
+        assert run_python(code, GLM_TUNE=off).strip() == "[]"
+    reasons = "import glm; print({s.reason for s in glm.CPU_SETTINGS}, glm.CPU_SETTINGS[1].value)"
+    assert run_python(reasons, GLM_TUNE="0", MKL_NUM_THREADS="3").strip() == "{'GLM_TUNE is 0'} 3"
+    text = (ROOT / "docs" / "devices.md").read_text("utf-8")
+    assert all(name in text for name in (*changed, "GLM_TUNE=0", "glm.tune()"))
+
+
 LIGHT = [
     "glm",
     "glm.tokenizers",
@@ -259,6 +301,7 @@ LIGHT = [
     "glm.checkpoint",
 ]
 LIGHT += ["glm.engine", "glm.runtime.step", "glm.runtime.onnx_step"]
+LIGHT += ["glm.checkpoint.convert", "glm.memory.__main__", "glm.cli.console"]
 
 
 def test_serving_imports_no_framework():

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from glm.cli import script as cli
-from glm.distributed.processes import command_line, difference
+from glm.cli.argument_file import command_line
+from glm.distributed.processes import difference
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = """(External) {

@@ -210,8 +210,8 @@ def test_none_is_written_where_there_was_none(chat_models, tmp_path):
         ({"eos_token_id": [2, True]}, r"damaged: eos_token_id is \[2, True\], not a token id"),
         ({"max_new_tokens": 0}, "sets max_new_tokens to 0, and it must be a whole number above 0"),
         ({"max_new_tokens": "9"}, "sets max_new_tokens to '9', and it must be a whole number above 0"),
-        ("[1]", "is damaged: it holds a list, not an object: copy it again"),
-        ('{"top_k"', "is damaged .*: copy it again"),
+        ("[1]", "holds a JSON list, not an object: copy the file again"),
+        ('{"top_k"', "is not valid JSON .*: copy the file again"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, content, message):

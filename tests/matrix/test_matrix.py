@@ -28,7 +28,7 @@ from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
 from glm.export.paddle_graphs import export_directory
 from glm.export.writing import write_text_side
-from glm.inference.exported import open_generator
+from glm.inference.exported import open_export
 from glm.inference.generator import TextGenerator
 from glm.training.arguments import (
     DecodeArguments,
@@ -187,7 +187,7 @@ def generator(exported: Path, **wanted) -> TextGenerator:
     words += ["--src_length", str(LENGTHS[0]), "--tgt_length", str(LENGTHS[1])]
     with patch.object(sys, "argv", words):
         arguments = infer_generation.parse()
-    return open_generator(Namespace(**vars(arguments) | wanted))[0]
+    return open_export(infer_generation.export_options(Namespace(**vars(arguments) | wanted)))[0]
 
 
 def test_export(exported, ability):

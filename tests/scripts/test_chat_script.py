@@ -18,7 +18,7 @@ from glm.cli.prompts import check_dialogue
 from glm.encoding.encoder import open_encoder
 from glm.errors import UsageError
 from glm.evaluation.metrics import WORD_METRICS
-from glm.inference.exported import open_generator
+from glm.inference.exported import ExportOptions, open_export
 
 needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
 ASKED = ["你好", "云溪桥建于哪一年？", "a"]
@@ -201,11 +201,11 @@ def test_a_graph_converses(run, graph, chat_models, one_line_answers, tmp_path, 
     assert ("prompt tokens already" in result.err) == (kind != "chatglm")
 
 
-def test_the_graph_generates_what_the_model_generates(graph, chat_models, monkeypatch):
+def test_the_graph_generates_what_the_model_generates(graph, chat_models):
+    """Both as a program calls them, without a command line."""
     kind, folder = graph
-    words = ["infer_generation.py", "--model_path", str(folder), "--device", "cpu", *LIMIT]
-    monkeypatch.setattr("sys.argv", words)
-    inferred, _ = open_generator(infer_generation.parse())
+    inferred, choice = open_export(ExportOptions(folder, device="cpu", lengths=(200, 10)))
+    assert choice.device == "cpu"
     predicted = Predictor.load(str(chat_models[kind]), device="cpu", lengths=(200, 10))
     prompts = [inferred.encoder.text_prompt(text) for text in ASKED]
     found = []
@@ -221,7 +221,7 @@ def test_max_length_alone_leaves_half_for_the_text(graph, monkeypatch):
 
     def lengths(*arguments):
         monkeypatch.setattr("sys.argv", [*words, *arguments])
-        encoder = open_generator(infer_generation.parse())[0].encoder
+        encoder = open_export(infer_generation.export_options(infer_generation.parse()))[0].encoder
         return encoder.src_length, encoder.tgt_length
 
     assert lengths("100") == (50, 50)

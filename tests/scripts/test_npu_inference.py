@@ -51,9 +51,9 @@ MEMORY = """
 import glm, json, sys
 import paddle
 import infer_generation
-from glm.inference.exported import open_generator
+from glm.inference.exported import open_export
 
-open_generator(infer_generation.parse())
+open_export(infer_generation.export_options(infer_generation.parse()))
 print(json.dumps([paddle.device.max_memory_allocated(f"npu:{number}") for number in (0, 1)]))
 """
 

@@ -260,7 +260,7 @@ def test_damaged_vocabulary(tmp_path, content):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer_config.json", "{", "cannot be read as JSON"),
+        ("tokenizer_config.json", "{", "is not valid JSON (Expecting"),
         ("tokenizer_config.json", "[]", "holds a JSON list"),
         (
             "added_tokens.json",

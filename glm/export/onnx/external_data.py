@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glm.checkpoint.file_layout import reserve
 from glm.errors import GLMError
+from glm.files.atomic import reserve
 
 ALIGNMENT = 64  # bytes, for vector instructions on a mapped file
 
