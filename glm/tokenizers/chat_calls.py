@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from glm.errors import GLMError, UsageError
 from glm.tokenizers.batch_encoding import BatchEncoding, check_tensors, padding_strategy
+from glm.tokenizers.calls import Framed
 from glm.tokenizers.chat_template import ChatTemplate
 
 Messages = Sequence[Mapping[str, Any]]
@@ -160,11 +161,13 @@ class ChatCalls:
             raise GLMError("the chat template leaves the last message out, so it cannot be continued")
         return before if after.startswith(" ") else before.rstrip()
 
-    def _chat_ids(self, text: str, prompt: bool, truncation, max_length: int | None, padding) -> list[int]:
+    def _chat_ids(self, text: str, prompt: bool, truncation, max_length: int | None, padding) -> Framed:
+        """Ids of a conversation, and their token types."""
         ids = self.text_ids(text)
         ids = self.build_inputs(ids) if prompt and self.frames_prompt else ids
         cut = self._cut_of(truncation, max_length, padding)
-        return self._cut([ids], max_length, cut)[0] if cut and max_length is not None else ids
+        ids = self._cut([ids], max_length, cut)[0] if cut and max_length is not None else ids
+        return ids, [0] * len(ids)
 
 
 def _conversations(messages) -> tuple[list[Messages], bool]:

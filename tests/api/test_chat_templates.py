@@ -67,7 +67,7 @@ def test_a_template_that_is_set(kind, tmp_path):
     with pytest.raises(GLMError, match="the chat template has an error in line 1"):
         tokenizer.chat_template = "{{ x"
     tokenizer.chat_template = None
-    assert tokenizer.chat_template == (before and tokenizer.default_template or None)
+    assert tokenizer.chat_template == (tokenizer.default_template or None)
 
 
 @pytest.mark.parametrize("kind", ["glm-tiny-chinese", *KINDS])
