@@ -35,7 +35,7 @@ class Predictor(ModelGenerator):
         Args:
             lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
             dtype, device: the model's own, and the best one present, if not given.
-            lengths, options: of `glm.api.loading.load_encoder`.
+            lengths, options, among them another tokenizer: of `glm.api.loading.load_encoder`.
             stop_strings: see `TextGenerator`.
 
         Raises:
