@@ -39,8 +39,10 @@ class GLMChatModel(GLMForCausalLM):
         ids, _ = super().generate(
             ids_BT, generation_config, stopping_criteria, streamer, **self._new_tokens(ids_BT.shape[1], options)
         )
-        text = self._text_side()
-        ends = as_array(options.get("eos_token_id") or text.stop_token_ids, "eos_token_id").ravel()
+        ends = options.get("eos_token_id")
+        if ends is None:
+            ends = self._generation_file().eos_token_ids or self._text_side().stop_token_ids
+        ends = as_array(ends, "eos_token_id").ravel()
         count = len(ids) // len(ids_BT)
         return [
             np.concatenate([ids_BT[number // count], _until(row, ends)]).astype("int32")

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, P position rows a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class Inputs:
 
 def as_array(value: Any, name: str) -> np.ndarray:
     """Ids, a mask or positions in whatever form, as int64; a list of lists must be one of equal rows."""
+    if isinstance(value, Mapping):
+        raise UsageError(f"{name} is a {type(value).__name__}: unpack it, as model(**inputs) does")
     value = value.numpy() if hasattr(value, "numpy") else value
     try:
         array = np.asarray(value)
@@ -39,6 +42,13 @@ def as_array(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "iubf" or (array.dtype.kind == "f" and not np.array_equal(array, array.astype("int64"))):
         raise UsageError(f"{name} holds {array.dtype} values, and must hold whole numbers")
     return array.astype("int64")
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, name: str, negative: bool = False) -> None:
+    """Raises UsageError for ids outside a vocabulary; `negative` ones may be allowed: those of labels."""
+    wrong = ids[(ids >= vocab_size) | ((ids < 0) & (not negative))]
+    if wrong.size:
+        raise UsageError(f"{name}: {wrong[0]} is none of the model's tokens, which are 0 to {vocab_size - 1}")
 
 
 def complete(text: TextSide, input_ids, attention_mask=None, position_ids=None, prefix_length=None) -> Inputs:
