@@ -40,6 +40,10 @@ _HOMES = {
 __all__ = ["CPU_SETTINGS", "__version__", *_HOMES]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'glm' has no attribute '{name}'")

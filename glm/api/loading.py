@@ -40,6 +40,18 @@ def load_encoder(
     return encoder_of(load_tokenizer(tokenizer), GenerationFile.read(directory), lengths, **options)
 
 
+def check_family(encoder: Encoder, config: Any) -> None:
+    """Raises UsageError for the tokenizer of a model that counts its tokens in another way."""
+    from glm.model.positions import POSITIONS
+
+    given, wanted = len(encoder.positions.step), POSITIONS[config.position_type].position_rows
+    if given != wanted:
+        raise UsageError(
+            f"the tokenizer is that of a {encoder.tokenizer.kind} model, with {given} positions a token, and this "
+            f"model has {wanted}: take the model's own"
+        )
+
+
 def load_tokenizer(tokenizer: Any):
     """A tokenizer as it is, or of a directory or preset. Raises UsageError for something else."""
     if isinstance(tokenizer, (str, Path)):

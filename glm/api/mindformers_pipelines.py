@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from glm.api import pipelines
-from glm.api.loading import AdapterPaths, load_tokenizer
+from glm.api.auto import dtype_name
+from glm.api.loading import AdapterPaths, check_family, load_tokenizer
 from glm.api.predictor import Predictor
 from glm.encoding.encoder import encoder_of
 from glm.errors import UsageError
@@ -56,10 +57,12 @@ def pipeline(
     tokenizer: Any = None,
     *,
     lora_path: AdapterPaths = None,
-    dtype: str | None = None,
+    dtype: Any = None,
+    torch_dtype: Any = None,
     device: str | None = None,
     batch_size: int = 8,
     plain: bool = False,
+    trust_remote_code: bool = False,
     **options,
 ) -> pipelines.TextGenerationPipeline:
     """A pipeline, as in Hugging Face's and MindFormers' libraries.
@@ -70,8 +73,9 @@ def pipeline(
         model: directory of a model, or a preset; or a loaded model, with its tokenizer.
         tokenizer: of a loaded model, or instead of the one in a model's directory; or its directory or preset.
         lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
-        dtype, device: the model's own, and the best one present, if not given.
+        dtype, device: the model's own, and the best one present, if not given; torch_dtype is another name of dtype.
         plain: texts are continued as they are, without a chat template.
+        trust_remote_code: changes nothing.
         options: defaults of the calls.
 
     Example:
@@ -88,6 +92,9 @@ def pipeline(
     if model is None:
         raise UsageError("pipeline needs model=, the directory of a model or a preset")
     pipelines.check_defaults(batch_size, options)
+    if not isinstance(device, (str, type(None))):
+        raise UsageError(f"device is {device!r}, and must be a name such as cpu or gpu:0")
+    dtype = dtype_name(torch_dtype if dtype is None else dtype)
     named = {"lora_path": lora_path, "dtype": dtype, "device": device}
     if isinstance(model, (str, Path)):
         generator = Predictor.load(str(model), **named, plain=plain, tokenizer=tokenizer)
@@ -114,6 +121,7 @@ def _generator(model: Any, tokenizer: Any, **options) -> TextGenerator:
         raise UsageError(f"model is a {type(model).__name__}: glm.AutoModel.from_pretrained loads one")
     directory = model.source_directory
     encoder = encoder_of(load_tokenizer(tokenizer), GenerationFile.read(directory) if directory else NO_FILE, **options)
+    check_family(encoder, model.config)
     encoder.check_fits(model.config.vocab_size, model.config.max_position)
     model.eval()
     return ModelGenerator(model, encoder)

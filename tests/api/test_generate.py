@@ -221,6 +221,12 @@ def test_mindformers_chat_model(chat_models):
     for form in (int(end), np.array([end]), paddle.to_tensor([int(end)])):
         cut = model.generate(ids, max_length=9, eos_token_id=form)[0]
     assert cut.tolist() == found[0][: cut.shape[0]].tolist() and cut[-1] == end and cut.shape[0] < 9
+    assert model.generate(ids, max_length=9, trunc_input=False)[0].tolist() == found[0].tolist()
+    with pytest.raises(UsageError, match="trunc_input True: the arrays of a GLMChatModel have the prompt in front"):
+        model.generate(ids, max_length=9, trunc_input=True)
+    for length in ("9", True, 0):
+        with pytest.raises(UsageError, match=f"max_length (is )?{length!r}"):
+            model.generate(ids, max_length=length)
     with pytest.raises(UsageError, match="max_length 4 has no room for an answer to a prompt of 4 tokens"):
         model.generate(ids, max_length=4)
 

@@ -114,7 +114,7 @@ def test_a_tokenizer_of_elsewhere(chat, chat_models, tmp_path):
     tokenizer.save_pretrained(text)
     options = {"device": "cpu", "max_new_tokens": 10}
     for given in (text, str(text), tokenizer):
-        assert glm.pipeline(model=bare, tokenizer=given, **options)("你好") == wanted
+        assert glm.pipeline(model=bare, tokenizer=given, trust_remote_code=True, **options)("你好") == wanted
     loaded = glm.AutoModel.from_pretrained(bare)
     assert glm.pipeline(model=loaded, tokenizer=text, max_new_tokens=10)("你好") == wanted
     assert glm.TextGenerationPipeline(loaded, str(text), max_new_tokens=10)("你好")[0].keys() == {
@@ -125,6 +125,10 @@ def test_a_tokenizer_of_elsewhere(chat, chat_models, tmp_path):
         glm.pipeline(model=bare, tokenizer="nowhere")
     with pytest.raises(UsageError, match=r"tokenizer is a int: give one of glm\.AutoTokenizer, or its dire"):
         glm.pipeline(model=bare, tokenizer=3)
+    with pytest.raises(UsageError, match="device is 0, and must be a name such as cpu or gpu:0"):
+        glm.pipeline(model=bare, tokenizer=text, device=0)
+    with pytest.raises(UsageError, match="the tokenizer is that of a chatglm model, with 2 positions a token"):
+        glm.TextGenerationPipeline(loaded, glm.AutoTokenizer.from_pretrained(chat_models["chatglm"]))
     with pytest.raises(UsageError, match="unknown option 'beams'"):
         glm.pipeline(model=bare, tokenizer=text, beams=2)
 
