@@ -14,7 +14,7 @@ import paddle
 from paddle import Tensor
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 
-from glm.api.model_inputs import Inputs, as_array, check_ids, complete
+from glm.api.model_inputs import Inputs, as_array, check_ids, check_unused, complete
 from glm.api.options import CallOptions, read_options
 from glm.api.text_side import TextSide, text_side
 from glm.errors import GLMError, UsageError
@@ -47,6 +47,7 @@ class CausalLMMixin:
         loss_mask=None,
         return_dict: bool = False,
         token_type_ids=None,
+        **others,
     ) -> Tensor | CausalLMOutputWithPast:
         """Logits, or with labels the loss.
 
@@ -66,6 +67,8 @@ class CausalLMMixin:
             loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
             return_dict: an object with `loss` and `logits`.
             token_type_ids: change nothing.
+            others: of the libraries, at the value at which they do nothing: use_cache and output_hidden_states False,
+                past_key_values None and the like.
 
         Returns:
             Logits [B, T, V] in the dtype of the weights, or the mean loss over the trained tokens, a 0-D tensor.
@@ -74,6 +77,7 @@ class CausalLMMixin:
             UsageError: shapes that do not fit, ids and labels outside the vocabulary (tensors of all four inputs, as
                 training gives them, are not looked into), or a model that does not know its blanks.
         """
+        check_unused(others)
         given = (input_ids, attention_mask, position_ids, prefix_length)
         inputs = given if _whole(given) else self._complete(*given)
         labels = _labels(labels, loss_mask, inputs[0])

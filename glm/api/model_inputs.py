@@ -20,6 +20,27 @@ _UNKNOWN = (
 )
 
 
+# What the libraries' `forward` has besides, and what it must be: the value at which it does nothing.
+_UNUSED = {
+    "cache": None,
+    "cache_position": None,
+    "inputs_embeds": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "past_key_values": None,
+    "use_cache": False,
+}
+
+
+def check_unused(others: Mapping[str, Any]) -> None:
+    """Raises UsageError for an input that a model does not have, and for one that is not implemented."""
+    for name, value in others.items():
+        if name not in _UNUSED:
+            raise UsageError(f"a model's call has no input '{name}': see help(glm.GLMForCausalLM.forward)")
+        if value is not None and value is not _UNUSED[name]:
+            raise UsageError(f"{name} is not implemented: leave it out (model.generate has a cache of its own)")
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Inputs of `GLMForCausalLM.network`: int64 arrays."""
