@@ -51,6 +51,10 @@ def tune() -> None:
         CPU_SETTINGS.append(keep_freed_memory(os.environ))
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'glm' has no attribute '{name}'")

@@ -5,6 +5,7 @@ All take `trust_remote_code`, `use_fast` and `low_cpu_mem_usage`, as Hugging Fac
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class AutoModelForCausalLM:
         options = _known(options)
         dtype = options.pop("dtype", None) or torch_dtype
         cls = GLMChatModel if str(name_or_path).lower() in CHAT_ALIASES else GLMForCausalLM
-        model = cls.from_pretrained(str(name_or_path), dtype=_dtype(dtype), **options)
+        model = cls.from_pretrained(str(name_or_path), dtype=dtype_name(dtype), **options)
         model.eval()
         return model
 
@@ -72,21 +73,31 @@ class AutoTokenizer:
 
         Raises:
             GLMError: a missing or damaged file.
-            UsageError: a setting that there is not.
+            UsageError: a setting that there is not, or a value that it does not have.
         """
         settings = _known(settings)
         if unknown := sorted(set(settings) - set(_TOKENIZER_SETTINGS)):
             raise UsageError(f"unknown setting '{unknown[0]}'; known: {', '.join(_TOKENIZER_SETTINGS)}")
         tokenizer = GLMTokenizer.from_pretrained(name_or_path)
         for name, value in settings.items():
+            _check_setting(name, value)
             setattr(tokenizer, name, value)
         return tokenizer
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name == "model_max_length" and (not isinstance(value, Integral) or value < 1):
+        raise UsageError(f"model_max_length is {value!r}, and must be a whole number of at least 1")
+    if name != "model_max_length" and value not in ("left", "right"):
+        raise UsageError(f"{name} is {value!r}, and must be 'left' or 'right'")
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
 
 
-def _dtype(dtype: Any) -> str | None:
-    """A name for "bfloat16", paddle.bfloat16 or torch.bfloat16."""
-    return None if dtype in (None, "auto") else str(dtype).rpartition(".")[2]
+def dtype_name(dtype: Any) -> str | None:
+    """A name for "bfloat16", paddle.bfloat16, torch.bfloat16 or numpy.float16; None for "auto"."""
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
+        return None
+    return dtype.__name__ if isinstance(dtype, type) else str(dtype).rpartition(".")[2]

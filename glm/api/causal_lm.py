@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, P position rows a token, V vocabulary, G new tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import paddle
 from paddle import Tensor
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 
-from glm.api.model_inputs import Inputs, as_array, complete
+from glm.api.model_inputs import Inputs, as_array, check_ids, check_unused, complete
 from glm.api.options import CallOptions, read_options
 from glm.api.text_side import TextSide, text_side
 from glm.errors import GLMError, UsageError
@@ -55,6 +56,8 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         reduction: str = "mean",
         loss_mask=None,
         return_dict: bool = False,
+        token_type_ids=None,
+        **others,
     ) -> Tensor | CausalLMOutputWithPast:
         """Logits, or with labels the loss.
 
@@ -74,28 +77,35 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
             reduction: of the losses of the trained tokens: "mean", or "none" for each token's.
             loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
             return_dict: an object with `loss` and `logits`.
+            token_type_ids: change nothing.
+            others: of the libraries, at the value at which they do nothing: use_cache and output_hidden_states False,
+                past_key_values None and the like.
 
         Returns:
             Logits [B, T, V] in the dtype of the weights; or the mean loss over the trained tokens, a 0-D tensor, or the
             loss [M] of each of them, float32, in the order of `labels`.
 
         Raises:
-            UsageError: shapes that do not fit, an unknown reduction, or a model that does not know its blanks.
+            UsageError: shapes that do not fit, an unknown reduction, ids and labels outside the vocabulary (tensors of
+                all four inputs, as training gives them, are not looked into), or a model that does not know its blanks.
         """
         if reduction not in REDUCTIONS:
             raise UsageError(f"reduction is {reduction!r}, and must be {' or '.join(map(repr, REDUCTIONS))}")
-        inputs = self._complete(input_ids, attention_mask, position_ids, prefix_length)
-        labels = _labels(labels, loss_mask)
+        check_unused(others)
+        given = (input_ids, attention_mask, position_ids, prefix_length)
+        inputs = given if _whole(given) else self._complete(*given)
+        labels = _labels(labels, loss_mask, inputs[0])
+        if labels is not None and not _whole(given):
+            check_ids(labels.numpy(), self.config.vocab_size, "labels", negative=True)
         if not return_dict:
             return super().forward(*inputs, labels, label_smoothing, reduction)
         loss = None if labels is None else super().forward(*inputs, labels, label_smoothing, reduction)
         return CausalLMOutputWithPast(loss=loss, logits=super().forward(*inputs))
 
     def _complete(self, *given) -> tuple[Tensor, ...]:
-        """Inputs of the network; tensors that are whole already go through as they are."""
-        if all(isinstance(value, Tensor) for value in given) and given[1].ndim == 2 and given[2].ndim == 3:
-            return given
+        """Inputs of `network`."""
         inputs = complete(self._text_side(), *given)
+        check_ids(inputs.input_ids, self.config.vocab_size, "input_ids")
         names = ("input_ids", "attention_mask", "position_ids", "prefix_length")
         return tuple(paddle.to_tensor(getattr(inputs, name)) for name in names)
 
@@ -134,18 +144,20 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
             num_return_sequences, 1] float32: of beams their score, else the mean log-probability of a text's tokens.
 
         Raises:
-            UsageError: an unknown option, named with the nearest one there is; a prompt without blank; more tokens than
-                the model has positions for.
+            UsageError: an unknown option, named with the nearest one there is; a prompt without blank; ids outside the
+                vocabulary; more tokens than the model has positions for.
             GLMError: logits that are no numbers.
         """
         if isinstance(input_ids, Prompt):
             return self.generate_batch(input_ids, generation_config, stopping_criteria)
         if input_ids is None:
             raise UsageError("generate needs input_ids: what the tokenizer gives of a prompt")
+        _check_objects(generation_config, stopping_criteria, streamer)
         text, file = self._text_side(), self._generation_file()
         call = read_options(options, file, text.gnmt_length, generation_config)
         stop = self._stop(text, file, call, stopping_criteria)
         inputs = _with_blanks(text, complete(text, input_ids, attention_mask, position_ids, prefix_length))
+        check_ids(inputs.input_ids, self.config.vocab_size, "input_ids")
         self._check_room(inputs, text, call.config)
         repeat = call.returned if call.config.num_beams == 1 else 1
         prompt = _prompt(_repeated(inputs, repeat), text, stop.pad_token_id)
@@ -196,7 +208,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
 
     def _stop(self, text: TextSide, file: GenerationFile, call: CallOptions, given: StopTokens | None) -> StopTokens:
         """The call's tokens, else generation_config.json's, else the model's."""
-        if given is not None:
+        if given:
             return given
         ends = call.eos_token_ids
         if ends is None:
@@ -220,11 +232,30 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
             )
 
 
-def _labels(labels, loss_mask) -> Tensor | None:
+def _whole(given: Sequence[Any]) -> bool:
+    """Whether these are tensors of all four inputs, for the network as they are."""
+    return all(isinstance(value, Tensor) for value in given) and given[1].ndim == 2 and given[2].ndim == 3
+
+
+def _check_objects(config: Any, stop: Any, streamer: Any) -> None:
+    if not isinstance(config, (GenerationConfig, type(None))):
+        raise UsageError(
+            f"generation_config is a {type(config).__name__}, and must be a glm.GenerationConfig: pass its entries as "
+            "options of the call (**entries)"
+        )
+    if stop and not isinstance(stop, StopTokens):
+        raise UsageError("stopping_criteria are not implemented: eos_token_id takes the ids that end a text")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise UsageError(f"streamer is a {type(streamer).__name__}, and must have put and end, as glm.TextStreamer has")
+
+
+def _labels(labels, loss_mask, ids_BT: Tensor) -> Tensor | None:
     if labels is None:
         return None
     labels = labels if isinstance(labels, Tensor) else paddle.to_tensor(as_array(labels, "labels"))
     labels = labels.unsqueeze(0) if labels.ndim == 1 else labels
+    if labels.shape != ids_BT.shape:
+        raise UsageError(f"labels have the shape {list(labels.shape)}, and input_ids {list(ids_BT.shape)}")
     if loss_mask is None:
         return labels
     trained = paddle.to_tensor(as_array(loss_mask, "loss_mask")).reshape(labels.shape) != 0

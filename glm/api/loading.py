@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,19 +14,53 @@ from glm.config.config_json import refuse_adapter
 from glm.config.fields import PlainConfig
 from glm.config.hub import download_model
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
-from glm.encoding.encoder import Encoder, open_encoder
-from glm.errors import GLMError
+from glm.encoding.encoder import Encoder, encoder_of, open_encoder
+from glm.errors import GLMError, UsageError
+from glm.generation.config_json import GenerationFile
+from glm.tokenizers import GLMTokenizer
+from glm.tokenizers.calls import TokenizerCalls
 
 AdapterPaths = str | Path | Sequence[str | Path] | None  # a directory or several
 
 
-def load_encoder(name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Encoder:
-    """The text side of a model directory or of a preset; arguments and errors of `open_encoder`.
+def load_encoder(
+    name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), tokenizer: Any = None, **options
+) -> Encoder:
+    """The text side of a model directory or of a preset; other arguments and errors of `open_encoder`.
+
+    Args:
+        tokenizer: instead of the directory's: a tokenizer, or the name of its directory or preset.
 
     Raises:
         GLMError: also for an unknown name.
     """
-    return open_encoder(_text_directory(str(name_or_path)), lengths, **options)
+    directory = _text_directory(str(name_or_path))
+    if tokenizer is None:
+        return open_encoder(directory, lengths, **options)
+    return encoder_of(load_tokenizer(tokenizer), GenerationFile.read(directory), lengths, **options)
+
+
+def check_family(encoder: Encoder, config: Any) -> None:
+    """Raises UsageError for the tokenizer of a model that counts its tokens in another way."""
+    from glm.model.positions import POSITIONS
+
+    given, wanted = len(encoder.positions.step), POSITIONS[config.position_type].position_rows
+    if given != wanted:
+        raise UsageError(
+            f"the tokenizer is that of a {encoder.tokenizer.kind} model, with {given} positions a token, and this "
+            f"model has {wanted}: take the model's own"
+        )
+
+
+def load_tokenizer(tokenizer: Any):
+    """A tokenizer as it is, or of a directory or preset. Raises UsageError for something else."""
+    if isinstance(tokenizer, (str, Path)):
+        return GLMTokenizer.from_pretrained(tokenizer)
+    if not isinstance(tokenizer, TokenizerCalls):
+        raise UsageError(
+            f"tokenizer is a {type(tokenizer).__name__}: give one of glm.AutoTokenizer, or its directory or preset"
+        )
+    return tokenizer
 
 
 def _text_directory(name_or_path: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 
 from glm.api.causal_lm import GLMForCausalLM
 from glm.api.model_inputs import as_array
+from glm.api.options import check_names
 from glm.checkpoint.file_names import WEIGHT_FILES
 from glm.device.choice import choose_device
 from glm.errors import GLMError, UsageError
@@ -35,12 +36,16 @@ class GLMChatModel(GLMForCausalLM):
         """
         if input_ids is None or not hasattr(input_ids, "__len__"):
             return super().generate(input_ids, generation_config, stopping_criteria, streamer, **options)
+        if options.pop("trunc_input", False):
+            raise UsageError("trunc_input True: the arrays of a GLMChatModel have the prompt in front")
         ids_BT = np.atleast_2d(as_array(input_ids, "input_ids"))
         ids, _ = super().generate(
             ids_BT, generation_config, stopping_criteria, streamer, **self._new_tokens(ids_BT.shape[1], options)
         )
-        text = self._text_side()
-        ends = as_array(options.get("eos_token_id") or text.stop_token_ids, "eos_token_id").ravel()
+        ends = options.get("eos_token_id")
+        if ends is None:
+            ends = self._generation_file().eos_token_ids or self._text_side().stop_token_ids
+        ends = as_array(ends, "eos_token_id").ravel()
         count = len(ids) // len(ids_BT)
         return [
             np.concatenate([ids_BT[number // count], _until(row, ends)]).astype("int32")
@@ -52,7 +57,8 @@ class GLMChatModel(GLMForCausalLM):
         total = options.pop("max_length", None)
         if options.get("max_new_tokens") is not None:
             return options
-        longest = total or self.config.max_decode_length
+        check_names({} if total is None else {"max_length": total})
+        longest = self.config.max_decode_length if total is None else total
         if longest <= width:
             raise UsageError(f"max_length {longest} has no room for an answer to a prompt of {width} tokens")
         return options | {"max_new_tokens": longest - width}

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from glm.api import pipelines
-from glm.api.loading import AdapterPaths
+from glm.api.auto import dtype_name
+from glm.api.loading import AdapterPaths, check_family, load_tokenizer
 from glm.api.predictor import Predictor
 from glm.encoding.encoder import encoder_of
 from glm.errors import UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.inference.generator import TextGenerator
 from glm.inference.model_generator import ModelGenerator
+from glm.model.network import GLMForCausalLM
 
 TASK = "text-generation"
 MINDFORMERS_TASK = "text_generation"
@@ -23,7 +25,7 @@ class TextGenerationPipeline(pipelines.TextGenerationPipeline):
 
     Args:
         model: a `GLMForCausalLM`, or a `TextGenerator`, which has its tokenizer with it.
-        tokenizer: of the model.
+        tokenizer: of the model, or its directory or preset.
         batch_size: prompts that are generated together.
         options: defaults of the calls'; max_length counts the prompt, as in MindFormers.
 
@@ -55,10 +57,12 @@ def pipeline(
     tokenizer: Any = None,
     *,
     lora_path: AdapterPaths = None,
-    dtype: str | None = None,
+    dtype: Any = None,
+    torch_dtype: Any = None,
     device: str | None = None,
     batch_size: int = 8,
     plain: bool = False,
+    trust_remote_code: bool = False,
     **options,
 ) -> pipelines.TextGenerationPipeline:
     """A pipeline, as in Hugging Face's and MindFormers' libraries.
@@ -67,10 +71,11 @@ def pipeline(
         task: "text-generation" answers as Hugging Face's does: [{"generated_text": answer}], a dictionary a prompt;
             "text_generation" as MindFormers': [{"text_generation_text": [prompt and answer, …]}].
         model: directory of a model, or a preset; or a loaded model, with its tokenizer.
-        tokenizer: of a loaded model; or another directory or preset for the tokenizer of one that is named.
+        tokenizer: of a loaded model, or instead of the one in a model's directory; or its directory or preset.
         lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
-        dtype, device: the model's own, and the best one present, if not given.
+        dtype, device: the model's own, and the best one present, if not given; torch_dtype is another name of dtype.
         plain: texts are continued as they are, without a chat template.
+        trust_remote_code: changes nothing.
         options: defaults of the calls.
 
     Example:
@@ -86,10 +91,17 @@ def pipeline(
         raise UsageError(f"unknown task '{task}'; the one there is: {TASK}, or in MindFormers' way {MINDFORMERS_TASK}")
     if model is None:
         raise UsageError("pipeline needs model=, the directory of a model or a preset")
+    pipelines.check_defaults(batch_size, options)
+    if not isinstance(device, (str, type(None))):
+        raise UsageError(f"device is {device!r}, and must be a name such as cpu or gpu:0")
+    dtype = dtype_name(torch_dtype if dtype is None else dtype)
+    named = {"lora_path": lora_path, "dtype": dtype, "device": device}
     if isinstance(model, (str, Path)):
-        generator = Predictor.load(str(model), lora_path, dtype=dtype, device=device, plain=plain)
-        if tokenizer is not None:
-            raise UsageError("tokenizer goes with a loaded model; a directory has its own")
+        generator = Predictor.load(str(model), **named, plain=plain, tokenizer=tokenizer)
+    elif given := [name for name, value in named.items() if value is not None]:
+        raise UsageError(f"{given[0]} goes with the name of a model, and this model is loaded already")
+    elif isinstance(model, TextGenerator):
+        generator = model
     elif tokenizer is None:
         raise UsageError(
             f"model is a {type(model).__name__}: give a directory or a name; a loaded model has model.chat, or give "
@@ -105,8 +117,11 @@ def _generator(model: Any, tokenizer: Any, **options) -> TextGenerator:
         return model
     if tokenizer is None:
         raise UsageError("TextGenerationPipeline needs the model's tokenizer: AutoTokenizer.from_pretrained gives it")
-    directory = getattr(model, "source_directory", None)
-    encoder = encoder_of(tokenizer, GenerationFile.read(directory) if directory else NO_FILE, **options)
+    if not isinstance(model, GLMForCausalLM):
+        raise UsageError(f"model is a {type(model).__name__}: glm.AutoModel.from_pretrained loads one")
+    directory = model.source_directory
+    encoder = encoder_of(load_tokenizer(tokenizer), GenerationFile.read(directory) if directory else NO_FILE, **options)
+    check_family(encoder, model.config)
     encoder.check_fits(model.config.vocab_size, model.config.max_position)
     model.eval()
     return ModelGenerator(model, encoder)

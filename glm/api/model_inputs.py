@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, P position rows a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,27 @@ _UNKNOWN = (
 )
 
 
+# What the libraries' `forward` has besides, and what it must be: the value at which it does nothing.
+_UNUSED = {
+    "cache": None,
+    "cache_position": None,
+    "inputs_embeds": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "past_key_values": None,
+    "use_cache": False,
+}
+
+
+def check_unused(others: Mapping[str, Any]) -> None:
+    """Raises UsageError for an input that a model does not have, and for one that is not implemented."""
+    for name, value in others.items():
+        if name not in _UNUSED:
+            raise UsageError(f"a model's call has no input '{name}': see help(glm.GLMForCausalLM.forward)")
+        if value is not None and value is not _UNUSED[name]:
+            raise UsageError(f"{name} is not implemented: leave it out (model.generate has a cache of its own)")
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Inputs of `GLMNetwork.forward`: int64 arrays."""
@@ -31,6 +53,8 @@ class Inputs:
 
 def as_array(value: Any, name: str) -> np.ndarray:
     """Ids, a mask or positions in whatever form, as int64; a list of lists must be one of equal rows."""
+    if isinstance(value, Mapping):
+        raise UsageError(f"{name} is a {type(value).__name__}: unpack it, as model(**inputs) does")
     value = value.numpy() if hasattr(value, "numpy") else value
     try:
         array = np.asarray(value)
@@ -39,6 +63,13 @@ def as_array(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "iubf" or (array.dtype.kind == "f" and not np.array_equal(array, array.astype("int64"))):
         raise UsageError(f"{name} holds {array.dtype} values, and must hold whole numbers")
     return array.astype("int64")
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, name: str, negative: bool = False) -> None:
+    """Raises UsageError for ids outside a vocabulary; `negative` ones may be allowed: those of labels."""
+    wrong = ids[(ids >= vocab_size) | ((ids < 0) & (not negative))]
+    if wrong.size:
+        raise UsageError(f"{name}: {wrong[0]} is none of the model's tokens, which are 0 to {vocab_size - 1}")
 
 
 def complete(text: TextSide, input_ids, attention_mask=None, position_ids=None, prefix_length=None) -> Inputs:

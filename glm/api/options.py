@@ -96,11 +96,11 @@ def read_options(
         chosen["min_length"] = min(chosen.get("min_length", 0), chosen["max_length"])
     config = GenerationConfig(**chosen)
     file.refuse_unsupported(config)
-    eos = given.get("eos_token_id")
+    eos, pad = given.get("eos_token_id"), given.get("pad_token_id")
     return CallOptions(
         config,
         None if eos is None else _ids(eos, "eos_token_id"),
-        given.get("pad_token_id"),
+        None if pad is None else int(_ids(pad, "pad_token_id", 1)[0]),
         _returned(given.get("num_return_sequences", 1), config),
         bool(given.get("trunc_input", True)),
     )
@@ -151,8 +151,10 @@ def _returned(count: int, config: GenerationConfig) -> int:
     return int(count)
 
 
-def _ids(value: int | Sequence[int], name: str) -> tuple[int, ...]:
-    ids = tuple(value) if isinstance(value, (list, tuple, np.ndarray)) else (value,)
-    if not all(isinstance(index, Integral) for index in ids):
-        raise UsageError(f"{name} is {value!r:.80}, and must be a token id or several")
+def _ids(value: int | Sequence[int], name: str, most: int | None = None) -> tuple[int, ...]:
+    """Ids of one, a list, an array or a tensor."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    ids = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not all(isinstance(index, Integral) for index in ids) or (most and len(ids) != most):
+        raise UsageError(f"{name} is {value!r:.80}, and must be a token id{'' if most else ' or several'}")
     return tuple(map(int, ids))

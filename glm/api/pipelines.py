@@ -25,9 +25,7 @@ class TextGenerationPipeline:
     """
 
     def __init__(self, predictor: TextGenerator, batch_size: int = 8, **options):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size!r}, and must be at least 1")
-        check_options(options)
+        check_defaults(batch_size, options)
         self.predictor, self.batch_size, self.options = predictor, batch_size, options
 
     def __call__(self, prompts: Prompts, **options) -> list[dict[str, str]]:
@@ -61,6 +59,13 @@ class TextGenerationPipeline:
         if not isinstance(encoder, ChatEncoder):
             raise UsageError("a GLM (2021) model holds no conversations: pass a text")
         return encoder.messages_prompt(prompt)
+
+
+def check_defaults(batch_size: int, options: Mapping[str, Any]) -> None:
+    """Raises UsageError for what a pipeline cannot be made with; a model need not be loaded for it."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size!r}, and must be at least 1")
+    check_options(options)
 
 
 def _listed(prompts: Prompts) -> list[str | Sequence[Message]]:

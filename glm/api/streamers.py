@@ -12,11 +12,14 @@ class TextStreamer:
 
     Args:
         tokenizer: of the model.
+        skip_prompt, skip_special_tokens: True, as in both libraries: `generate` gives new tokens alone.
 
     Subclasses take the pieces elsewhere: `on_finalized_text(piece, stream_end)`.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, skip_prompt: bool = True, skip_special_tokens: bool = True):
+        if not skip_prompt or not skip_special_tokens:
+            raise UsageError("a TextStreamer shows neither the prompt nor special tokens: leave these options out")
         self._decoder = StreamDecoder(tokenizer)
 
     def put(self, value) -> None:

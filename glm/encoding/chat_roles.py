@@ -260,7 +260,7 @@ def _render(
     tokenizer: Tokenizer, messages: list[Message], tools: Tools | None, add_generation_prompt: bool = False
 ) -> str:
     """The template's text; special tokens that users spelt are marked, and `encode` takes them for text."""
-    template = tokenizer.chat_template(bool(tools), default=ROLE_TEMPLATE)
+    template = tokenizer.template_for(bool(tools), default=ROLE_TEMPLATE)
     plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     plain, tools = _place_tools(template, plain, tools)
     return tokenizer.marked_chat(template, plain, tools, add_generation_prompt)

@@ -18,9 +18,10 @@ from glm.tokenizers.chat_template import ChatTemplate
 from glm.tokenizers.kept_files import KeptFiles
 from glm.tokenizers.source import tokenizer_directory
 from glm.tokenizers.special_tokens import ROLES, RoleTokens, content_of
+from glm.tokenizers.vocabulary_queries import VocabularyQueries
 
 
-class Tokenizer(RoleTokens, ChatCalls, TokenizerCalls):
+class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
     """Pieces of a vocabulary, added tokens that are never cut, and the files both came from.
 
     Class attributes, which make a generation:
@@ -188,6 +189,11 @@ class Tokenizer(RoleTokens, ChatCalls, TokenizerCalls):
     def _role_id(self, role: str) -> int | None:
         """None for `unk_token` of vocabularies of bytes, to which no text is unknown."""
         return self.added_tokens.get(self._role_text(role))
+
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        """What tokenizer_config.json names beside the roles."""
+        return [content_of(entry) for entry in self.config.get("additional_special_tokens") or ()]
 
     @property
     def all_special_ids(self) -> list[int]:

@@ -13,8 +13,9 @@ import numpy as np
 from glm.errors import UsageError
 
 Row = Mapping[str, np.ndarray]
-# What stands on padding; ids get the tokenizer's padding token.
+# What stands on padding; ids get the tokenizer's padding token, and other fields are left as they are.
 _FILL = {"attention_mask": 0, "position_ids": 0, "token_type_ids": 0, "special_tokens_mask": 1}
+PADDED = ("input_ids", *_FILL)
 _PADDING = {True: "longest", False: "do_not_pad", None: "do_not_pad", "no": "do_not_pad"}
 _PADDINGS = ("longest", "max_length", "do_not_pad")
 _TENSORS = ("np", "pd")
@@ -28,6 +29,15 @@ class BatchEncoding(dict):
             return self[name]
         except KeyError:
             raise AttributeError(f"this encoding has no {name}, only {', '.join(self)}") from None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The entries as a plain dictionary."""
+        return dict(self)
+
+    def to(self, device: str) -> BatchEncoding:
+        """The same with its Paddle tensors on `device`."""
+        return BatchEncoding({k: v.to(device) if hasattr(v, "to") else v for k, v in self.items()})
 
     def convert_to_tensors(self, tensor_type: str | None) -> BatchEncoding:
         """The same with numpy arrays ("np") or Paddle tensors ("pd"), int64; None gives it back.
@@ -69,21 +79,25 @@ def pad_rows(
     width = max(len(row["input_ids"]) for row in rows) if width is None else width
     if multiple:
         width = -(-width // multiple) * multiple
-    return [{name: _padded(value, name, width, pad_token_id, side) for name, value in row.items()} for row in rows]
+    fill = {"input_ids": pad_token_id, **_FILL}
+    return [
+        {name: _padded(value, name, width, fill[name], side) if name in fill else value for name, value in row.items()}
+        for row in rows
+    ]
 
 
-def _padded(value: np.ndarray, name: str, width: int, pad_token_id: int, side: str) -> np.ndarray:
+def _padded(value: np.ndarray, name: str, width: int, fill: int, side: str) -> np.ndarray:
     missing = max(0, width - value.shape[-1])
     amount = (missing, 0) if side == "left" else (0, missing)
     axes = 2 if name == "attention_mask" and value.ndim > 1 else 1
     pads = [(0, 0)] * (value.ndim - axes) + [amount] * axes
-    return np.pad(value, pads, constant_values=_FILL.get(name, pad_token_id))
+    return np.pad(value, pads, constant_values=fill)
 
 
 def collated(rows: Sequence[Row], batched: bool, return_tensors: str | None) -> BatchEncoding:
     """Rows as one encoding: lists, or arrays with an axis of rows; one row on its own where it is no batch."""
     names = rows[0].keys() if rows else ("input_ids",)
-    encoding = BatchEncoding({name: [row[name].tolist() for row in rows] for name in names})
+    encoding = BatchEncoding({name: [as_plain(row[name]) for row in rows] for name in names})
     if return_tensors is None and not batched:
         return BatchEncoding({name: values[0] for name, values in encoding.items()})
     return encoding.convert_to_tensors(return_tensors)
@@ -93,7 +107,9 @@ def _tensor(rows: Any, tensor_type: str, name: str) -> Any:
     check_tensors(tensor_type)
     try:
         array = np.array(rows, dtype="int64")
-    except ValueError:
+    except (TypeError, ValueError):
+        if not all(isinstance(row, list) for row in rows):
+            raise UsageError(f"{name} holds {rows!r:.60}, which makes no array of whole numbers") from None
         lengths = sorted({len(row) for row in rows})
         raise UsageError(f"{name}: rows of {lengths[0]} to {lengths[-1]} make no array: pass padding=True") from None
     if tensor_type == "np":
@@ -103,8 +119,18 @@ def _tensor(rows: Any, tensor_type: str, name: str) -> Any:
     return paddle.to_tensor(array)
 
 
+def as_plain(value: Any) -> Any:
+    """Arrays and tensors as lists; other values as they are."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def as_lists(values: Any) -> Any:
-    """Ids of any kind, numpy arrays and Paddle tensors among them, as (lists of) whole numbers."""
+    """Ids of any kind, numpy arrays and Paddle tensors among them, as (lists of) whole numbers.
+
+    Raises UsageError for a text.
+    """
+    if isinstance(values, (str, bytes)):
+        raise UsageError(f"token ids are whole numbers, and {values!r:.40} is a text")
     if hasattr(values, "tolist"):
         return values.tolist()
     if isinstance(values, (list, tuple)):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
 
 from glm.errors import UsageError
 from glm.tokenizers.batch_encoding import (
+    PADDED,
     BatchEncoding,
     Row,
     as_lists,
+    as_plain,
     check_tensors,
     collated,
     pad_rows,
@@ -20,6 +24,7 @@ from glm.tokenizers.batch_encoding import (
 )
 
 Pair = tuple[str, str | None]
+Framed = tuple[list[int], list[int]]  # ids and token types of a row
 _TRUNCATIONS = {
     True: "longest_first",
     False: None,
@@ -29,6 +34,17 @@ _TRUNCATIONS = {
     "only_first": "only_first",
     "only_second": "only_second",
 }
+# What the libraries have beside a call's arguments, and what it must be: the value at which it does nothing.
+_NEUTRAL = {
+    "is_split_into_words": False,
+    "return_length": False,
+    "return_offsets_mapping": False,
+    "return_overflowing_tokens": False,
+    "return_special_tokens_mask": False,
+    "text_pair_target": None,
+    "text_target": None,
+}
+_WITHOUT_EFFECT = ("stride", "verbose")
 # Longer than any text: what files say whose model sets no limit.
 _NO_LIMIT = 10**9
 # English punctuation that Hugging Face's clean-up moves to the word before it.
@@ -41,12 +57,14 @@ class TokenizerCalls(ABC):
     Class attributes:
         padding_side, truncation_side: where a batch is filled up, and where a long text is cut.
         model_input_names: what a call gives.
+        pad_adds: what `pad` makes where an encoding lacks it.
         decode_skips: whether `decode` leaves special tokens out if nobody says.
     """
 
     padding_side: str = "right"
     truncation_side: str = "right"
     model_input_names: Sequence[str] = ("input_ids", "attention_mask")
+    pad_adds: ClassVar[Sequence[str]] = ("attention_mask", "position_ids")
     decode_skips: ClassVar[bool] = False
     model_max_length: int = _NO_LIMIT
 
@@ -82,6 +100,7 @@ class TokenizerCalls(ABC):
         return_position_ids: bool | None = None,
         return_token_type_ids: bool | None = None,
         split_special_tokens: bool = False,
+        **others,
     ) -> BatchEncoding:
         """Ids of a text, of a pair, or of a list of either, and what the model needs with them.
 
@@ -97,19 +116,21 @@ class TokenizerCalls(ABC):
             return_attention_mask, return_position_ids, return_token_type_ids: what else is wanted; what the family's
                 own tokenizer gives unless said.
             split_special_tokens: special tokens that a text spells are text.
+            others: options of the libraries that are not implemented, at the value at which they do nothing.
 
         Returns:
             input_ids [B, T]; attention_mask [B, T], 1 for real tokens ([B, 1, T, T], 1 = visible, of ChatGLM-6B);
             position_ids of the families whose tokenizer gives them: [B, T], of ChatGLM-6B [B, 2, T].
 
         Raises:
-            UsageError: something else than texts, or a value that an option does not have.
+            UsageError: something else than texts, an option that there is not, or a value that one does not have.
         """
         check_tensors(return_tensors)
+        _check_others(others)
         pairs, batched = _pairs(text, text_pair)
         strategy, cut = padding_strategy(padding), self._cut_of(truncation, max_length, padding)
         limit = max_length if max_length is not None else self.model_max_length
-        ids = [
+        rows = [
             self._row_ids(pair, add_special_tokens, cut, None if limit >= _NO_LIMIT else limit, split_special_tokens)
             for pair in pairs
         ]
@@ -119,7 +140,7 @@ class TokenizerCalls(ABC):
             "token_type_ids": return_token_type_ids,
         }
         options = (strategy, max_length, pad_to_multiple_of, padding_side)
-        return self._batch(ids, batched, wanted, options, return_tensors)
+        return self._batch(rows, batched, wanted, options, return_tensors)
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **options) -> list[int]:
         """The `input_ids` of a call; arguments as there."""
@@ -167,29 +188,41 @@ class TokenizerCalls(ABC):
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
         padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
     ) -> BatchEncoding:
-        """A batch of encodings (a list of them, or one that holds lists) filled up to one length."""
+        """A batch of encodings (a list of them, or one that holds lists) filled up to one length.
+
+        Masks and positions are made where they are missing, unless return_attention_mask is False. Fields that no call
+        gives, such as labels, are left as they are.
+        """
         check_tensors(return_tensors)
-        if isinstance(encoded_inputs, dict):
-            batched = bool(encoded_inputs["input_ids"]) and isinstance(as_lists(encoded_inputs["input_ids"])[0], list)
-            columns = {name: as_lists(v) if batched else [as_lists(v)] for name, v in encoded_inputs.items()}
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        else:
-            batched, rows = True, [dict(row) for row in encoded_inputs]
-        arrays = [{name: np.array(as_lists(value), dtype="int64") for name, value in row.items()} for row in rows]
-        wanted = padding_strategy(padding), max_length, pad_to_multiple_of, padding_side
-        return collated(self._padded(arrays, *wanted), batched, return_tensors)
+        strategy, (rows, batched) = padding_strategy(padding), _rows(encoded_inputs)
+        makers = {"attention_mask": self._attention_mask, "position_ids": self._position_ids}
+        missing = [name for name in self.pad_adds if name in self.model_input_names and strategy != "do_not_pad"]
+        for row in rows if return_attention_mask is not False else ():
+            row.update({n: np.array(makers[n](row["input_ids"].tolist())) for n in missing if n not in row})
+        wanted = strategy, max_length, pad_to_multiple_of, padding_side
+        return collated(self._padded(rows, *wanted), batched, return_tensors)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many tokens a call puts around a text, or around two."""
         return len(self.build_inputs_with_special_tokens([], [] if pair else None))
 
-    def _row_ids(self, pair: Pair, frame: bool, cut: str | None, limit: int | None, split: bool) -> list[int]:
+    def create_token_type_ids_from_sequences(self, token_ids_0: list[int], token_ids_1: list[int] | None = None):
+        """0 for each token of a framed text, 1 for what a second one adds."""
+        first = len(self.build_inputs_with_special_tokens(token_ids_0))
+        both = first if token_ids_1 is None else len(self.build_inputs_with_special_tokens(token_ids_0, token_ids_1))
+        return [0] * first + [1] * (both - first)
+
+    def _row_ids(self, pair: Pair, frame: bool, cut: str | None, limit: int | None, split: bool) -> Framed:
+        """Ids of a text or a pair, and their token types."""
         parts = [self.text_ids(text, split) for text in pair if text is not None]
         if cut and limit is not None:
             room = limit - (self.num_special_tokens_to_add(len(parts) > 1) if frame else 0)
             parts = self._cut(parts, max(0, room), cut)
-        return self.build_inputs_with_special_tokens(*parts) if frame else [i for part in parts for i in part]
+        if frame:
+            return self.build_inputs_with_special_tokens(*parts), self.create_token_type_ids_from_sequences(*parts)
+        return [i for part in parts for i in part], [kind for kind, part in enumerate(parts) for _ in part]
 
     @staticmethod
     def _cut_of(truncation: bool | str | None, max_length: int | None, padding: bool | str) -> str | None:
@@ -215,8 +248,9 @@ class TokenizerCalls(ABC):
             parts[place] = parts[place][len(parts[place]) - size :] if left else parts[place][:size]
         return parts
 
-    def _batch(self, ids: list[list[int]], batched: bool, wanted, options, return_tensors) -> BatchEncoding:
-        rows = [self._row(row, wanted, options[0] != "do_not_pad" or options[1] is not None) for row in ids]
+    def _batch(self, framed: list[Framed], batched: bool, wanted, options, return_tensors) -> BatchEncoding:
+        bounded = options[0] != "do_not_pad" or options[1] is not None
+        rows = [self._row(ids, types, wanted, bounded) for ids, types in framed]
         return collated(self._padded(rows, *options), batched, return_tensors)
 
     def _padded(self, rows: list[Row], strategy: str, max_length, multiple, side: str | None) -> list[Row]:
@@ -227,7 +261,7 @@ class TokenizerCalls(ABC):
             width = self.model_max_length if self.model_max_length < _NO_LIMIT else None
         return pad_rows(rows, width, self.pad_token_id, side or self.padding_side, multiple)
 
-    def _row(self, ids: list[int], wanted: dict[str, bool | None], bounded: bool) -> dict[str, np.ndarray]:
+    def _row(self, ids: list[int], types: list[int], wanted: dict[str, bool | None], bounded: bool) -> Row:
         """A row's fields: those the family's own tokenizer gives, and those that were asked for.
 
         Args:
@@ -237,7 +271,7 @@ class TokenizerCalls(ABC):
         made = {
             "position_ids": self._position_ids,
             "attention_mask": self._attention_mask,
-            "token_type_ids": lambda ids: [0] * len(ids),
+            "token_type_ids": lambda _: types,
         }
         row = {"input_ids": ids} | {name: make(ids) for name, make in made.items() if given[name]}
         return {name: np.array(value, dtype="int64") for name, value in row.items()}
@@ -252,6 +286,7 @@ class TokenizerCalls(ABC):
         return list(range(len(ids)))
 
 
+_OPTIONS = list(signature(TokenizerCalls.__call__).parameters)[1:-1]
 _PLACES = {"only_first": 0, "only_second": 1}
 
 
@@ -273,6 +308,29 @@ def _pairs(text, text_pair) -> tuple[list[Pair], bool]:
         if not isinstance(row[0], str) or not isinstance(row[1], (str, type(None))):
             raise UsageError(f"a row of the batch is {row[0]!r:.60}: give a text or a pair of texts")
     return rows, True
+
+
+def _rows(encodings) -> tuple[list[dict[str, Any]], bool]:
+    """A dictionary of fields for each row of one encoding or of several, and whether it is a batch."""
+    if isinstance(encodings, Mapping):
+        first = as_lists(encodings["input_ids"])
+        batched = bool(first) and isinstance(first[0], list)
+        columns = {name: as_plain(value) if batched else [as_plain(value)] for name, value in encodings.items()}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    else:
+        batched, rows = True, [dict(row) for row in encodings]
+    return [
+        {name: np.array(as_lists(v), dtype="int64") if name in PADDED else v for name, v in row.items()} for row in rows
+    ], batched
+
+
+def _check_others(others: Mapping[str, Any]) -> None:
+    for name, value in others.items():
+        if name in _NEUTRAL and value not in (_NEUTRAL[name], None):
+            raise UsageError(f"{name} {value!r:.40} is not implemented: leave it out")
+        if name not in _NEUTRAL and name not in _WITHOUT_EFFECT:
+            near = get_close_matches(name, _OPTIONS, 1)
+            raise UsageError(f"a tokenizer's call has no option '{name}'{f': did you mean {near[0]}?' if near else ''}")
 
 
 def _pair(row) -> Pair:

@@ -57,12 +57,13 @@ class ChatTemplate:
     """One template, compiled; `ChatTemplate.of` compiles each source once.
 
     Args:
-        source: Jinja text.
+        source: Jinja text; an attribute as well.
 
     Raises GLMError for a syntax error.
     """
 
     def __init__(self, source: str):
+        self.source = source
         try:
             self._template = _environment().from_string(source)
             self.variables = meta.find_undeclared_variables(_environment().parse(source))
@@ -73,6 +74,10 @@ class ChatTemplate:
     @lru_cache(maxsize=32)
     def of(cls, source: str) -> ChatTemplate:
         return cls(source)
+
+    def __reduce__(self):
+        """Copies and pickles carry the source: compiled templates cannot be pickled."""
+        return ChatTemplate.of, (self.source,)
 
     def render(
         self,

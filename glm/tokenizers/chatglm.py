@@ -29,6 +29,8 @@ ROUND_TEMPLATE = (
     "{% if message.role != ('user', 'assistant')[loop.index0 % 2] %}"
     "{{ raise_exception('message ' ~ loop.index ~ ' is the ' ~ message.role ~ \"'s; user and assistant take turns in "
     'this model") }}{% endif %}'
+    "{% if message.content is not string %}"
+    "{{ raise_exception('the content of message ' ~ loop.index ~ ' is not a text: give it as one') }}{% endif %}"
     "{% if message.role == 'assistant' %}{{ message.content }}{% if not loop.last %}{{ '\\n' }}{% endif %}"
     "{% elif messages | length == 1 %}{{ message.content }}"
     "{% else %}[Round {{ loop.index0 // 2 }}]{{ '\\n' }}问：{{ message.content }}{{ '\\n' }}答：{% endif %}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
@@ -91,6 +92,10 @@ class GLM4Tokenizer(_GLM4):
     def _piece_id(self, piece: str) -> int | None:
         return self._ranks.get(piece.encode("utf-8", "surrogatepass"))
 
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The tokens as one text; they are texts already."""
+        return "".join(tokens)
+
     def _piece(self, index: int) -> str:
         """The piece's text; U+FFFD where it is a part of a character."""
         return self._decode_run([index])
@@ -137,6 +142,16 @@ class GLM4JsonTokenizer(_GLM4):
         texts = [token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1]
         start, *rest = self._frames[len(texts) - 1]
         return [*start, *(index for pair in zip(texts, rest, strict=True) for ids in pair for index in ids)]
+
+    def _cut(self, parts: list[list[int]], room: int, cut: str) -> list[list[int]]:
+        """As the library does: two texts that are both too long get half the room each, the longer the odd token."""
+        if cut != "longest_first" or len(parts) < 2 or sum(map(len, parts)) <= room:
+            return super()._cut(parts, room, cut)
+        shorter = min(map(len, parts))
+        shorter = shorter if 2 * shorter <= room else room // 2
+        sizes = [room - shorter, shorter] if len(parts[0]) > len(parts[1]) else [shorter, room - shorter]
+        left = self.truncation_side == "left"
+        return [p[len(p) - size :] if left else p[:size] for p, size in zip(parts, sizes, strict=True)]
 
     def _check_config(self, added: dict[int, str]) -> None:
         for token in read_added_tokens(self._files.config):

@@ -23,6 +23,7 @@ from glm.tokenizers.blank import generation_inputs
 from glm.tokenizers.calls import TokenizerCalls
 from glm.tokenizers.source import tokenizer_directory
 from glm.tokenizers.special_tokens import RoleTokens, SpecialTokens, complete_added_tokens, read_added_tokens
+from glm.tokenizers.vocabulary_queries import VocabularyQueries
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ DEFAULT_SPECIAL_TOKENS: dict[str, Any] = {
 }
 
 
-class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
+class GLMChineseTokenizer(VocabularyQueries, RoleTokens, TokenizerCalls):
     """Sentencepiece vocabulary plus special tokens.
 
     Args:
@@ -60,6 +61,8 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
     vocabulary_file = "cog-pretrain.model"
     truncation_side = "left"
     model_input_names = ("input_ids", "position_ids", "attention_mask")
+    pad_adds = ("attention_mask",)
+    chat_template = None
 
     def __init__(
         self,
@@ -128,8 +131,20 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        # Surrogates (JSON's "\ud83d") have no UTF-8 form: pairs become their character, a lone one becomes U+FFFD.
-        return self._pieces.EncodeAsIds(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return self._pieces.EncodeAsIds(_whole_characters(text))
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """The tokens of a text; what the vocabulary lacks stands as it is written, as in PaddleNLP."""
+        tokens: list[str] = []
+        for part, is_special in self.special_tokens.split(text):
+            tokens += [part] if is_special else self._pieces.EncodeAsPieces(_whole_characters(part))
+        if add_special_tokens:
+            return [self.cls_token, *tokens, self.eos_token]
+        return tokens if pair is None else [*tokens, *self.tokenize(pair)]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of tokens as `tokenize` gives them."""
+        return self._pieces.DecodePieces(list(tokens))
 
     def build_inputs_with_special_tokens(self, token_ids_0, token_ids_1=None) -> list[int]:
         """[CLS] text <|endoftext|>; a second text is left out, as in PaddleNLP, with a warning."""
@@ -217,6 +232,15 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
         token = self._role_text(role)
         return None if token is None else self.convert_tokens_to_ids(token)
 
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        """Special tokens without a role."""
+        return self.special_tokens.additional
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return self.special_tokens.in_order
+
     def get_vocab(self) -> dict[str, int]:
         """Token -> id."""
         return {self._pieces.IdToPiece(i): i for i in range(self.piece_count)} | self.added_tokens
@@ -252,6 +276,11 @@ class GLMChineseTokenizer(RoleTokens, TokenizerCalls):
     def mask_token_ids(self) -> list[int]:
         """[MASK], [sMASK], [gMASK]: the first of them in a source marks the position a target answers for."""
         return [self.mask_token_id, self.smask_token_id, self.gmask_token_id]
+
+
+def _whole_characters(text: str) -> str:
+    """Surrogates (JSON's "\\ud83d") have no UTF-8 form: pairs become their character, a lone one becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _read(path: Path) -> bytes:

@@ -65,6 +65,15 @@ class KeptFiles:
         text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
         return KeptFiles({**self.contents, json_files.CONFIG_FILE: text.encode()}, config)
 
+    def with_template(self, source: str | None) -> KeptFiles:
+        """The same with one chat template, or with none."""
+        names = [name for name in self.contents if name == TEMPLATE_FILE or name.startswith(TEMPLATE_FOLDER)]
+        contents = {name: content for name, content in self.contents.items() if name not in names}
+        kept = KeptFiles(contents | ({TEMPLATE_FILE: source.encode()} if source else {}), self.config)
+        if "chat_template" not in self.config:
+            return kept
+        return kept.with_config({name: value for name, value in self.config.items() if name != "chat_template"})
+
     def chat_templates(self) -> dict[str, str]:
         """Template sources by name; the usual one is "default".
 

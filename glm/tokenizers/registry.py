@@ -58,4 +58,6 @@ class GLMTokenizer:
     def from_pretrained(name_or_path: str | Path) -> GLMChineseTokenizer | Tokenizer:
         """Raises GLMError, one line, where the directory or its vocabulary file is missing or damaged."""
         directory = tokenizer_directory(name_or_path)
-        return find_format(directory).load(directory)
+        tokenizer = find_format(directory).load(directory)
+        tokenizer.name_or_path = str(name_or_path)
+        return tokenizer

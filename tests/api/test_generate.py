@@ -181,6 +181,10 @@ def test_streamers(pair, capsys):
     capsys.readouterr()
     model.generate(**prompt, max_new_tokens=6, streamer=TextStreamer(tokenizer))
     assert capsys.readouterr().out == text + "\n"
+    model.generate(**prompt, max_new_tokens=6, streamer=TextStreamer(tokenizer, skip_prompt=True))
+    assert capsys.readouterr().out == text + "\n"
+    with pytest.raises(UsageError, match="a TextStreamer shows neither the prompt nor special tokens"):
+        TextStreamer(tokenizer, skip_special_tokens=False)
     theirs = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
     model.generate(**prompt, max_new_tokens=6, streamer=theirs)
     assert "".join(theirs) == text
@@ -214,8 +218,15 @@ def test_mindformers_chat_model(chat_models):
     assert found[0].dtype == np.int32
     assert model.generate(ids, max_new_tokens=5)[0].tolist() == found[0].tolist()
     end = found[0][5]
-    cut = model.generate(ids, max_length=9, eos_token_id=int(end))[0]
+    for form in (int(end), np.array([end]), paddle.to_tensor([int(end)])):
+        cut = model.generate(ids, max_length=9, eos_token_id=form)[0]
     assert cut.tolist() == found[0][: cut.shape[0]].tolist() and cut[-1] == end and cut.shape[0] < 9
+    assert model.generate(ids, max_length=9, trunc_input=False)[0].tolist() == found[0].tolist()
+    with pytest.raises(UsageError, match="trunc_input True: the arrays of a GLMChatModel have the prompt in front"):
+        model.generate(ids, max_length=9, trunc_input=True)
+    for length in ("9", True, 0):
+        with pytest.raises(UsageError, match=f"max_length (is )?{length!r}"):
+            model.generate(ids, max_length=length)
     with pytest.raises(UsageError, match="max_length 4 has no room for an answer to a prompt of 4 tokens"):
         model.generate(ids, max_length=4)
 
@@ -243,13 +254,22 @@ def test_mindformers_chat_model(chat_models):
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences 3 is above num_beams 2"),
         ({"eos_token_id": 10**6}, "token id 1000000 is none of the model's"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', and must be a token id or several"),
+        ({"pad_token_id": "a"}, "pad_token_id is 'a', and must be a token id$"),
+        ({"pad_token_id": [1, 2]}, r"pad_token_id is \[1, 2\], and must be a token id$"),
+        (
+            {"generation_config": {"num_beams": 2}},
+            "generation_config is a dict, and must be a glm.Gen",
+        ),
+        ({"stopping_criteria": ["x"]}, "stopping_criteria are not implemented: eos_token_id takes the ids that end"),
+        ({"streamer": 3}, "streamer is a int, and must have put and end, as glm.TextStreamer has"),
+        ({"input_ids": [5, 10**6]}, "input_ids: 1000000 is none of the model's tokens, which are 0 to"),
         ({"max_new_tokens": 1000}, "new ones need position .*, and the model ends at 512: ask for fewer"),
     ],
 )
 def test_what_is_refused(pair, options, message):
     model, tokenizer = pair
     with pytest.raises(UsageError, match=message):
-        model.generate(**tokenizer("你好", return_tensors="pd"), **options)
+        model.generate(**{**tokenizer("你好", return_tensors="pd"), "attention_mask": None, **options})
 
 
 def test_what_does_nothing_is_taken(pair):
@@ -259,6 +279,9 @@ def test_what_does_nothing_is_taken(pair):
     wanted = model.generate(**prompt, max_new_tokens=4)[0].tolist()
     assert model.generate(**prompt, max_new_tokens=4, **neutral)[0].tolist() == wanted
     assert model.generate(**prompt, max_length=4)[0].tolist() == wanted
+    assert model.generate(**prompt, max_length=4, stopping_criteria=[], generation_config=None)[0].tolist() == wanted
+    ends = [paddle.to_tensor([3, 5]), np.array([3, 5]), (3, 5), [3, 5]]
+    assert len({str(model.generate(**prompt, max_length=4, eos_token_id=end)[0].tolist()) for end in ends}) == 1
     assert model.generate(**prompt)[0].shape[1] <= 20
     with pytest.raises(UsageError, match="generate needs input_ids: what the tokenizer gives of a prompt"):
         model.generate()

@@ -150,6 +150,16 @@ def test_blanks_of_a_model_without_directory(tokenizer):
     assert relative_error(model(ids).numpy(), wanted) < BOUND
 
 
+def test_token_types_change_nothing():
+    model, tokenizer = chat_model("glm4"), tokenizer_of("glm4")
+    inputs = tokenizer("你好", "好", return_token_type_ids=True, return_tensors="pd")
+    assert (model(**inputs).numpy() == model(inputs.input_ids).numpy()).all()
+    neutral = {"use_cache": False, "past_key_values": None, "output_hidden_states": None}
+    assert (model(**inputs, **neutral).numpy() == model(inputs.input_ids).numpy()).all()
+    labels = [[-100] * (inputs.input_ids.shape[1] - 1) + [5]]
+    assert float(model(**inputs, labels=labels)) > 0
+
+
 def test_the_preset_knows_its_blanks():
     model, tokenizer = AutoModel.from_pretrained("glm-tiny-chinese"), AutoTokenizer.from_pretrained("glm-tiny-chinese")
     assert model(tokenizer("在[gMASK]").input_ids).shape == [1, 4, 384]
@@ -178,6 +188,14 @@ def test_the_preset_knows_its_blanks():
             "must be 1 where a token is",
         ),
         ({"input_ids": [[1, 2, 3]], "attention_mask": np.eye(3)[None]}, "must be 1 where a token is visible"),
+        ({"input_ids": [[1, 768]]}, "input_ids: 768 is none of the model's tokens, which are 0 to 767"),
+        ({"input_ids": [[-1, 2]]}, "input_ids: -1 is none of the model's tokens"),
+        ({"input_ids": {"input_ids": [[1]]}}, r"input_ids is a dict: unpack it, as model\(\*\*inputs\) does"),
+        ({"input_ids": [[1, 2]], "use_cache": True}, "use_cache is not implemented: leave it out"),
+        ({"input_ids": [[1, 2]], "past_key_values": [1]}, "past_key_values is not implemented: leave it out"),
+        ({"input_ids": [[1, 2]], "atention_mask": [[1, 1]]}, "a model's call has no input 'atention_mask'"),
+        ({"input_ids": [[1, 2]], "labels": [5]}, r"labels have the shape \[1, 1\], and input_ids \[1, 2\]"),
+        ({"input_ids": [[1, 2]], "labels": [[1, 768]]}, "labels: 768 is none of the model's tokens"),
     ],
 )
 def test_inputs_that_do_not_fit(given, message):

@@ -1,5 +1,7 @@
 """glm.pipeline: what it takes, what its options mean, and that it generates what prediction generates."""
 
+import shutil
+
 import numpy as np
 import pytest
 from tiny_chat import KINDS
@@ -103,6 +105,34 @@ def test_conversations(chat):
     assert texts(one) == [answer]
 
 
+def test_a_tokenizer_of_elsewhere(chat, chat_models, tmp_path):
+    """By its directory, its name or itself; what is wrong with it is said before the weights are read."""
+    source, wanted = chat_models["glm4"], chat("你好")
+    bare, text = tmp_path / "weights", tmp_path / "text"
+    shutil.copytree(source, bare, ignore=shutil.ignore_patterns("*token*", "*jinja*"))
+    tokenizer = glm.AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(text)
+    options = {"device": "cpu", "max_new_tokens": 10}
+    for given in (text, str(text), tokenizer):
+        assert glm.pipeline(model=bare, tokenizer=given, trust_remote_code=True, **options)("你好") == wanted
+    loaded = glm.AutoModel.from_pretrained(bare)
+    assert glm.pipeline(model=loaded, tokenizer=text, max_new_tokens=10)("你好") == wanted
+    assert glm.TextGenerationPipeline(loaded, str(text), max_new_tokens=10)("你好")[0].keys() == {
+        "text_generation_text"
+    }
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(GLMError, match="nowhere is not a directory, and no preset whose vocabulary is"):
+        glm.pipeline(model=bare, tokenizer="nowhere")
+    with pytest.raises(UsageError, match=r"tokenizer is a int: give one of glm\.AutoTokenizer, or its dire"):
+        glm.pipeline(model=bare, tokenizer=3)
+    with pytest.raises(UsageError, match="device is 0, and must be a name such as cpu or gpu:0"):
+        glm.pipeline(model=bare, tokenizer=text, device=0)
+    with pytest.raises(UsageError, match="the tokenizer is that of a chatglm model, with 2 positions a token"):
+        glm.TextGenerationPipeline(loaded, glm.AutoTokenizer.from_pretrained(chat_models["chatglm"]))
+    with pytest.raises(UsageError, match="unknown option 'beams'"):
+        glm.pipeline(model=bare, tokenizer=text, beams=2)
+
+
 def test_plain_texts_have_no_turns(chat, chat_models):
     plain = glm.pipeline(model=chat_models["glm4"], device="cpu", plain=True, max_new_tokens=10)
     assert plain("你好") != chat("你好")
@@ -166,6 +196,13 @@ def test_what_is_wrong_is_said(chat, chat_models):
         UsageError, match="model is a GLMForCausalLM: give a directory or a name; a loaded model has mo"
     ):
         glm.pipeline(model=chat.predictor.model)
+    model, tokenizer = chat.predictor.model, chat.predictor.encoder.tokenizer
+    with pytest.raises(UsageError, match="lora_path goes with the name of a model, and this model is loaded already"):
+        glm.pipeline(model=model, tokenizer=tokenizer, lora_path="adapter")
+    with pytest.raises(UsageError, match=r"model is a int: glm\.AutoModel\.from_pretrained loads one"):
+        glm.pipeline(model=3, tokenizer=tokenizer)
+    with pytest.raises(UsageError, match=r"model is a str: glm\.AutoModel\.from_pretrained loads one"):
+        glm.TextGenerationPipeline(str(chat_models["glm4"]), tokenizer)
     with pytest.raises(GLMError, match=r"'n{300}' is neither a directory nor a preset"):
         glm.pipeline(model="n" * 300)
     with pytest.raises(GLMError, match="'nowhere' is neither a directory nor a preset"):

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import numpy as np
+import paddle
 import pytest
 
 import glm
@@ -11,6 +13,7 @@ import glm
 def test_every_name_is_there():
     assert [name for name in glm.__all__ if getattr(glm, name) is None] == []
     assert len(set(glm.__all__)) == len(glm.__all__)
+    assert set(glm.__all__) <= set(dir(glm))
     with pytest.raises(AttributeError, match="module 'glm' has no attribute 'AutoModels'"):
         glm.AutoModels  # noqa: B018
 
@@ -37,6 +40,27 @@ def test_auto_models(name, chat_models):
     assert config.hidden_size == model.config.hidden_size
     assert isinstance(glm.AutoModel.from_config(config), glm.GLMForCausalLM)
     assert glm.AutoConfig.from_pretrained("glm_6b_chat").hidden_size == 4096
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", paddle.bfloat16, "torch.bfloat16", np.float32, "auto"], ids=str)
+def test_names_of_dtypes(chat_models, dtype):
+    model = glm.AutoModel.from_pretrained(chat_models["glm4"], torch_dtype=dtype)
+    wanted = paddle.bfloat16 if "bfloat16" in str(dtype) else paddle.float32
+    assert model.lm_head.weight.dtype == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"padding_side": "up"}, "padding_side is 'up', and must be 'left' or 'right'"),
+        ({"truncation_side": None}, "truncation_side is None, and must be 'left' or 'right'"),
+        ({"model_max_length": "a"}, "model_max_length is 'a', and must be a whole number of at least 1"),
+        ({"revision": "main"}, "unknown setting 'revision'; known: padding_side"),
+    ],
+)
+def test_settings_of_tokenizers(settings, message):
+    with pytest.raises(glm.errors.UsageError, match=message):
+        glm.AutoTokenizer.from_pretrained("chatglm-6b-tiny", **settings)
 
 
 def test_a_loaded_model_in_a_pipeline(chat_models):

@@ -209,7 +209,7 @@ def test_a_chat_template_for_every_chat_family(kind):
     tokenizer = tokenizer_of(kind)
     if kind == "glm4":
         tokenizer._templates.clear()
-        tokenizer._templates["default"] = tokenizer_of("glm4-0414").chat_template()
+        tokenizer._templates["default"] = tokenizer_of("glm4-0414").template_for()
     talk = [
         {"role": r, "content": c}
         for r, c in zip(["user", "assistant"] * 2, ["你好", "好呀", "在[MASK]", "x"], strict=True)

@@ -18,7 +18,7 @@ TRANSFORMERS = ROOT / ".venv-bench/bin/python"
 def as_list(value):
     if hasattr(value, "tolist"):
         return as_list(value.tolist())
-    return [as_list(item) for item in value] if isinstance(value, (list, tuple)) else int(value)
+    return [as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def as_plain(value):
@@ -26,6 +26,9 @@ def as_plain(value):
 
 
 USER = [{"role": "user", "content": "你好"}]
+SAID = [*USER, {"role": "assistant", "content": " 好呀 "}]
+CLOSED = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|endoftext|>{% endfor %}"
+BARE = CLOSED.replace("m.content", "m.content.strip()")
 LONGER = [{"role": "system", "content": "a"}, {"role": "user", "content": "你好呀"}]
 CALLS = {
     "text": "t('你好')",
@@ -53,6 +56,30 @@ CALLS = {
     "chat dict": "t.apply_chat_template(user, add_generation_prompt=True, return_dict=True)",
     "chat batch": "t.apply_chat_template([user, longer], padding=True, return_tensors='np', return_dict=True)",
     "numbers": "[t.vocab_size, len(t), t.pad_token_id, t.eos_token_id, t.pad_token, t.padding_side]",
+    "cut pair to three": "t('你好呀', '好呀好呀', truncation=True, max_length=3)",
+    "cut pair to seven": "t('好呀好呀', '你好呀', truncation='longest_first', max_length=7)",
+    "cut equal pair": "t('好呀', '你呀', truncation=True, max_length=5)",
+    "cut left": "setattr(t, 'truncation_side', 'left') or t('你好呀', '好呀好呀', truncation=True, max_length=5)",
+    "cut right": "setattr(t, 'truncation_side', 'right') or t('你好呀', truncation=True, max_length=3)",
+    "types": "t('你好', return_token_type_ids=True)",
+    "types of a pair": "t('你好', '好呀', return_token_type_ids=True)",
+    "types of a batch": "t(['你好', '好'], ['好呀', 'a'], padding=True, return_token_type_ids=True)",
+    "pad": "t.pad({'input_ids': [[1, 2, 3], [4]]})",
+    "pad a row": "t.pad({'input_ids': [1, 2, 3]}, padding='max_length', max_length=5)",
+    "pad with labels": "t.pad({'input_ids': [[1, 2, 3], [4]], 'labels': [[1, 2, 3], [4]]})",
+    "pad with classes": "t.pad([{'input_ids': [1, 2], 'labels': 0}, {'input_ids': [4], 'labels': 1}])",
+    "pad without mask": "t.pad([{'input_ids': [1, 2, 3]}, {'input_ids': [4]}], return_attention_mask=False)",
+    "tokens as text": "t.convert_tokens_to_string(t.tokenize('你好 hello'))",
+    "added": "t.get_added_vocab()",
+    "special mask": "t.get_special_tokens_mask([756, 296, 351], already_has_special_tokens=True)",
+    "special": "[sorted(t.all_special_ids), sorted(t.all_special_tokens)]",
+    "template": "t.chat_template",
+    "continued": "t.apply_chat_template(said, continue_final_message=True, chat_template=closed, tokenize=False)",
+    "continued stripped": "t.apply_chat_template(said, chat_template=bare, continue_final_message=True, tokenize=0)",
+    "continued ids": "t.apply_chat_template(said, continue_final_message=True, return_dict=False)",
+    "own template": "t.apply_chat_template(user, chat_template=closed, return_dict=False)",
+    "neutral": "t('你好', verbose=False, return_offsets_mapping=False, is_split_into_words=False, text_target=None)",
+    "data": "[t('你好').data, t('你好').to('cpu').data]",
     "processed": "p('你好')",
     "processed pair": "p('你好', '好')",
     "processed without": "p('你好', add_special_tokens=False)",
@@ -93,6 +120,9 @@ def answers(tmp_path_factory) -> dict:
         "p": AutoTokenizer.from_pretrained(processed_directory(tmp_path_factory.mktemp("processed"))),
         "user": USER,
         "longer": LONGER,
+        "said": SAID,
+        "closed": CLOSED,
+        "bare": BARE,
     }
     return {name: as_plain(eval(call, dict(spaces))) for name, call in CALLS.items()}
 
@@ -112,13 +142,13 @@ def ask_transformers(processed: Path) -> dict:
     """The same calls in transformers, in a process of its own."""
     code = (
         "import json, sys\nfrom transformers import AutoTokenizer\n"
-        "calls, user, longer, ours, processed = json.loads(sys.argv[1])\n"
+        "calls, user, longer, said, closed, bare, ours, processed = json.loads(sys.argv[1])\n"
         "t, p = map(AutoTokenizer.from_pretrained, (ours, processed))\n"
         "def lists(v):\n"
         "    v = v.tolist() if hasattr(v, 'tolist') else v\n"
         "    return {k: lists(x) for k, x in v.items()} if hasattr(v, 'items') else v\n"
         "print('ANSWERS' + json.dumps({n: lists(eval(c)) for n, c in calls.items()}))\n"
     )
-    given = json.dumps([CALLS, USER, LONGER, str(ROOT / "data/glm4-0414-tiny"), str(processed)])
+    given = json.dumps([CALLS, USER, LONGER, SAID, CLOSED, BARE, str(ROOT / "data/glm4-0414-tiny"), str(processed)])
     done = subprocess.run([str(TRANSFORMERS), "-c", code, given], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.partition("ANSWERS")[2])
