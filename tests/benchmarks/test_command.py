@@ -11,6 +11,8 @@ from benchmarks import plan as planning
 from benchmarks.processes import ROOT
 from benchmarks.settings import ROWS
 
+pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
+
 
 @pytest.mark.slow
 def test_a_quick_run_without_the_peers_measures_ours_and_says_what_is_missing(tmp_path):

@@ -13,6 +13,8 @@ from benchmarks.processes import Environment, Worker, clean_environment, first_t
 from benchmarks.settings import ROWS
 from benchmarks.worker import parse
 
+pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
+
 
 @pytest.fixture
 def environment(tmp_path):

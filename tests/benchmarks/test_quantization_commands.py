@@ -8,6 +8,8 @@ from tiny_chat import write_chat_model
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
 from benchmarks import big_checkpoint, big_export, quality, quality_layer
 
+pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
+
 NARROW = {"hidden_size": 512, "num_attention_heads": 4, "ffn_hidden_size": 1024, "seq_length": 2048}
 
 

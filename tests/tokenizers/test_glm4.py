@@ -256,14 +256,12 @@ def one_line(error) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "line 1 is not a new base64 token and the rank 0",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
         (good("tokenizer.model").replace(b" 300\n", b" 301\n"), "line 301 is not a new base64 token and the rank 300"),
         (good("tokenizer.model")[:1500], "of the 256 single bytes have no rank (1500 bytes)"),
         (good("tokenizer.model")[:7001], "is not a new base64 token"),
-        (b"", "256 of the 256 single bytes have no rank"),
+        (b"", "is empty: copy or download it again"),
+        (b"\n", "256 of the 256 single bytes have no rank"),
         (b"\x80\x04\x95.", "line 1 is not"),
         (good("tokenizer.model")[:7000].rpartition(b"\n")[0], "gives <|endoftext|> the id 754"),
     ],
@@ -281,7 +279,7 @@ def test_damaged_ranks(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": "1.0"}', b"\xff\xfe", b"version https://git-lfs\n"]
+    "content", [b"\n", b"{", b"[]", b'{"version": "1.0"}', b"\xff\xfe", b"version https://git-lfs\n"]
 )
 def test_damaged_json_vocabulary(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
