@@ -90,11 +90,10 @@ def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
     if missing := [name for name in generation.names if name not in known]:
         raise GLMError(f"no {', '.join(missing)}, which a {generation.architecture} needs; get the file again")
     fields = {ours: known[theirs] for theirs, ours in generation.names.items()}
-    fields |= {name: _size(name, fields[name]) for name in SIZES if name in fields}
-    fields |= {
-        ours: checked(ours, fields[ours], theirs) for theirs, ours in generation.names.items() if ours in CHECKED
-    }
+    labels = {ours: theirs for theirs, ours in generation.names.items()}
+    fields |= {ours: checked(ours, fields[ours], theirs) for ours, theirs in labels.items() if ours in CHECKED}
     fields |= generation.derive(raw)
+    fields |= {name: _size(labels.get(name, name), fields[name]) for name in SIZES if name in fields}
     tokens = {name: token_ids(name, stated[name]) for name in TOKENS if name in stated}
     return fields | tokens | _dtype(stated)
 
