@@ -12,7 +12,7 @@ import numpy as np
 
 from glm.errors import UsageError
 from glm.generation.config_json import GenerationFile
-from glm.generation.options import GenerationConfig
+from glm.generation.options import NARROWEST, GenerationConfig
 
 NEW_TOKENS, TOP_K = 20, 50  # PaddleNLP's, where nobody says
 STRATEGIES = {"greedy_search": (False, 1), "sampling": (True, 1), "beam_search": (None, None)}
@@ -88,7 +88,7 @@ def read_options(
     chosen = _defaults(file, gnmt_length) if base is None else asdict(base)
     own = {_LENGTHS.get(name, name): value for name, value in given.items() if name in _OWN or name in _LENGTHS}
     own |= {_LENGTHS[name]: given[name] for name in ("max_new_tokens", "min_new_tokens") if name in given}
-    chosen |= own
+    chosen |= own | ({"top_p": NARROWEST} if own.get("top_p") == 0 else {})
     chosen |= _strategy(given.get("decode_strategy"), chosen)
     if "top_k" not in own and "top_k" not in file.options and base is None and chosen.get("do_sample"):
         chosen["top_k"] = TOP_K

@@ -43,10 +43,13 @@ _PARTS = {
     "lora_magnitude_vector": "magnitude",
     "token_adapter.trainable_tokens_delta": "tokens",
 }
+_SAID_BY = {"magnitude": ("lora_magnitude_vector", "use_dora"), "lora_B.bias": ("lora_B.bias", "lora_bias")}
 _ADAPTER_NAME = r"(?:\.(?!(?:weight|bias)$)[^.]+)?"
 _OF_AN_ADAPTER = re.compile(
     rf"(?P<module>.+?)\.(?P<part>{'|'.join(map(re.escape, _PARTS))}){_ADAPTER_NAME}(?P<end>\.weight|\.bias)?"
 )
+# Of PEFT, of distributed training and of torch.compile, which may have wrapped a model more than once.
+_FRONT = re.compile(r"(?:base_model\.model\.|module\.|_orig_mod\.)+")
 _WRAPPERS = re.compile(rf"\.(?:base_layer|modules_to_save{_ADAPTER_NAME})(?=\.(?:weight|bias)$)")
 
 
@@ -146,7 +149,7 @@ def _sorted_out(
     modules: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     whole = {}
     for stored, array in arrays.items():
-        name = stored.removeprefix("base_model.model.")
+        name = _FRONT.sub("", stored, count=1) if _FRONT.match(stored) else stored
         match = _OF_AN_ADAPTER.fullmatch(name)
         if match:
             part = _PARTS[match["part"]] + (".bias" if match["end"] == ".bias" else "")
@@ -178,11 +181,21 @@ def _check_names(directory: Path, settings: Settings, modules: Mapping, names: l
             "target_modules and the matrices are of different adapters"
         )
     if absent := sorted(module for module in named - adapted if not layout.is_tied_head(module)):
-        raise GLMError(f"{directory} lacks {absent[0]}.lora_A ({len(absent)} such): {FOREIGN}")
+        raise GLMError(
+            f"{directory} lacks {absent[0]}.lora_A ({len(absent)} such), which {settings.path.name} names: the file "
+            "is not whole, or the two are of different adapters"
+        )
     parts = ("lora_A", "lora_B", *(["magnitude"] if settings.dora else []))
     lost = [f"{module}.{part}" for module in sorted(adapted) for part in parts if part not in modules[module]]
     if lost:
         raise GLMError(f"{directory} lacks {lost[0]} ({len(lost)} such): the file is not whole")
+    for part, said in {"magnitude": settings.dora, "lora_B.bias": settings.lora_bias}.items():
+        odd = sorted(module for module in adapted if part in modules[module])
+        if odd and not said and settings.kind == PEFT:  # which would pass them over
+            raise GLMError(
+                f"{directory} has {odd[0]}.{_SAID_BY[part][0]} ({len(odd)} such), and {settings.path.name} does not "
+                f"say {_SAID_BY[part][1]}: the two are of different adapters"
+            )
 
 
 def _check_saved(settings: Settings, modules: Mapping, whole: Mapping, layout: Layout) -> None:
@@ -221,6 +234,8 @@ def _add_module(adapter: LoadedAdapter, module: str, parts: Mapping, layout: Lay
             change.lora_A, change.lora_B = pieces["lora_A"][index], pieces["lora_B"][index]
             change.scaling, change.fused, change.r = scaling, row, settings.rank(module)
             change.init = settings.init if row.linear else ""
+            if change.init:  # of a decomposition, which has no more ranks than the weight
+                change.r = min(change.r, len(parts["lora_A"]), parts["lora_B"].shape[1])
             change.magnitude = pieces["magnitude"][index] if "magnitude" in pieces else None
     if "lora_B.bias" in parts:
         _add_lora_bias(adapter, module, parts["lora_B.bias"] * np.float32(scaling), layout, config)
@@ -238,7 +253,9 @@ def _add_whole(adapter: LoadedAdapter, name: str, array: np.ndarray, row: Row, c
     if row.linear and adapter.settings.kind != PADDLE:
         array = array.T
     for memory, piece in zip(row.memory, _pieces(array, row, "weight", config, adapter.directory), strict=True):
-        adapter.changes.setdefault(memory, Change()).weight = piece
+        change = adapter.changes.setdefault(memory, Change())
+        # PEFT saves the embedding and the head beside their own adapter as it has left them, and loads them so.
+        change.weight, change.init = piece, ""
 
 
 def _pieces(array: np.ndarray, row: Row, part: str, config: Any, directory: Path) -> list[np.ndarray]:
@@ -276,13 +293,23 @@ def _check_shapes(adapter: LoadedAdapter, config: Any) -> None:
                 "were added to the vocabulary, so give the base model with its embedding resized alike"
             )
         for part, (label, needed) in wanted.items():
-            if getattr(change, part) is not None:
-                check_shape(label, getattr(change, part), needed, adapter.directory)
+            if (array := getattr(change, part)) is not None:
+                _check_rank(part, label, array, change.r, adapter.settings)
+                check_shape(label, array, needed, adapter.directory)
         if change.tokens and max(change.tokens) >= config.vocab_size:
             raise GLMError(
                 f"{adapter.settings.path}: trainable_token_indices has {max(change.tokens)}, and the model's "
                 f"vocabulary {config.vocab_size} rows"
             )
+
+
+def _check_rank(part: str, label: str, array: np.ndarray, r: int, settings: Settings) -> None:
+    found = {"lora_A": array.shape[-1:], "lora_B": array.shape[:1]}.get(part, (r,))
+    if found != (r,):
+        raise GLMError(
+            f"{settings.path} gives {label.rpartition('.')[0]} the rank {r}, and {part} of the file beside it has "
+            f"{found[0] if found else 'none'}: r or rank_pattern is another adapter's"
+        )
 
 
 def _settle_ties(adapter: LoadedAdapter, config: Any) -> None:
@@ -302,8 +329,8 @@ def _settle_ties(adapter: LoadedAdapter, config: Any) -> None:
     adapter.unties = HEAD in adapter.changes or (alone and not adapter.settings.tied)
     if not adapter.unties:
         return
-    if head.init:
-        raise GLMError(f"{adapter.settings.path}: init_lora_weights {head.init} of a tied head is not supported")
+    if head.lora_A is not None and (init := adapter.settings.init):
+        raise GLMError(f"{adapter.settings.path}: init_lora_weights {init} of a tied head is not supported")
     if not config.can_untie:
         raise GLMError(
             f"{adapter.settings.path} has LoRA on the word embedding, and this model's head, which is the same weight, "

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import sqrt
+from math import inf, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ _TYPES = {
     **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), (str, list)),
     "modules_to_save": (list,),
     "layers_to_transform": (int, list),
+    **dict.fromkeys(("use_rslora", "rslora", "use_dora", "lora_bias", "ensure_weight_tying"), (bool, int)),
 }
 _PLAIN_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
 _DECOMPOSED_INITS = ("pissa", "olora")
@@ -87,6 +88,7 @@ class Settings:
         ranks, alphas: regular expressions of module names → r, alpha.
         init: `pissa` or `olora` where PEFT takes a part of the base weights out before it adds the adapter.
         dora: magnitudes belong to it.
+        lora_bias: its second matrices have biases.
         tokens: trained rows of the vocabulary: token ids, or such by the end of a module's name.
         saved: ends of the names of modules whose whole weights lie in the file.
         tied: an adapter of a tied word embedding acts on the head as well.
@@ -105,6 +107,7 @@ class Settings:
     alphas: Mapping[str, float] = field(default_factory=dict)
     init: str = ""
     dora: bool = False
+    lora_bias: bool = False
     tokens: Any = None
     saved: tuple[str, ...] = ()
     tied: bool = False
@@ -141,7 +144,20 @@ def read_settings(directory: Path) -> Settings:
                 return read(path, _read_settings(path))
             except (re.error, TypeError) as error:
                 raise GLMError(f"{path} has a pattern that is no regular expression: {error}") from None
-    raise GLMError(f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there")
+    raise GLMError(
+        f"{directory} holds no LoRA adapter: neither {PADDLE_CONFIG} nor {PEFT_CONFIG} is there{_where_else(directory)}"
+    )
+
+
+def _where_else(directory: Path) -> str:
+    """Where an adapter may be meant by a path that is none."""
+    if directory.is_file():
+        return f": it is a file, so give its directory, {directory.parent}"
+    if not directory.is_dir():
+        return ": there is no such directory"
+    nested = [path.parent for name in ADAPTER_CONFIGS for path in directory.glob(f"*/{name}")]
+    newest = max(nested, key=lambda path: path.stat().st_mtime, default=None)
+    return f": did you mean {newest}?" if newest else ""
 
 
 def adapter_dtype(directory: Path) -> str | None:
@@ -192,7 +208,7 @@ def _mlx(path: Path, raw: dict) -> Settings:
 
 def _peft(path: Path, raw: dict) -> Settings:
     kind = raw.get("peft_type") or "LORA"
-    if kind != "LORA":
+    if str(kind).upper() != "LORA":
         raise GLMError(f"{path}: peft_type is {kind}, and only LORA is supported: the adapter is no LoRA")
     _refuse(path, raw, PEFT)
     if raw.get("bias", "none") not in (None, "none", "all", "lora_only"):
@@ -213,6 +229,7 @@ def _peft(path: Path, raw: dict) -> Settings:
         alphas=raw.get("alpha_pattern") or {},
         init=init,
         dora=bool(raw.get("use_dora")),
+        lora_bias=bool(raw.get("lora_bias")),
         tokens=raw.get("trainable_token_indices"),
         saved=tuple(raw.get("modules_to_save") or ()),
         tied=bool(raw.get("ensure_weight_tying")),
@@ -310,12 +327,14 @@ def _numbers(path: Path, raw: dict) -> tuple[int, float, float]:
     if missing:
         raise GLMError(f"{path} lacks '{missing[0]}'")
     r, alpha, dropout = raw["r"], raw["lora_alpha"], raw.get("lora_dropout") or 0.0
-    if type(r) is not int or r < 1:
+    if type(r) not in (int, float) or not 1 <= r < inf or r != int(r):
         raise GLMError(f"{path}: r is {r!r}, and must be a whole number above 0")
     for name, value in (("lora_alpha", alpha), ("lora_dropout", dropout)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if type(value) not in (int, float) or not isfinite(value):
             raise GLMError(f"{path}: {name} is {value!r}, and must be a number")
-    return r, alpha, dropout
+    if not 0 <= dropout < 1:
+        raise GLMError(f"{path}: lora_dropout is {dropout}, and must be at least 0 and below 1")
+    return int(r), alpha, dropout
 
 
 def _read_settings(path: Path) -> dict:
@@ -325,6 +344,8 @@ def _read_settings(path: Path) -> dict:
             raise GLMError(f"{path}: {name} is {raw[name]!r:.40}, and must be {' or '.join(t.__name__ for t in types)}")
     for name in ("rank_pattern", "alpha_pattern"):
         for pattern, value in (raw.get(name) or {}).items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            if type(value) not in (int, float) or not 0 < value < inf:
                 raise GLMError(f"{path}: {name} is {value!r} for {pattern}, and must be a number above 0")
+            if name == "rank_pattern" and value != int(value):
+                raise GLMError(f"{path}: {name} is {value!r} for {pattern}, and must be a whole number")
     return raw

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.config.families import GENERATIONS, SIZES, Generation
+from glm.config.field_values import CHECKED, checked, token_ids
 from glm.config.foreign_fields import is_known, refuse_change
 from glm.config.presets import PRESETS, is_directory
 from glm.errors import GLMError
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
 ADAPTER_CONFIGS = ("lora_config.json", "adapter_config.json")  # PaddleNLP's, PEFT's
+_TORCH_NAMES = {"half": "float16", "float": "float32"}
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
 
 
@@ -81,9 +83,11 @@ def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
     if missing := [name for name in generation.names if name not in known]:
         raise GLMError(f"no {', '.join(missing)}, which a {generation.architecture} needs; get the file again")
     fields = {ours: known[theirs] for theirs, ours in generation.names.items()}
-    fields |= {name: _size(name, fields[name]) for name in SIZES if name in fields}
+    labels = {ours: theirs for theirs, ours in generation.names.items()}
+    fields |= {ours: checked(ours, fields[ours], theirs) for ours, theirs in labels.items() if ours in CHECKED}
     fields |= generation.derive(raw)
-    tokens = {name: stated[name] for name in TOKENS if name in stated}
+    fields |= {name: _size(labels.get(name, name), fields[name]) for name in SIZES if name in fields}
+    tokens = {name: token_ids(name, stated[name]) for name in TOKENS if name in stated}
     return fields | tokens | _dtype(stated)
 
 
@@ -98,7 +102,7 @@ def _dtype(stated: Mapping[str, Any]) -> dict[str, str]:
     """Under its newer name or its older one; "auto" says nothing."""
     named = [str(stated[name]).removeprefix("torch.") for name in ("dtype", "torch_dtype") if stated.get(name)]
     named = [name for name in named if name != "auto"]
-    return {"dtype": named[0]} if named else {}
+    return {"dtype": _TORCH_NAMES.get(named[0], named[0])} if named else {}
 
 
 def _without_aliases(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:

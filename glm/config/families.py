@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from glm.config.rope_scaling import DEFAULT, ORIGINAL, read_rope_scaling
+from glm.config.field_values import checked
+from glm.config.rope_scaling import DEFAULT, ORIGINAL, check_base, read_rope_scaling
 from glm.errors import GLMError
 
 ROPE_BASE = 10000.0
@@ -78,7 +79,7 @@ def _write_glm(config: Any) -> dict[str, Any]:
 
 def _remote_rope(raw: dict[str, Any]) -> dict[str, Any]:
     ratio = raw.get("rope_ratio")
-    return {"rope_theta": ROPE_BASE * (1 if ratio is None else ratio)}
+    return {"rope_theta": ROPE_BASE * (1 if ratio is None else checked("rope_theta", ratio, "rope_ratio"))}
 
 
 def _write_remote(config: Any) -> dict[str, Any]:
@@ -99,8 +100,10 @@ def _hf_rope(raw: dict[str, Any]) -> dict[str, Any]:
     positions = outer.get("max_position_embeddings", _LONG)
     scaling, _ = read_rope_scaling(nested | length if length else nested, positions, where)
     rope = {name: (outer | _stated(nested))[name] for name in ("rope_theta", "partial_rotary_factor")}
+    rope = {name: checked(name, value) for name, value in rope.items()}
+    check_base(rope["rope_theta"], scaling)
     if scaling:  # transformers 5.3.0 passes over the inner one then
-        rope["partial_rotary_factor"] = outer["partial_rotary_factor"]
+        rope["partial_rotary_factor"] = checked("partial_rotary_factor", outer["partial_rotary_factor"])
     passed = _stated(raw.get("rope_parameters") or {}).get("rope_theta", rope["rope_theta"])
     if passed != rope["rope_theta"]:
         raise GLMError(

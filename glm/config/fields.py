@@ -16,9 +16,10 @@ from typing import Any
 
 from glm.config.config_json import TOKENS, read_config_file
 from glm.config.families import GENERATIONS, Generation
+from glm.config.field_values import CHECKED, checked
 from glm.config.foreign_fields import PADDLENLP_FIELDS, TRANSFORMERS_FIELDS
 from glm.config.presets import PRESETS, is_directory, preset_name
-from glm.config.rope_scaling import longest_position, read_rope_scaling
+from glm.config.rope_scaling import check_base, longest_position, read_rope_scaling
 from glm.distributed.plan import held
 from glm.errors import GLMError, UsageError
 
@@ -84,7 +85,15 @@ class ConfigFields:
             raise GLMError(f"{cls.__name__} has no field '{name}': {hint}")
 
     def check(self) -> None:
-        """Raises GLMError where fields contradict each other."""
+        """Raises GLMError where a field has a value that it cannot have, or fields contradict each other."""
+        for name in CHECKED:
+            if hasattr(self, name):
+                checked(name, getattr(self, name))
+        if int(self.head_dim * self.partial_rotary_factor) < 1:
+            raise GLMError(
+                f"partial_rotary_factor {self.partial_rotary_factor} turns no dimension of a head of {self.head_dim}"
+            )
+        check_base(self.rope_theta, self.rope_scaling)
         if self.rope_scaling and "rope_scaling" not in self._shared.derived:
             able = ", ".join(name for name, each in GENERATIONS.items() if "rope_scaling" in each.derived)
             raise GLMError(

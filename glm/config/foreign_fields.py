@@ -14,6 +14,7 @@ from glm.errors import GLMError
 
 _OFF = (None, 0, False, "", [], {})
 _ONE = (1,)
+_UNSCALED = ({"type": "default"}, {"rope_type": "default"})
 _NULL = (None,)
 # Name → the values with which a field changes nothing.
 _CHANGING: Mapping[str, tuple] = {
@@ -50,8 +51,8 @@ _CHANGING: Mapping[str, tuple] = {
     "rope_ratio": _ONE,
     "rope_theta": (10000,),
     **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), (None, 0.5)),
-    "rope_scaling": (*_OFF, 1),
-    "rope_parameters": _OFF,
+    "rope_scaling": (*_OFF, 1, *_UNSCALED),
+    "rope_parameters": (*_OFF, *_UNSCALED, *({"rope_theta": 10000} | each for each in _UNSCALED)),
     # weights
     **dict.fromkeys(("quantization_bit", "pre_seq_len"), _OFF),
 }

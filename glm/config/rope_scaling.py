@@ -26,6 +26,10 @@ def _positive(value: Any) -> bool:
     return _number(value) and value > 0
 
 
+def _factor(value: Any) -> bool:
+    return _positive(value) and value < 1 << 31  # of positions, which are whole numbers
+
+
 def _whole(value: Any) -> bool:
     return _positive(value) and value == int(value)
 
@@ -34,8 +38,14 @@ def _flag(value: Any) -> bool:
     return type(value) is bool
 
 
-_WORDS = {_number: "a number", _positive: "a number above 0", _whole: "a whole number above 0", _flag: "true or false"}
-_FACTOR = {"factor": _positive}
+_WORDS = {
+    _number: "a number",
+    _positive: "a number above 0",
+    _factor: "a number above 0",
+    _whole: "a whole number above 0",
+    _flag: "true or false",
+}
+_FACTOR = {"factor": _factor}
 # Type of positions → its settings: those that must be there, and those that may be.
 _SETTINGS: dict[str, tuple[dict[str, Callable], dict[str, Callable]]] = {
     DEFAULT: ({}, {}),
@@ -106,6 +116,12 @@ def _refuse_elsewhere(settings: Mapping[str, Any], where: str) -> None:
     for name, value in settings.items():
         if isinstance(value, dict) or (name in _ELSEWHERE and value != _ELSEWHERE[name]):
             raise GLMError(f"{where} has {name} = {value!r}, which is not supported: use a model without it")
+
+
+def check_base(base: float, rope_scaling: Mapping[str, Any] | None) -> None:
+    """Raises GLMError where yarn cannot tell fast dimensions from slow ones: with a base of 1 all turn alike."""
+    if base == 1 and rope_scaling and rope_scaling["rope_type"] == "yarn":
+        raise GLMError("rope_theta is 1, with which yarn has no meaning: write the base that the model has")
 
 
 def longest_position(rope_scaling: Mapping[str, Any] | None, max_positions: int) -> int:

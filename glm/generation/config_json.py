@@ -16,7 +16,7 @@ from glm.checkpoint.file_names import GENERATION_NAME
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import write_json
 from glm.files.json_files import read_json
-from glm.generation.options import SUPPRESSED, GenerationConfig
+from glm.generation.options import NARROWEST, SUPPRESSED, GenerationConfig
 
 NAME = GENERATION_NAME
 _logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ _OPTIONS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
+_GREEDY = (("temperature", 0), ("top_p", 0))
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 # Options of Hugging Face that change texts and are not implemented, with the values at which they do nothing besides
 # null: always, of those that are drawn, and of those that beams find.
@@ -167,8 +168,10 @@ class GenerationFile:
                 if samples or name not in _SAMPLING:
                     raise GLMError(f"{self.place}: {error}; mend it, or remove the entry") from None
                 found.pop(ours, None)
-        if not samples and found.get("temperature") == 0:
-            del found["temperature"]  # how such files say greedy
+        if not samples:  # how such files say greedy
+            found = {name: value for name, value in found.items() if (name, value) not in _GREEDY}
+        elif found.get("top_p") == 0:
+            found["top_p"] = NARROWEST
         least, longest = found.get("min_length", 0), self.max_new_tokens
         if longest is not None and least > longest:
             raise GLMError(f"{self.place}: min_new_tokens ({least}) is above max_new_tokens ({longest}): mend it")

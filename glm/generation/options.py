@@ -10,6 +10,9 @@ from glm.errors import UsageError
 # Added to forbidden scores: below any sum of log-probabilities, and far from overflow when added twice.
 NEVER = -1e9
 COLDEST = 1e-6  # far less, and logits divided by it leave float32
+# A nucleus of the likeliest token alone: what top_p 0 is in Hugging Face's files and calls, and in PaddleNLP's. Here
+# 0 is off.
+NARROWEST = 1e-9
 NOT_FINITE = (
     "the model's logits became nan or infinite: its weights are damaged, or its numbers overflow; convert or export it "
     "again, or use --dtype float32"

@@ -9,7 +9,7 @@ import numpy as np
 
 from glm.encoding.encoder import Encoder
 from glm.errors import UsageError
-from glm.generation.options import GenerationConfig
+from glm.generation.options import NARROWEST, GenerationConfig
 
 _LENGTHS = {"max_new_tokens", "max_length", "min_new_tokens"}
 _SAME = {field.name for field in fields(GenerationConfig)} - {"max_length", "min_length", "gnmt_length"}
@@ -38,7 +38,7 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
         options: max_new_tokens; max_length, which counts the prompt and gives way to max_new_tokens; min_new_tokens; or
             any of num_beams, length_penalty, no_repeat_ngram_size, do_sample, temperature, top_k, top_p, min_p, seed,
             repetition_penalty, presence_penalty, frequency_penalty, suppress_tokens, begin_suppress_tokens. None is not
-            given, but for top_k: there it is off, as 0 and -1 are.
+            given, but for top_k: there it is off, as 0 and -1 are; top_p 0 is the likeliest token, as in the libraries.
         prompt_length: tokens of the prompt.
 
     Raises:
@@ -59,6 +59,8 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
 def _fields(options: Mapping[str, Any], prompt_length: int) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None or name == "top_k"}
     chosen = {name: value for name, value in given.items() if name in _SAME}
+    if chosen.get("top_p") == 0:
+        chosen["top_p"] = NARROWEST
     if "min_new_tokens" in given:
         chosen["min_length"] = given["min_new_tokens"]
     if "max_new_tokens" in given:

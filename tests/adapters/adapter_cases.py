@@ -122,6 +122,12 @@ READ = {
         {"target_modules": ["query_key_value", "dense_4h_to_h"], "rank_pattern": {r"^glm.*\.1\..*query_key_value": 4}},
     ),
     "glm: DoRA, biases": ("glm", {"target_modules": ["query_key_value"], "use_dora": True, "bias": "lora_only"}),
+    "pissa of the head": ("glm4-0414", {"target_modules": ["lm_head", "k_proj"], "init_lora_weights": "pissa"}),
+    "pissa, r above the weight's": ("glm4-0414", {"target_modules": _ALL, "init_lora_weights": "pissa", "r": 16}),
+    "olora of the head, r above": (
+        "glm4-0414",
+        {"target_modules": ["lm_head", "k_proj"], "init_lora_weights": "olora", "r": 12},
+    ),
 }
 # Name → (base, --lora_targets of the project's adapter).
 WRITTEN = {f"{base}, {targets}": (base, targets) for base in BASES for targets in ("attention", "all")}

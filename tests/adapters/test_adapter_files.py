@@ -85,7 +85,16 @@ def test_initialisations_that_change_base_weights_are_refused_by_name(init, tmp_
     [
         ("plain", {"target_modules": ["q_proj"]}, "does not name model.layers.0.mlp.down_proj"),
         ("plain", {"exclude_modules": ["o_proj"]}, "does not name model.layers.0.self_attn.o_proj (3 such)"),
-        ("plain", {"rank_pattern": {"q_proj": 4}}, "q_proj.lora_A is [16, 2] and the model needs [16, 4]"),
+        (
+            "plain",
+            {"rank_pattern": {"q_proj": 4}},
+            "layers.0.self_attn.q_proj the rank 4, and lora_A of the file beside it has 2",
+        ),
+        (
+            "plain",
+            {"r": 4, "lora_alpha": 6},
+            "down_proj the rank 4, and lora_A of the file beside it has 2: r or rank_pattern",
+        ),
         ("layers_to_transform", {"layers_to_transform": None}, "lacks model.layers.1.self_attn.k_proj.lora_A (3 such)"),
         ("plain", {"rank_pattern": {"(": 4}}, "has a pattern that is no regular expression"),
         (
@@ -105,7 +114,21 @@ def test_initialisations_that_change_base_weights_are_refused_by_name(init, tmp_
         ("plain", {"r": "two"}, "r is 'two', and must be a whole number above 0"),
         ("plain", {"lora_alpha": None}, "lora_alpha is None, and must be a number"),
         ("plain", {"bias": "some"}, "bias is 'some', and must be none, all or lora_only"),
+        ("plain", {"lora_alpha": float("nan")}, "lora_alpha is nan, and must be a number"),
+        ("plain", {"lora_dropout": 2.0}, "lora_dropout is 2.0, and must be at least 0 and below 1"),
+        ("plain", {"rank_pattern": {"q_proj": 2.5}}, "rank_pattern is 2.5 for q_proj, and must be a whole number"),
+        ("plain", {"use_rslora": "false"}, "use_rslora is 'false', and must be bool"),
         ("use_dora", {"lora_bias": True}, "sets lora_bias with use_dora"),
+        (
+            "use_dora",
+            {"use_dora": False},
+            "down_proj.lora_magnitude_vector (18 such), and adapter_config.json does not",
+        ),
+        (
+            "lora_bias",
+            {"lora_bias": False},
+            "k_proj.lora_B.bias (9 such), and adapter_config.json does not say lora_bias",
+        ),
         ("plain", {"use_dora": True}, "lacks model.layers.0.mlp.down_proj.magnitude (18 such): the file is not whole"),
         ("trainable_token_indices", {"trainable_token_indices": None}, "trainable_token_indices does not say which"),
         ("trainable_token_indices", {"trainable_token_indices": [1, 2]}, "rows is [3, 16] and the model needs [2, 16]"),

@@ -138,6 +138,7 @@ def test_sampling(pair):
     assert model.generate(**prompt, **again, seed=1)[0].tolist() == ids.tolist()
     greedy = model.generate(**prompt, max_new_tokens=6)[0].tolist()
     assert model.generate(**prompt, **drawn | {"top_k": 1})[0].tolist() == greedy * 3
+    assert model.generate(**prompt, **drawn | {"top_p": 0})[0].tolist() == greedy * 3  # in both libraries
     assert (
         model.generate(**prompt, decode_strategy="greedy_search", temperature=3.0, max_new_tokens=6)[0].tolist()
         == greedy

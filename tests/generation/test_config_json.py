@@ -18,7 +18,7 @@ from glm.encoding.encoder import encoder_of, open_encoder
 from glm.errors import GLMError
 from glm.export.paddle_graphs import export_directory
 from glm.generation.config_json import NAME, GenerationFile
-from glm.generation.options import GenerationConfig
+from glm.generation.options import NARROWEST, GenerationConfig
 from glm.generation.search import Prompt, StopTokens
 from glm.training.arguments import DecodeArguments
 
@@ -290,6 +290,20 @@ def test_leftovers_of_a_file_that_does_not_sample(tmp_path):
     file = GenerationFile.read(written(tmp_path, {"do_sample": False, "temperature": 0.0, "top_p": 0.9, "top_k": -7}))
     found = encoder_of(tokenizer_of("glm4"), file).generation_config(do_sample=True)
     assert (found.do_sample, found.temperature, found.top_p, found.top_k) == (True, 1.0, 0.9, 50)
+
+
+def test_top_p_0_is_the_likeliest_token(with_file):
+    """As transformers' TopPLogitsWarper and PaddleNLP's TopPProcess have it; the flag's 0 is off."""
+    read = {}
+    for samples, top_p in ((True, 0), (True, 0.0), (False, 0)):
+        file = GenerationFile.read(with_file(do_sample=samples, top_p=top_p))
+        read[samples] = encoder_of(tokenizer_of("glm4"), file).generation_config(do_sample=True).top_p
+    assert read == {True: NARROWEST, False: 0}  # a leftover of a file that does not sample
+    drawn = with_file(do_sample=True, top_p=0, max_new_tokens=8)
+    greedy = answer(drawn, do_sample=False)
+    assert len(set(greedy)) > 1
+    assert all(answer(drawn, seed=seed) == greedy for seed in range(3))
+    assert answer(drawn, seed=1, top_p=1.0) != greedy
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "glm"])

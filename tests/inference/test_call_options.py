@@ -6,6 +6,7 @@ from tiny_chat import encoder_of_tiny
 
 from glm import GenerationConfig
 from glm.errors import UsageError
+from glm.generation.options import NARROWEST
 from glm.inference.call_options import call_config
 
 
@@ -30,6 +31,7 @@ DEFAULT = GenerationConfig(max_length=12, gnmt_length=False)
         ({"do_sample": True, "top_k": -1}, {"do_sample": True}),
         ({"do_sample": True, "top_k": 0}, {"do_sample": True}),
         ({"do_sample": True, "top_k": None, "top_p": None}, {"do_sample": True}),
+        ({"do_sample": True, "top_p": 0}, {"do_sample": True, "top_k": 50, "top_p": NARROWEST}),
         ({"suppress_tokens": [9, 4], "begin_suppress_tokens": None}, {"suppress_tokens": (4, 9)}),
         ({"repetition_penalty": None, "min_p": None}, {}),
     ],
