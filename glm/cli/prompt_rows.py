@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glm.datasets.conversations import read_history, unpacked_turns
 from glm.datasets.readers import Parsed, RowProblem, check_row, parse_file, parse_text, read_text, type_name
 from glm.datasets.tasks import TASKS
 from glm.encoding.encoder import ChatEncoder, Encoder
 from glm.encoding.examples import Example
+from glm.encoding.messages import role_of
 from glm.errors import GLMError, UsageError
 
 Prompt = str | dict[str, Any]
@@ -23,7 +25,6 @@ Prompt = str | dict[str, Any]
 # Fields that hold a whole prompt, the best name first.
 TEXT_FIELDS = ("text", "prompt", "query", "question", "content", "source", "input")
 _MESSAGES = ("messages", "conversations", "conversation")
-_ANSWERERS = ("assistant", "gpt", "bot", "model", "chatgpt", "function_call")
 _ANSWER = "…"  # stands where training needs an answer; no prompt holds it
 # Task → the fields that it is known by, and those that hold its answer.
 _ANSWERS = {
@@ -130,10 +131,10 @@ def _without_answer(row: dict[str, Any], name: str) -> dict[str, Any]:
     """The row with a placeholder for its answer; a conversation's last answer is not asked."""
     if name != "messages":
         return row | dict.fromkeys(_ANSWERS.get(name, ("output",)), _ANSWER)
-    messages = row.get("messages")
-    if not isinstance(messages, list):
+    messages = unpacked_turns("messages", row.get("messages"))
+    if messages is None:
         return row
-    if messages and isinstance(messages[-1], dict) and _speaker(messages[-1]) in _ANSWERERS:
+    if messages and isinstance(messages[-1], dict) and role_of(messages[-1]) == "assistant":
         messages = messages[:-1]
     if not messages:
         raise RowProblem("the conversation asks nothing: it has no message before the answer")
@@ -142,13 +143,11 @@ def _without_answer(row: dict[str, Any], name: str) -> dict[str, Any]:
     return row | {"messages": [*messages, answer]}
 
 
-def _speaker(message: Mapping[str, Any]) -> str:
-    return str(message.get("role") or message.get("from") or "").lower()
-
-
 def _plain(row: dict[str, Any]) -> tuple[Prompt, str, Sequence[str]]:
     """The prompt of a row that has it in one field, with what was said before under `system` and `history`."""
-    name = next((name for name in TEXT_FIELDS if name in row), None)
+    if role_of(row) and row.keys() & {"content", "value"}:
+        raise RowProblem("this row is a message, not a prompt: put the conversation's messages into a list, 'messages'")
+    name = next((name for name in TEXT_FIELDS if row.get(name) is not None), None)
     if name is None:
         fields = ", ".join(row) or "no fields"
         raise RowProblem(
@@ -159,20 +158,11 @@ def _plain(row: dict[str, Any]) -> tuple[Prompt, str, Sequence[str]]:
     if not system and not history:
         return text, f"by '{name}'", (name, "system", "history")
     before = [{"role": "system", "content": read_text("system", system)}] if system else []
-    before += [message for turn in history or () for message in _turn(turn)]
+    before += read_history("history", history)
     asked = [*before, {"role": "user", "content": text}]
     task_format = TASKS["messages"].format
     checked = check_row(Parsed("", _without_answer({"messages": asked}, "messages")), task_format.fields)
     return _of_example(task_format.example(checked)), f"by '{name}', system and history", (name, "system", "history")
-
-
-def _turn(turn: Any) -> list[dict[str, Any]]:
-    """An earlier turn: a message, or question and answer."""
-    if isinstance(turn, dict):
-        return [turn]
-    if not isinstance(turn, list) or len(turn) != 2:
-        raise RowProblem(f"field 'history' holds {type_name(turn)}, not pairs of question and answer")
-    return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turn, strict=True)]
 
 
 def _of_example(example: Example) -> Prompt:

@@ -11,15 +11,16 @@ from glm.encoding.messages import Message, MessageError, is_trained, normal_mess
 
 
 def read_messages(name: str, value: Any) -> list[Message]:
-    """The messages of field `name`; other entries of a message stay in it unless they are null.
+    """The messages of field `name`, a list or its JSON text; other entries of a message stay unless they are null.
 
     Raises:
         RowProblem: naming the message that is wrong, counted from 1, or because the assistant does not end it, or none
             of its answers is to be trained.
     """
-    if not isinstance(value, list):
+    turns = unpacked_turns(name, value)
+    if turns is None:
         raise RowProblem(f"field '{name}' is {type_name(value)}, not a list of messages")
-    messages = _normal([turn for item in value for turn in _turns(item)])
+    messages = _normal(turns)
     if not messages:
         raise RowProblem(f"field '{name}' is empty; a conversation has at least one message")
     if messages[-1]["role"] != "assistant":
@@ -27,6 +28,12 @@ def read_messages(name: str, value: Any) -> list[Message]:
     if not any(map(is_trained, messages)):
         raise RowProblem("every answer is marked as context, so there is nothing to train")
     return messages
+
+
+def unpacked_turns(name: str, value: Any) -> list[Any] | None:
+    """What stands for messages in a list or its JSON text, None for anything else; raises RowProblem."""
+    value = _unpacked(name, value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    return [turn for item in value for turn in _turns(item)] if isinstance(value, list) else None
 
 
 def read_tools(name: str, value: Any) -> list[dict]:
@@ -46,17 +53,22 @@ def read_history(name: str, value: Any) -> list[Message]:
         RowProblem: naming the turn that is wrong, counted from 1.
     """
     if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else []
-        except ValueError as error:
-            raise RowProblem(f"field '{name}' is not valid JSON ({error})") from error
-    if not value:
+        value = _unpacked(name, value) if value.strip() else []
+    if value is None or value in ([], {}):
         return []
     if not isinstance(value, list):
         raise RowProblem(f"field '{name}' is {type_name(value)}, not a list of (question, answer) pairs")
     if all(isinstance(turn, dict) for turn in value):
-        return _normal(value)
+        return _normal([message for turn in value for message in _turns(turn)])
     return [message for number, turn in enumerate(value, 1) for message in _pair(name, number, turn)]
+
+
+def _unpacked(name: str, text: str) -> Any:
+    """The value of a field that holds JSON as text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowProblem(f"field '{name}' is not valid JSON ({error})") from error
 
 
 def _turns(item: Any) -> list[Any]:

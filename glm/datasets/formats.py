@@ -49,6 +49,15 @@ def holds_rows(name: str) -> bool:
     return ending in (*JSON, *TABLES) and not name.startswith((".", "~")) and stem.lower() not in _NO_ROWS
 
 
+def is_data(path: Path) -> bool:
+    """Whether an entry of a folder is a file of rows. Raises GLMError for a link to one that is not there."""
+    if not holds_rows(path.name):
+        return False
+    if path.is_symlink() and not path.exists():
+        raise GLMError(f"{path} is a link to {path.readlink()}, which does not exist: download it, or remove the link")
+    return path.is_file()
+
+
 def natural(path: Path) -> list[tuple[bool, int, str]]:
     """Order in which part 2 stands before part 10."""
     pieces = re.split(r"(\d+)", str(path))
@@ -59,7 +68,7 @@ def rows_in(folder: Path) -> list[Path]:
     """The data files right in a folder, in natural order. Raises GLMError where there is no such folder."""
     if not folder.is_dir():
         raise GLMError(f"{folder} does not exist; pass a JSON or JSON Lines file or a folder of them.")
-    return sorted((file for file in folder.iterdir() if holds_rows(file.name) and file.is_file()), key=natural)
+    return sorted(filter(is_data, folder.iterdir()), key=natural)
 
 
 def nothing_in(folder: Path) -> GLMError:

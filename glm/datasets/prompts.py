@@ -74,7 +74,7 @@ def _turns(messages: Sequence[Message]) -> str:
 
 def _before(row: Row) -> list[Message]:
     """What the columns of system message and earlier turns say before a row's question."""
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    system = [{"role": "system", "content": row["system"]}] if row.get("system", "").strip() else []
     return [*system, *row.get(HISTORY, ())]
 
 
@@ -146,7 +146,7 @@ def _chat_target(row: Row) -> str:
 
 def _chat_messages(row: Row) -> list[Message]:
     """A row's "system" text counts where the messages have none."""
-    if not row.get("system") or row["messages"][0]["role"] == "system":
+    if not row.get("system", "").strip() or row["messages"][0]["role"] == "system":
         return row["messages"]
     return [{"role": "system", "content": row["system"]}, *row["messages"]]
 

@@ -59,8 +59,9 @@ class Field:
         object.__setattr__(self, "key", self.key or self.names[0])
 
     def name_in(self, row: Mapping[str, Any]) -> str | None:
-        """What the field is called in a row, None where it is missing."""
-        return next((name for name in (*self.names, *self.aliases) if name in row), None)
+        """What the field is called in a row, None where it is missing; tables have null under names not in use."""
+        named = [name for name in (*self.names, *self.aliases) if name in row]
+        return next((name for name in named if row[name] is not None), named[0] if named else None)
 
     def take(self, row: Mapping[str, Any]) -> Any:
         """The field's value in a row. Raises RowProblem where it is missing or not what it must be."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from glm.datasets.formats import JSON, holds_rows, natural, nothing_in, rows_in, split_name
+from glm.datasets.formats import JSON, holds_rows, is_data, natural, nothing_in, rows_in, split_name
 from glm.errors import GLMError
 
 Split = Literal["train", "dev", "test"]
@@ -27,6 +27,9 @@ _FILLERS = ("set", "data", "dataset", "split", "file", "集", "数据", "数据�
 _SHARD = re.compile(r"[-_.](\d+)[-_]?of[-_]?(\d+)$", re.IGNORECASE)
 # Words of letters; a capital inside begins a new one.
 _LETTERS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[\u4e00-\u9fff]+")
+# Chinese has no gaps between words: the split's stands at either end of 新闻训练数据, 训练集新闻.
+_CHINESE = re.compile(r"(.+?)(训练|验证|测试)(集|数据|数据集)?|(训练|验证|测试)(?:集|数据|数据集)(.+)")
+_COPY = re.compile(r"\s*\(\d+\)$")  # what browsers add to the name of a second download
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,19 @@ class Name:
     def of(cls, stem: str) -> Name:
         """Of a file without its endings, or of a folder."""
         part = _SHARD.search(stem)
-        words = [_bare(word.lower()) for word in _LETTERS.findall(stem[: part.start()] if part else stem)]
+        words = [_bare(word.lower()) for word in _words(stem[: part.start()] if part else stem)]
         found = [word for word in words if word in _SPLIT_OF]
         rest = tuple(word for word in words if word and word not in _SPLIT_OF)
         shard = (int(part[1]), int(part[2])) if part else None
         return cls(frozenset(_SPLIT_OF[word] for word in found), found[0] if found else "", rest, shard)
+
+
+def _words(stem: str) -> Iterable[str]:
+    for word in _LETTERS.findall(stem):
+        found = _CHINESE.fullmatch(word)
+        yield from (part for part in found.groups() if part) if found else (word,)
+    if _COPY.search(stem):
+        yield "copy"
 
 
 def _bare(word: str) -> str:
@@ -97,7 +108,8 @@ def choose_files(path: Path, split: Split) -> Chosen:
     every = {file: _name_in(path, file) for file in folder_files(path)}
     known = {file: name for file, name in every.items() if len(name.splits) < 2}
     unclear = [file for file in every if file not in known]
-    chosen, left = _choose(known, split)
+    chosen, left = _choose(_once(known), split)
+    left += [file for file in known if file not in chosen and file not in left and _split_of(known[file]) == split]
     if not chosen and split == "train":
         both = f", where {_listed(path, unclear)} names two splits" if unclear else ""
         there = _listed(path, list(every))
@@ -117,13 +129,18 @@ def folder_files(path: Path) -> list[Path]:
     found = rows_in(path)
     for folder in sorted((entry for entry in path.iterdir() if entry.is_dir()), key=natural):
         if Name.of(folder.name).word:
-            inside = (file for file in folder.rglob("*") if holds_rows(file.name) and file.is_file())
+            inside = (file for file in folder.rglob("*") if is_data(file) and not _is_hidden(folder, file))
             found += sorted(inside, key=natural)
     if not found and (path / "data").is_dir():
         return folder_files(path / "data")
     if not found:
         raise nothing_in(path)
     return found
+
+
+def _is_hidden(folder: Path, file: Path) -> bool:
+    """Whether a file lies in a folder like .cache or .ipynb_checkpoints."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _name_in(folder: Path, file: Path) -> Name:
@@ -150,6 +167,17 @@ def _choose(known: dict, split: Split) -> tuple[list, list]:
             return taken, [key for key in called if key not in taken]
     unnamed = [key for key, name in known.items() if not name.word]
     return (unnamed, []) if split == "train" else ([], [])
+
+
+def _once(known: dict[Path, Name]) -> dict[Path, Name]:
+    """Of files with one name and several endings, train.json and train.json.gz, one: they hold the same rows."""
+    by_ease = sorted(known, key=lambda file: (not _is_json(file), len(file.name)))
+    first = {(file.parent, split_name(file.name)[0]): file for file in reversed(by_ease)}
+    return {file: name for file, name in known.items() if file in first.values()}
+
+
+def _split_of(name: Name) -> str | None:
+    return _SPLIT_OF.get(name.word)
 
 
 def _is_json(key: Path | str) -> bool:
@@ -201,8 +229,9 @@ def _beside(path: Path, split: Split) -> Chosen:
     own = Name.of(split_name(path.name)[0])
     if own.splits != {"train"}:
         return Chosen([])
-    known = {file: Name.of(split_name(file.name)[0]) for file in rows_in(path.parent)}
+    beside = sorted((file for file in path.parent.iterdir() if holds_rows(file.name) and file.is_file()), key=natural)
+    known = {file: Name.of(split_name(file.name)[0]) for file in beside}
     alike = {file: name for file, name in known.items() if name.rest == own.rest and len(name.splits) == 1}
-    chosen = _choose(alike, split)[0]
+    chosen = _choose(_once(alike), split)[0]
     _require_parts(chosen, known)
     return Chosen(chosen)

@@ -10,7 +10,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, NO_THOUGHTS, TrainingRow
+from glm.encoding.examples import (
+    CUT_BY_TEMPLATE,
+    EMPTY_ANSWERS,
+    NO_PLACE_FOR_THOUGHTS,
+    NO_THOUGHTS,
+    OPEN_THOUGHTS,
+    TrainingRow,
+)
 from glm.encoding.messages import Message, Tools, is_trained, without_oldest
 from glm.errors import GLMError, UsageError
 from glm.tokenizers.base import Tokenizer
@@ -206,7 +213,8 @@ def _turn(tokenizer: Tokenizer, messages: list[Message], number: int, tools: Too
     written = whole[at:] if start.endswith(ASSISTANT) and whole.startswith(start) else None
     kept = not thought.strip() or whole != bare
     if kept and written is not None and written.startswith(opening):
-        return _Turn(start, opening, written[len(opening) :])
+        answer = written[len(opening) :]
+        return _Turn(start, opening, answer, _missing(tokenizer, message, answer))
     visible = bare[at:] if bare.startswith(start) else ""
     if opening.rstrip().endswith(THINK):
         answer = _thinking(tokenizer, message, opening, visible)
@@ -220,6 +228,16 @@ def _turn(tokenizer: Tokenizer, messages: list[Message], number: int, tools: Too
     if written is None or not written.startswith(opening):
         raise GLMError(f"the chat template does not write message {number + 1} where it asks for it: it cannot train")
     return _Turn(start, opening, written[len(opening) :], NO_PLACE_FOR_THOUGHTS)
+
+
+def _missing(tokenizer: Tokenizer, message: Message, answer: str) -> str:
+    """What is wrong with an answer as its template writes it: a key of what is counted, or ""."""
+    parts = [part.strip() for part in _parts(message)]
+    if parts[1].startswith(THINK) and not parts[0]:
+        return OPEN_THOUGHTS
+    if not message.get("metadata") and any(tokenizer.marked(part) not in answer for part in parts):
+        return CUT_BY_TEMPLATE
+    return ""
 
 
 def _parts(message: Message) -> tuple[str, str]:
@@ -249,10 +267,15 @@ def _thinking(tokenizer: Tokenizer, message: Message, opening: str, written: str
 
 
 def _end_token(messages: list[Message], number: int) -> str:
-    """The stop token after an answer: the next message's role, else a tool's result if the turn asks for one."""
-    after = [message["role"] for message in messages[number + 1 : number + 2]]
-    if after in (["user"], ["observation"]):
-        return f"<|{after[0]}|>"
+    """The stop token after an answer: the next message's role, else a tool's result if the turn asks for one.
+
+    Behind words or a call that another call follows stands <|assistant|>, after which the model goes on.
+    """
+    after = messages[number + 1] if number + 1 < len(messages) else {}
+    if after.get("role") in ("user", "observation"):
+        return f"<|{after['role']}|>"
+    if after.get("metadata"):
+        return ASSISTANT
     return OBSERVATION if messages[number].get("metadata") else USER
 
 

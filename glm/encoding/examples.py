@@ -12,6 +12,8 @@ IGNORED = -100  # label of a token that is not trained
 # What is counted while examples become rows, and said at the end.
 EMPTY_ANSWERS = "empty answers, not trained"
 NO_PLACE_FOR_THOUGHTS = "answers without their thoughts, for which the model has no place"
+OPEN_THOUGHTS = "answers whose <think> has no </think>, trained as they are"
+CUT_BY_TEMPLATE = "answers of which the chat template writes only a part"
 NO_THOUGHTS = "answers without thoughts behind a prompt that begins some, trained with empty ones"
 
 

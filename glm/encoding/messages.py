@@ -11,6 +11,7 @@ Other forms: OpenAI's (parts of content, `tool_calls`, `function_call`, `tool_ca
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -33,6 +34,7 @@ _ROLE_OF = {name: role for role, names in _SPEAKERS.items() for name in names}
 _CALLERS = ("function_call", "tool_call")  # ShareGPT's: the value is a call as JSON
 _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 _MARKS = ("weight", "loss", "train", "loss_weight")
 _CALL_ID = "tool_call_id"
 _OF_ASSISTANT = (*_THOUGHTS, "tool_calls", "function_call", "refusal")
@@ -77,6 +79,8 @@ def normal_messages(items: Sequence[Any], roles: Collection[str] = ROLES) -> lis
             read = _read(item, speaker) if speaker in _ROLE_OF else []
         except MessageError as error:
             raise MessageError(f"message {number}: {error}") from None
+        if read and read[0]["role"] == "system" not in roles and not read[0]["content"].strip():
+            continue  # says nothing, so nothing is lost
         if problem := _no_place(item, read, roles):
             raise MessageError(f"message {number} {problem}")
         messages += read
@@ -84,11 +88,23 @@ def normal_messages(items: Sequence[Any], roles: Collection[str] = ROLES) -> lis
 
 
 def normal_tools(name: str, value: Any) -> list[dict]:
-    """The JSON schemas of field `name`, a list or its JSON text. Raises MessageError for anything else."""
-    value = _json(name, value) if isinstance(value, str) and value else value or []
+    """The JSON schemas of field `name`, a list of them or of their JSON texts, or its JSON text; null is none.
+
+    Raises MessageError for anything else.
+    """
+    value = (_json(name, value) if isinstance(value, str) and value.strip() else value) or []
+    value = [] if isinstance(value, str) else value  # blank
+    if isinstance(value, list):
+        value = [_json(name, tool) if isinstance(tool, str) else tool for tool in value]
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise MessageError(f"field '{name}' is not a list of tools' JSON schemas")
     return value
+
+
+def role_of(item: Message) -> str:
+    """The role here of a message in any form, "" where it names none that is known."""
+    named = next((item[name] for name in _ROLE if name in item), "")
+    return _ROLE_OF.get(named.strip().lower(), "") if isinstance(named, str) else ""
 
 
 def is_read(message: Message, field: str) -> bool:
@@ -178,10 +194,18 @@ def _said(item: Message, role: str) -> list[Message]:
     thoughts = next((text for name in _THOUGHTS if (text := _text(name, item.get(name) or "")).strip()), None)
     message = {"role": role, "content": _answer(item, bool(calls or thoughts))}
     if thoughts:
-        message["reasoning_content"] = thoughts
+        message |= {"content": _without_repeated(thoughts, message["content"]), "reasoning_content": thoughts}
     if calls and not message["content"].strip():
         return [{**calls[0], **({"reasoning_content": thoughts} if thoughts else {})}, *calls[1:]]
     return [message, *calls]
+
+
+def _without_repeated(thoughts: str, content: str) -> str:
+    """The content without the thoughts that it begins with, which servers send in both places."""
+    found = _THOUGHT.fullmatch(content)
+    if found and found[1].strip() not in ("", thoughts.strip()):
+        raise MessageError("thoughts are in a field of their own and, other ones, in <think> of the content: keep one")
+    return found[2].lstrip() if found else content
 
 
 def _answer(item: Message, may_be_absent: bool) -> str:
@@ -190,7 +214,7 @@ def _answer(item: Message, may_be_absent: bool) -> str:
     if (may_be_absent or refusal) and not any(name in item for name in _CONTENT):
         return _text("refusal", refusal or "")
     name, value = _taken(item, _CONTENT)
-    return _text("refusal", refusal or "") if value is None else _content(name, value)
+    return _text("refusal", refusal or "") if value is None or value == [] else _content(name, value)
 
 
 def _content(name: str, value: Any) -> str:
@@ -232,7 +256,7 @@ def _call(call: Any) -> Message:
     if isinstance(arguments, str) and arguments.strip():
         try:
             found = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None  # the code that a built-in tool runs, for example
         arguments = found if isinstance(found, dict) else arguments
     text = arguments if isinstance(arguments, str) and arguments.strip() else _dumped(arguments or {})
@@ -244,7 +268,8 @@ def _weight(item: Message, role: str) -> bool:
     marks = {name: item[name] for name in _MARKS if item.get(name) is not None}
     for name, value in marks.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
-            raise MessageError(f"field '{name}' is {json.dumps(value)[:40]}: an answer is trained (1) or not (0)")
+            shown = json.dumps(value, default=str)[:40]
+            raise MessageError(f"field '{name}' is {shown}: an answer is trained (1) or not (0)")
         if value and role != "assistant":
             raise MessageError(f"field '{name}' asks to train the {role}'s text, and only answers are trained")
     if len({bool(value) for value in marks.values()}) > 1:
@@ -284,7 +309,7 @@ def _text(name: str, value: Any) -> str:
 def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MessageError(f"field '{name}' is not valid JSON ({error})") from error
 
 

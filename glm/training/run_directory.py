@@ -156,4 +156,12 @@ def clear_directory(output_dir: str, lora: bool) -> None:
 
 
 def saved_step(checkpoint: Path) -> int:
-    return read_json(checkpoint / STATE_NAME)["global_step"]
+    """The step of a checkpoint. Raises GLMError, one line, where its state is missing or damaged."""
+    path = checkpoint / STATE_NAME
+    cure = f"remove {checkpoint}, and the run goes on from the checkpoint before, or begins anew"
+    if not path.is_file():
+        raise GLMError(f"{checkpoint} holds no {STATE_NAME}, so it is no whole checkpoint: {cure}")
+    try:
+        return int(read_json(path, cure)["global_step"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise GLMError(f"{path} is damaged ({error}): {cure}") from None

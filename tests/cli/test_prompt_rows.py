@@ -123,7 +123,11 @@ def test_system_of_a_row(tmp_path):
         ({"text": 7}, "line 1: field 'text' is a number, not text"),
         ({"messages": []}, "line 1: the conversation asks nothing"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "line 1: the conversation asks nothing"),
-        ({"query": "q", "history": [["a"]]}, "line 1: field 'history' holds a list, not pairs of question and answer"),
+        ({"query": "q", "history": [["a"]]}, "line 1: turn 1 of 'history' is no [question, answer] pair of texts"),
+        ({"query": "q", "history": 5}, "line 1: field 'history' is a number, not a list of (question, answer) pairs"),
+        ({"query": "q", "history": [["a", None]]}, "line 1: turn 1 of 'history' is no [question, answer] pair of"),
+        ({"role": "user", "content": "q"}, "line 1: this row is a message, not a prompt: put the conversation's"),
+        ({"from": "gpt", "value": "a"}, "line 1: this row is a message, not a prompt"),
         ({"instruction": 7}, "line 1: field 'instruction' is a number, not text"),
         (7, "line 1: a prompt is an object {…} or a text, this is a number"),
     ],
@@ -167,6 +171,24 @@ def test_json_under_another_name(tmp_path, capsys, monkeypatch):
     path.write_text('{"a": 1}\n是什么？')
     assert ask(path) == ['{"a": 1}', "是什么？"]
     assert "1 line(s) that look like JSON are asked as they are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("speaker", ["ai", "ChatGLM", "Model ", "tool_call"])
+def test_an_answer_is_not_asked_whoever_gives_it(tmp_path, speaker):
+    said = '{"name": "f", "arguments": {}}' if speaker == "tool_call" else "a"
+    turns = [{"from": "human", "value": "q"}, {"from": speaker, "value": said}]
+    asked = [{"role": "user", "content": "q"}]
+    for row in ({"conversations": turns}, {"messages": json.dumps(turns)}):
+        (prompt,) = ask(write(tmp_path / "q.jsonl", [row]))
+        assert prompt["messages"] == asked
+    (prompt,) = ask(write(tmp_path / "q.jsonl", [{"conversation": [{"human": "q", "assistant": "a"}]}]))
+    assert prompt["messages"] == asked
+
+
+def test_history_in_every_form_of_training(tmp_path):
+    for history in ([["一", "二"]], '[["一", "二"]]', [{"human": "一", "assistant": "二"}]):
+        (prompt,) = ask(write(tmp_path / "q.jsonl", [{"text": None, "query": "三", "history": history}]))
+        assert [message["content"] for message in prompt["messages"]] == ["一", "二", "三"]
 
 
 def test_packed_rows_and_tables(tmp_path):

@@ -55,13 +55,22 @@ FOLDERS = {
     "data words": (["train_data.jsonl"], ["eval_data.jsonl"], ["test_data.jsonl"]),
     "BELLE": (["train_2M_CN.json"], ["dev1k.json"], []),
     "Chinese": (["训练集.json"], ["验证集.json"], ["测试集.json"]),
+    "Chinese in a longer name": (["新闻训练数据.json"], ["新闻验证集.json"], ["测试集新闻.json"]),
     "words that only look like splits": (["contest.jsonl", "latest.json", "restraint.json"], [], []),
     "many parts in order": ([f"train_{n}.json" for n in (1, 2, 10)], [], []),
     "other endings": (["train.ndjson"], ["dev.jsonlines"], []),
     "a repository's data folder": (["data/train-00000-of-00001.jsonl"], ["data/validation-00000-of-00001.jsonl"], []),
 }
 NO_ROWS = ["dataset_infos.json", "README.md", "config.json", ".train.json", "._train.json", "train.json.lock"]
-NO_ROWS += ["dataset_info.json", "state.json", "train/.cache/x.lock", "eval_results.json", "trainer_state.json"]
+NO_ROWS += [
+    "train/.ipynb_checkpoints/a-checkpoint.json",
+    "dev/.cache/x.json",
+    "dataset_info.json",
+    "state.json",
+    "train/.cache/x.lock",
+    "eval_results.json",
+    "trainer_state.json",
+]
 
 
 @pytest.mark.parametrize("case", FOLDERS)
@@ -97,6 +106,25 @@ def test_what_is_not_read_is_said(tmp_path):
     )
     dev = load_examples("dureader_qg", "dev", str(tmp_path)).source_description
     assert dev == f"{tmp_path}/valid.json (1 rows); not read, though called dev data as well: val.json"
+
+
+def test_the_same_rows_again_are_read_once_and_said(tmp_path):
+    """One name with several endings, and a browser's second download."""
+    folder(tmp_path, "train.json", "train.jsonl", "train (1).json", "dev.json")
+    (tmp_path / "train.json.gz").write_bytes(gzip.compress(rows_of("x")))
+    assert split(tmp_path, "train") == split(tmp_path / "train.json", "train") == ["train.json"]
+    said = load_examples("dureader_qg", "train", str(tmp_path)).source_description
+    assert said.endswith("called train data as well: train (1).json, train.json.gz, train.jsonl")
+    (tmp_path / "dev.jsonl").write_bytes(rows_of("dev.jsonl"))
+    assert split(tmp_path / "train.json", "dev") == ["dev.json"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    folder(tmp_path, "train.json")
+    (tmp_path / "dev.json").symlink_to("blobs/1")
+    with pytest.raises(GLMError, match=r"dev\.json is a link to blobs/1, which does not exist: download it"):
+        split(tmp_path, "train")
+    assert split(tmp_path / "train.json", "dev") == []
 
 
 def test_test_data_that_stands_for_dev_is_said(tmp_path):

@@ -9,7 +9,14 @@ from tiny_chat import KINDS, encoder_of_tiny, tokenizer_of, vocabulary
 from glm.encoding.chat_formats import chat_format
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.encoder import ChatEncoder, GLMEncoder
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, NO_THOUGHTS, Example
+from glm.encoding.examples import (
+    CUT_BY_TEMPLATE,
+    EMPTY_ANSWERS,
+    NO_PLACE_FOR_THOUGHTS,
+    NO_THOUGHTS,
+    OPEN_THOUGHTS,
+    Example,
+)
 from glm.errors import GLMError, UsageError
 from glm.tokenizers import GLMTokenizer
 
@@ -233,6 +240,31 @@ def test_an_answer_without_thoughts_is_trained_with_empty_ones(tmp_path):
     alone = trained(tokenizer, user(), assistant(None, reasoning_content="嗯"), counts=counts)
     assert alone == [["\n<think>\n嗯\n</think>\n<|user|>"]]
     assert EMPTY_ANSWERS not in counts
+
+
+def test_words_and_thoughts_before_a_call_do_not_end_the_turn(tmp_path):
+    """Where a template rewrites earlier answers, the call has a row of its own, and the words go on to it."""
+    tokenizer = with_template(tmp_path, Z1.replace("END", ""))
+    found = trained(tokenizer, user(), assistant("<think>嗯</think>好"), CALL, CALL, SEEN, assistant())
+    ends = ["嗯</think>好<|assistant|>", "f\n{}<|assistant|>", "f\n{}<|observation|>", "</think>\n好<|user|>"]
+    assert len(found) == 4
+    assert all(texts[-1].endswith(end) for texts, end in zip(found, ends, strict=True))
+
+
+def test_an_open_thought_is_counted(tmp_path):
+    tokenizer, counts = with_template(tmp_path, Z1.replace("END", "\n")), Counter()
+    assert trained(tokenizer, user(), assistant("<think>\n嗯"), counts=counts) == [["\n<think>\n嗯<|user|>"]]
+    assert counts == {OPEN_THOUGHTS: 1}
+
+
+def test_what_a_template_leaves_out_of_an_answer_is_counted(tmp_path):
+    turn = "[gMASK]<sop>{% for message in messages %}<|{{ message.role }}|>\n{{ message.content[:3] }}{% endfor %}"
+    template = turn + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    tokenizer, counts = with_template(tmp_path, template), Counter()
+    assert trained(tokenizer, user(), assistant("好好好"), user(), assistant("好好好四"), counts=counts) == [
+        ["\n好好好<|user|>", "\n好好好<|user|>"]
+    ]
+    assert counts == {CUT_BY_TEMPLATE: 1}
 
 
 def test_special_tokens_in_thoughts_are_text(tmp_path):

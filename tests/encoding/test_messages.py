@@ -172,6 +172,36 @@ def test_chatglm_says_what_to_do_with_what_it_has_no_place_for(messages, problem
         chat_format(tokenizer_of("chatglm")).prompt_ids(tokenizer_of("chatglm"), messages)
 
 
+def test_a_blank_system_message_needs_no_place():
+    tokenizer = tokenizer_of("chatglm")
+    blank = [{**SYSTEM, "content": " "}, USER]
+    assert chat_format(tokenizer).prompt_ids(tokenizer, blank) == chat_format(tokenizer).prompt_ids(tokenizer, [USER])
+
+
+def test_columns_of_tables(load):
+    """JSON texts in the place of values, null for nothing, and null under the names that a row has no use for."""
+    plain, calling_tools = load([USER, ANSWER]), load([USER, ANSWER], tools=[WEATHER])
+    assert load(json.dumps([USER, ANSWER])) == plain
+    assert load(None, conversations=[USER, ANSWER]) == plain
+    assert load([USER, {"role": "assistant", "content": []}, USER, ANSWER]).messages[1]["content"] == ""
+    for nothing in ("null", " ", "[]", None):
+        assert load([USER, ANSWER], tools=nothing) == plain
+    assert load([USER, ANSWER], system=" ") == plain
+    assert load([USER, ANSWER], system=None, system_prompt="你") == load([USER, ANSWER], system="你")
+    for form in (json.dumps([WEATHER]), [json.dumps(WEATHER)], json.dumps([json.dumps(WEATHER)])):
+        assert load([USER, ANSWER], tools=form) == calling_tools
+    with pytest.raises(GLMError, match="line 1: field 'messages' is not valid JSON"):
+        load("[{")
+
+
+def test_thoughts_in_two_places_are_one(load):
+    twice = {"role": "assistant", "content": "<think>\n想\n</think>\n\n好", "reasoning_content": "想\n"}
+    assert load([USER, twice]) == load([USER, {**ANSWER, "reasoning_content": "想\n"}])
+    assert load([USER, {**twice, "reasoning_content": None}]).messages[1]["content"] == twice["content"]
+    with pytest.raises(GLMError, match="message 2: thoughts are in a field of their own and, other ones, in <think>"):
+        load([USER, {**twice, "reasoning_content": "另"}])
+
+
 def test_calls_take_openais_forms():
     """`model.chat`, a conversation and its history, and messages of a pipeline's prompt."""
     model, tokenizer = chat_model("glm4"), tokenizer_of("glm4")

@@ -168,6 +168,16 @@ def test_no_secret_lies_in_a_checkpoint(full):
     assert content["flags"]["learning_rate"] == 1e-3 and "wandb_api_key" not in content["flags"]
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"global_step": null}'])
+def test_a_checkpoint_without_a_whole_state_is_named(model, data, stopped, content):
+    """Missing or damaged: one line with what to do, and nothing is trained."""
+    path = stopped / "checkpoint-6" / "trainer_state.json"
+    path.write_text(content) if content else path.unlink()
+    with pytest.raises(GLMError, match=r"checkpoint-6.* remove .*checkpoint-6, and the run goes on from") as error:
+        train(model, data, stopped, **FLAGS)
+    assert "\n" not in str(error.value)
+
+
 def test_a_damaged_record_is_named(model, data, stopped):
     (stopped / "checkpoint-6" / RECORD_NAME).write_text('{"flags": 1}', encoding="utf-8")
     with pytest.raises(GLMError, match=f"{RECORD_NAME} is damaged .*: remove it"):
