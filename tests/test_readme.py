@@ -1,4 +1,4 @@
-"""The READMEs' commands are valid, the same in both languages, those of the seed, and each is run by a test."""
+"""The commands of READMEs and user guides are valid, alike in both languages, those of the seed, and run by tests."""
 
 import ast
 import re
@@ -14,7 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "scripts"))
 from seed_commands import COMMANDS as SEED  # noqa: E402
 
+# A page and its Chinese twin.
+GUIDES = ("finetuning", "chat", "inference", "data", "runs", "errors")
+PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
+BOTH = [page for pair in PAGES.items() for page in pair]
 READMES = ["README.md", "README_zh.md"]
+LONGEST_README = 180
 # A pattern of a command → the test that runs it, on a small model and with few steps.
 SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
     f"tests/scripts/test_{name}.py" for name in ("seed_commands", "finetune_scripts", "predict_script", "infer_script")
@@ -23,11 +28,11 @@ BACKENDS_TEST, CHAT_TEST = (f"tests/scripts/test_{name}.py" for name in ("infer_
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 RUN_BY = {
+    r"output/tour|glm-4-9b-0414-tiny --chat": "tests/scripts/test_tour.py::test_every_command_runs",
     r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
     r"distributed\.launch .*predict_generation\.py configs/": "tests/matrix/test_matrix.py::test_tensor_parallel",
     r"finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_fine_tuning_and_evaluation",
     r"predict_generation\.py .*--(chat|predict_data)": f"{CONFIG_TEST}::test_prediction",
-    r"convert_checkpoint\.py": "tests/scripts/test_convert_script.py::test_both_ways",
     r"distributed\.launch .*finetune_generation\.py": f"{DISTRIBUTED_TEST}::test_fine_tuning_on_two_devices",
     r"distributed\.launch .*predict_generation\.py": f"{DISTRIBUTED_TEST}::test_merging_on_two_devices",
     r"-m glm\.memory": "tests/distributed/test_distributed_docs.py::test_the_memory_command_runs",
@@ -46,9 +51,8 @@ RUN_BY = {
     r"predict_generation\.py .*--stream": f"{PREDICT_TEST}::test_streaming_gives_the_same_texts",
     r"predict_generation\.py .*\S+-chinese ": f"{PREDICT_TEST}::test_texts_from_everywhere_give_the_same",
     r"predict_generation\.py": f"{SEED_TEST}::test_export_infer_and_predict",
-    r"-m glm\.device": "tests/test_readme.py::test_the_device_command",
 }
-# Where a README's command differs from the seed's: instructions in one process, a directory of its own for each run.
+# Where a command differs from the seed's: instructions in one process, a directory of its own for each run.
 DIFFERENCES = {
     r'python -m paddle.distributed.launch --gpus "?[0-9,]+"? (?=finetune_instruction)': "python ",
     r"(finetune_instruction.*) --tensor_parallel_degree 8": r"\1",
@@ -58,62 +62,92 @@ DIFFERENCES = {
 }
 
 
-def commands(readme: str) -> list[str]:
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def commands(page: str) -> list[str]:
     """Every line of the sh blocks, with continued lines joined."""
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text_of(page), flags=re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-ALL = commands(READMES[0])
+ALL = [line for page in PAGES for line in commands(page)]
 PYTHON = [line for line in ALL if "python " in line]
 SCRIPTS = [line for line in PYTHON if ".py" in line]
 
 
-def test_both_languages_have_the_same_commands():
-    assert len(ALL) > 15
-    assert commands(READMES[1]) == ALL
+def blocks(kind: str) -> list[tuple[str, str]]:
+    """(page, block) of a language."""
+    fence = re.compile(rf"^```{kind}\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+    return [(page, block) for page in BOTH for block in fence.findall(text_of(page))]
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_both_languages_name_flags_and_files_alike(readme):
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_commands(page):
+    assert commands(PAGES[page]) == commands(page)
+
+
+def test_the_guides_have_the_commands():
+    assert len(ALL) > 25
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_name_flags_and_files_alike(page):
     """What stands between backticks is code, and code needs no translation."""
 
     def codes(name: str) -> set[str]:
-        words = re.findall(r"`([^`\n]+)`", (ROOT / name).read_text(encoding="utf-8"))
+        words = re.findall(r"`([^`\n]+)`", text_of(name))
         return {word for word in words if word.startswith("--") and " " not in word}
 
-    assert codes(readme) == codes(READMES[0])
-    assert len(codes(readme)) > 30
+    assert codes(PAGES[page]) == codes(page)
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_flags_exist(readme):
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_parts(page):
+    """Headings, and rows of tables."""
+
+    def parts(name: str) -> list[str]:
+        text = re.sub(r"^```.*?^```", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
+        return [line.split(" ")[0][:2] for line in text.splitlines() if line.startswith(("#", "|"))]
+
+    assert parts(PAGES[page]) == parts(page)
+
+
+@pytest.mark.parametrize("page", BOTH)
+def test_flags_exist(page):
     """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
-    text = (ROOT / readme).read_text(encoding="utf-8")
     known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | {"--gpus", "--devices"}
-    known |= set(re.findall(r'"(--\w+)"', (ROOT / "glm" / "memory" / "__main__.py").read_text(encoding="utf-8")))
-    assert set(re.findall(r"(?<![\w-])--\w+", text)) - known == set()
+    known |= set(re.findall(r'"(--\w+)"', text_of("glm/memory/__main__.py")))
+    assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
+
+
+@pytest.mark.parametrize("page", [*BOTH, *(f"docs/{name}.md" for name in ("architecture", "conversion", "devices"))])
+def test_make_targets_and_files_exist(page):
+    text = text_of(page)
+    targets = set(re.findall(r"`make ([a-z-]+)`", text))
+    targets |= {line.split()[1] for line in commands(page) if line.startswith("make ")}
+    assert targets <= set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    paths = re.findall(r"`((?:glm|tests|docs)/[\w/.]+)`", text)
+    missing = [name for name in links if not (ROOT / page).parent.joinpath(name).exists()]
+    assert missing + [name for name in paths if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_make_targets_and_files_exist(readme):
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"`make ([a-z-]+)`", text)) | {line.split()[1] for line in ALL if line.startswith("make ")}
-    assert targets >= {"quickstart", "test", "bench"}
-    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    table = re.search(r"^\| `finetune_generation\.py`.*?\n\n", text, flags=re.DOTALL | re.MULTILINE)[0].strip()
-    places = [word for line in table.splitlines() for word in re.findall(r"`([\w/.]+(?:\.py|/))`", line.split("|")[1])]
-    missing = [name for name in links + places if not (ROOT / name).exists() and not (ROOT / "glm" / name).exists()]
-    assert missing == []
-    assert len(places) > 30
+def test_the_readme_is_a_door(readme):
+    """Short, and every page can be reached from it."""
+    text = text_of(readme)
+    assert len(text.splitlines()) <= LONGEST_README
+    folder = "docs" if readme == "README.md" else "docs/zh"
+    assert all(f"]({folder}/{name}.md)" in text for name in GUIDES)
+    assert all(f"](docs/{path.name})" in text for path in (ROOT / "docs").glob("*.md") if path.stem not in GUIDES)
+    assert "](LICENSE)" in text
 
 
 def test_make_help_lists_every_target():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = text_of("Makefile")
     public = re.search(r"^\.PHONY: help (.*)", makefile, flags=re.MULTILINE)[1].split()
     assert sorted(re.findall(r"^# make ([a-z-]+)  ", makefile, flags=re.MULTILINE)) == sorted(public)
 
@@ -132,10 +166,9 @@ def test_the_scripts_parser_takes_the_command(line, monkeypatch):
         import_module(script.removesuffix(".py")).parse()
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_python_block(readme, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "block"), blocks("python"))
+def test_the_python_block(page, block, monkeypatch, capsys):
     """As it stands there, on tiny presets."""
-    block = re.search(r"^```python\n(.*?)^```", (ROOT / readme).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)[1]
     monkeypatch.chdir(ROOT)
     names = {}
     exec(block, names)
@@ -143,11 +176,10 @@ def test_the_python_block(readme, monkeypatch, capsys):
     assert [message["role"] for message in names["history"]] == ["user", "assistant"] * 2
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_file_of_arguments(readme, tmp_path):
+@pytest.mark.parametrize(("page", "block"), blocks("yaml"))
+def test_the_file_of_arguments(page, block, tmp_path):
     from glm.training import arguments
 
-    block = re.search(r"^```yaml\n(.*?)^```", (ROOT / readme).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)[1]
     (tmp_path / "arguments.yaml").write_text(block, encoding="utf-8")
     classes = [arguments.DataArguments, arguments.ModelArguments, arguments.GLMTrainingArguments]
     _, model, training = arguments.parse_arguments(classes, "", [str(tmp_path / "arguments.yaml")])
@@ -155,10 +187,15 @@ def test_the_file_of_arguments(readme, tmp_path):
     assert (training.do_train, training.learning_rate) == (True, 2e-3)
 
 
+@pytest.mark.parametrize("kind", ["python", "yaml"])
+def test_there_is_such_a_block(kind):
+    assert len(blocks(kind)) >= 2
+
+
 @pytest.mark.parametrize("line", PYTHON)
 def test_a_test_runs_the_command(line):
     path, name = next(test for pattern, test in RUN_BY.items() if re.search(pattern, line)).split("::")
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    tree = ast.parse(text_of(path))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
@@ -181,23 +218,6 @@ def pairs(line: str) -> list[tuple[str, ...]]:
     return [(head,), *(tuple(flag.split()) for flag in flags)]
 
 
-def test_the_device_command(run_python):
-    result = run_python("-m", "glm.device")
-    assert result.returncode == 0
-    assert result.stdout.startswith("device: ")
-    assert "MKL_NUM_THREADS: " in result.stdout
-
-
-@pytest.fixture
-def run_python():
-    import subprocess
-
-    def run(*arguments: str):
-        return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    return run
-
-
 SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 
 
@@ -205,10 +225,8 @@ SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 def flags_of(script: str) -> frozenset[str]:
     if script.startswith("finetune"):
         return frozenset(training_parser(script)._option_string_actions)
-    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "glm" / "cli" / "prompts.py").read_text(
-        encoding="utf-8"
-    )
-    return frozenset(re.findall(r'"(--\w+)"', text + (ROOT / "glm" / "cli" / "script.py").read_text(encoding="utf-8")))
+    text = "".join(map(text_of, (script, "glm/cli/prompts.py", "glm/cli/script.py")))
+    return frozenset(re.findall(r'"(--\w+)"', text))
 
 
 @cache
