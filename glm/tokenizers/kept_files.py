@@ -50,7 +50,7 @@ class KeptFiles:
     @classmethod
     def of(cls, files: KeptFiles | str | Path, vocabulary_file: str) -> KeptFiles:
         """Files that were read, or a vocabulary file alone. Raises GLMError where it cannot be read."""
-        return json_files if isinstance(json_files, KeptFiles) else cls({vocabulary_file: _read(Path(json_files))})
+        return files if isinstance(files, KeptFiles) else cls({vocabulary_file: _read(Path(files))})
 
     def write(self, directory: Path) -> None:
         """Each file appears whole or not at all."""
