@@ -14,11 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "scripts"))
 from seed_commands import COMMANDS as SEED  # noqa: E402
 
+READMES = ["README.md", "README_zh.md"]
 # A page and its Chinese twin.
-GUIDES = ("finetuning", "chat", "inference", "data", "runs", "errors")
+GUIDES = (
+    "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
+)  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
-READMES = ["README.md", "README_zh.md"]
+EVERY = [*READMES, *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
 LONGEST_README = 180
 # A pattern of a command → the test that runs it, on a small model and with few steps.
 SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
@@ -28,6 +31,7 @@ BACKENDS_TEST, CHAT_TEST = (f"tests/scripts/test_{name}.py" for name in ("infer_
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 RUN_BY = {
+    r"printf .*--chat": "tests/cli/test_questions.py::test_questions_of_a_pipe",
     r"output/tour|glm-4-9b-0414-tiny --chat": "tests/scripts/test_tour.py::test_every_command_runs",
     r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
     r"distributed\.launch .*predict_generation\.py configs/": "tests/matrix/test_matrix.py::test_tensor_parallel",
@@ -78,10 +82,11 @@ PYTHON = [line for line in ALL if "python " in line]
 SCRIPTS = [line for line in PYTHON if ".py" in line]
 
 
-def blocks(kind: str) -> list[tuple[str, str]]:
-    """(page, block) of a language."""
+def blocks(kind: str, pages=PAGES) -> list[tuple[str, str]]:
+    """(page, block) of a language; each block once."""
     fence = re.compile(rf"^```{kind}\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-    return [(page, block) for page in BOTH for block in fence.findall(text_of(page))]
+    first = {block: page for page in reversed(pages) for block in fence.findall(text_of(page))}
+    return [(page, block) for block, page in first.items()]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -90,7 +95,13 @@ def test_both_languages_have_the_same_commands(page):
 
 
 def test_the_guides_have_the_commands():
-    assert len(ALL) > 25
+    assert len(ALL) > 30
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_blocks(page):
+    for kind in ("python", "yaml", "json"):
+        assert [block for _, block in blocks(kind, [PAGES[page]])] == [block for _, block in blocks(kind, [page])]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -118,21 +129,45 @@ def test_both_languages_have_the_same_parts(page):
 @pytest.mark.parametrize("page", BOTH)
 def test_flags_exist(page):
     """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
-    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | {"--gpus", "--devices"}
+    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | {"--gpus", "--devices", "--help_all"}
     known |= set(re.findall(r'"(--\w+)"', text_of("glm/memory/__main__.py")))
     assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
 
 
-@pytest.mark.parametrize("page", [*BOTH, *(f"docs/{name}.md" for name in ("architecture", "conversion", "devices"))])
+@pytest.mark.parametrize("page", EVERY)
 def test_make_targets_and_files_exist(page):
     text = text_of(page)
     targets = set(re.findall(r"`make ([a-z-]+)`", text))
     targets |= {line.split()[1] for line in commands(page) if line.startswith("make ")}
     assert targets <= set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    paths = re.findall(r"`((?:glm|tests|docs)/[\w/.]+)`", text)
-    missing = [name for name in links if not (ROOT / page).parent.joinpath(name).exists()]
-    assert missing + [name for name in paths if not (ROOT / name).exists()] == []
+    assert missing(page, text) == []
+
+
+def missing(page: str, text: str) -> list[str]:
+    """What a page links or names between backticks, and is not there: links, paths, and modules by their name alone."""
+    links = [
+        name
+        for name in re.findall(r"\]\((?!http)([^)#\s]+)\)", text)
+        if not (ROOT / page).parent.joinpath(name).exists()
+    ]
+    paths = [
+        name
+        for name in re.findall(r"`((?:glm|tests|docs|configs|tools)/[\w/.-]*)`", text)
+        if not (ROOT / name).exists()
+    ]
+    modules = [name for name in re.findall(r"`(\w+\.py)`", text) if name not in MODULES]
+    return links + paths + modules
+
+
+# By their names alone; those of other projects that the pages mention.
+MODULES = {path.name for folder in (ROOT, *ROOT.glob("glm/**")) for path in folder.glob("*.py")} | {
+    "hccl_tools.py", "merge_hccl.py", "modeling_chatglm.py", "configuration_chatglm.py", "convert_weight.py",
+}  # fmt: skip
+
+
+def test_what_is_missing_is_found():
+    text = "[a](gone.md) [b](../LICENSE) `glm/model/gone.py` `glm/errors.py` `gone.py` `layers.py`"
+    assert missing("docs/x.md", text) == ["gone.md", "glm/model/gone.py", "gone.py"]
 
 
 @pytest.mark.parametrize("readme", READMES)
@@ -143,6 +178,7 @@ def test_the_readme_is_a_door(readme):
     folder = "docs" if readme == "README.md" else "docs/zh"
     assert all(f"]({folder}/{name}.md)" in text for name in GUIDES)
     assert all(f"](docs/{path.name})" in text for path in (ROOT / "docs").glob("*.md") if path.stem not in GUIDES)
+    assert {path.stem for path in (ROOT / "docs/zh").iterdir()} == set(GUIDES)
     assert "](LICENSE)" in text
 
 
@@ -166,11 +202,11 @@ def test_the_scripts_parser_takes_the_command(line, monkeypatch):
         import_module(script.removesuffix(".py")).parse()
 
 
-@pytest.mark.parametrize(("page", "block"), blocks("python"))
-def test_the_python_block(page, block, monkeypatch, capsys):
-    """As it stands there, on tiny presets."""
+def test_the_python_block(monkeypatch, capsys):
+    """As it stands there, on tiny presets; that of docs/python.md runs in tests/api/test_public_names.py."""
     monkeypatch.chdir(ROOT)
     names = {}
+    [block] = [block for page, block in blocks("python") if page != "docs/python.md"]
     exec(block, names)
     assert names["generate"]("你好") == [{"generated_text": capsys.readouterr().out.removesuffix("\n")}]
     assert [message["role"] for message in names["history"]] == ["user", "assistant"] * 2
@@ -187,9 +223,8 @@ def test_the_file_of_arguments(page, block, tmp_path):
     assert (training.do_train, training.learning_rate) == (True, 2e-3)
 
 
-@pytest.mark.parametrize("kind", ["python", "yaml"])
-def test_there_is_such_a_block(kind):
-    assert len(blocks(kind)) >= 2
+def test_there_are_such_blocks():
+    assert [len(blocks(kind)) for kind in ("python", "yaml", "json")] == [2, 1, 5]
 
 
 @pytest.mark.parametrize("line", PYTHON)

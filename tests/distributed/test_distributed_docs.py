@@ -108,8 +108,8 @@ def test_the_memory_command_runs(line, monkeypatch, capsys):
     assert "peak of" in capsys.readouterr().out
 
 
-def test_the_readmes_memory_command_gives_the_tables_number(monkeypatch, capsys):
-    line = re.search(r"^python -m glm\.memory .*", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)[0]
+def test_the_guides_memory_command_gives_the_tables_number(monkeypatch, capsys):
+    line = re.search(r"^python -m glm\.memory .*", (ROOT / "docs/finetuning.md").read_text("utf-8"), flags=re.MULTILINE)[0]
     monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
     memory_command.main()
     title, *rows = capsys.readouterr().out.splitlines()
