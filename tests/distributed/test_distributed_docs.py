@@ -83,7 +83,7 @@ def test_two_key_value_heads_limit_the_degree():
 
 
 def test_the_settings_of_the_tables_are_named():
-    for words in ("bfloat16", "O2", "--recompute", "2 rows", "608 + 160 tokens", "5 beams", f"{HEADROOM:.0%}"):
+    for words in ("bfloat16", "O2", "--recompute", "2 sequences", "608 + 160 tokens", "5 beams", f"{HEADROOM:.0%}"):
         assert words in TEXT, words
 
 
@@ -109,7 +109,8 @@ def test_the_memory_command_runs(line, monkeypatch, capsys):
 
 
 def test_the_guides_memory_command_gives_the_tables_number(monkeypatch, capsys):
-    line = re.search(r"^python -m glm\.memory .*", (ROOT / "docs/finetuning.md").read_text("utf-8"), flags=re.MULTILINE)[0]
+    text = (ROOT / "docs" / "finetuning.md").read_text("utf-8")
+    line = re.search(r"^python -m glm\.memory .*", text, flags=re.MULTILINE)[0]
     monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
     memory_command.main()
     title, *rows = capsys.readouterr().out.splitlines()
