@@ -18,6 +18,7 @@ READMES = ["README.md", "README_zh.md"]
 # A page and its Chinese twin.
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
+    "conversion", "models",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
@@ -100,7 +101,7 @@ def test_the_guides_have_the_commands():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_both_languages_have_the_same_blocks(page):
-    for kind in ("python", "yaml", "json"):
+    for kind in ("python", "yaml", "json", "bash"):
         assert [block for _, block in blocks(kind, [PAGES[page]])] == [block for _, block in blocks(kind, [page])]
 
 
@@ -130,7 +131,8 @@ def test_both_languages_have_the_same_parts(page):
 def test_flags_exist(page):
     """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
     known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | {"--gpus", "--devices", "--help_all"}
-    known |= set(re.findall(r'"(--\w+)"', text_of("glm/memory/__main__.py")))
+    for command in ("glm/memory/__main__.py", "benchmarks/big_checkpoint.py"):
+        known |= set(re.findall(r'"(--\w+)"', text_of(command)))
     assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
 
 
@@ -224,7 +226,7 @@ def test_the_file_of_arguments(page, block, tmp_path):
 
 
 def test_there_are_such_blocks():
-    assert [len(blocks(kind)) for kind in ("python", "yaml", "json")] == [2, 1, 5]
+    assert [len(blocks(kind)) for kind in ("python", "yaml", "json")] == [2, 1, 6]
 
 
 @pytest.mark.parametrize("line", PYTHON)
