@@ -18,7 +18,7 @@ READMES = ["README.md", "README_zh.md"]
 # A page and its Chinese twin.
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
-    "conversion", "models",
+    "conversion", "models", "devices",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
