@@ -18,12 +18,14 @@ READMES = ["README.md", "README_zh.md"]
 # A page and its Chinese twin.
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
-    "conversion", "models", "devices",
+    "conversion", "models", "devices", "distributed",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
 EVERY = [*READMES, *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
 LONGEST_README = 180
+# Flags of paddle.distributed.launch, and the other name of --r, which the launcher would take for its own.
+LAUNCHER = {"--gpus", "--devices", "--master", "--nnodes", "--rank", "--lora_rank"}
 # A pattern of a command → the test that runs it, on a small model and with few steps.
 SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
     f"tests/scripts/test_{name}.py" for name in ("seed_commands", "finetune_scripts", "predict_script", "infer_script")
@@ -78,7 +80,8 @@ def commands(page: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-ALL = [line for page in PAGES for line in commands(page)]
+# Of docs/distributed.md, tests/distributed/test_distributed_docs.py runs and parses the commands.
+ALL = [line for page in PAGES if page != "docs/distributed.md" for line in commands(page)]
 PYTHON = [line for line in ALL if "python " in line]
 SCRIPTS = [line for line in PYTHON if ".py" in line]
 
@@ -130,8 +133,8 @@ def test_both_languages_have_the_same_parts(page):
 @pytest.mark.parametrize("page", BOTH)
 def test_flags_exist(page):
     """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
-    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | {"--gpus", "--devices", "--help_all"}
-    for command in ("glm/memory/__main__.py", "benchmarks/big_checkpoint.py"):
+    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | LAUNCHER | {"--help_all"}
+    for command in ("glm/memory/__main__.py", "glm/distributed/rank_table.py", "benchmarks/big_checkpoint.py"):
         known |= set(re.findall(r'"(--\w+)"', text_of(command)))
     assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
 

@@ -108,6 +108,15 @@ def test_the_memory_command_runs(line, monkeypatch, capsys):
     assert "peak of" in capsys.readouterr().out
 
 
+def test_the_chinese_page_has_the_same_numbers():
+    def numbers(text: str) -> list[list[str]]:
+        rows = re.findall(r"^\| (?:glm-|chatglm-).*", text, flags=re.MULTILINE)
+        return [re.findall(r"[\d.]+|-(?= \|)", row) for row in rows]
+
+    found = numbers((ROOT / "docs" / "zh" / "distributed.md").read_text("utf-8"))
+    assert len(found) == 30 and found == numbers(TEXT)
+
+
 def test_the_guides_memory_command_gives_the_tables_number(monkeypatch, capsys):
     text = (ROOT / "docs" / "finetuning.md").read_text("utf-8")
     line = re.search(r"^python -m glm\.memory .*", text, flags=re.MULTILINE)[0]
