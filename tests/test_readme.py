@@ -18,7 +18,7 @@ READMES = ["README.md", "README_zh.md"]
 # A page and its Chinese twin.
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
-    "conversion", "models", "devices", "distributed",
+    "conversion", "models", "devices", "distributed", "quantization",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
@@ -134,7 +134,12 @@ def test_both_languages_have_the_same_parts(page):
 def test_flags_exist(page):
     """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
     known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | LAUNCHER | {"--help_all"}
-    for command in ("glm/memory/__main__.py", "glm/distributed/rank_table.py", "benchmarks/big_checkpoint.py"):
+    for command in (
+        "glm/memory/__main__.py",
+        "glm/distributed/rank_table.py",
+        "benchmarks/big_checkpoint.py",
+        "benchmarks/quality.py",
+    ):
         known |= set(re.findall(r'"(--\w+)"', text_of(command)))
     assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
 
