@@ -1,4 +1,4 @@
-"""The READMEs' commands are valid, the same in both languages, those of the seed, and each is run by a test."""
+"""The commands of READMEs and user guides are valid, alike in both languages, those of the seed, and run by tests."""
 
 import ast
 import re
@@ -15,6 +15,17 @@ sys.path.append(str(ROOT / "tests" / "scripts"))
 from seed_commands import COMMANDS as SEED  # noqa: E402
 
 READMES = ["README.md", "README_zh.md"]
+# A page and its Chinese twin.
+GUIDES = (
+    "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
+    "conversion", "models", "devices", "distributed", "quantization",
+)  # fmt: skip
+PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
+BOTH = [page for pair in PAGES.items() for page in pair]
+EVERY = [*READMES, *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
+LONGEST_README = 180
+# Flags of paddle.distributed.launch, and the other name of --r, which the launcher would take for its own.
+LAUNCHER = {"--gpus", "--devices", "--master", "--nnodes", "--rank", "--lora_rank"}
 # A pattern of a command → the test that runs it, on a small model and with few steps.
 SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
     f"tests/scripts/test_{name}.py" for name in ("seed_commands", "finetune_scripts", "predict_script", "infer_script")
@@ -23,11 +34,12 @@ BACKENDS_TEST, CHAT_TEST = (f"tests/scripts/test_{name}.py" for name in ("infer_
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 RUN_BY = {
+    r"printf .*--chat": "tests/cli/test_questions.py::test_questions_of_a_pipe",
+    r"output/tour|glm-4-9b-0414-tiny --chat": "tests/scripts/test_tour.py::test_every_command_runs",
     r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
     r"distributed\.launch .*predict_generation\.py configs/": "tests/matrix/test_matrix.py::test_tensor_parallel",
     r"finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_fine_tuning_and_evaluation",
     r"predict_generation\.py .*--(chat|predict_data)": f"{CONFIG_TEST}::test_prediction",
-    r"convert_checkpoint\.py": "tests/scripts/test_convert_script.py::test_both_ways",
     r"distributed\.launch .*finetune_generation\.py": f"{DISTRIBUTED_TEST}::test_fine_tuning_on_two_devices",
     r"distributed\.launch .*predict_generation\.py": f"{DISTRIBUTED_TEST}::test_merging_on_two_devices",
     r"-m glm\.memory": "tests/distributed/test_distributed_docs.py::test_the_memory_command_runs",
@@ -46,9 +58,8 @@ RUN_BY = {
     r"predict_generation\.py .*--stream": f"{PREDICT_TEST}::test_streaming_gives_the_same_texts",
     r"predict_generation\.py .*\S+-chinese ": f"{PREDICT_TEST}::test_texts_from_everywhere_give_the_same",
     r"predict_generation\.py": f"{SEED_TEST}::test_export_infer_and_predict",
-    r"-m glm\.device": "tests/test_readme.py::test_the_device_command",
 }
-# Where a README's command differs from the seed's: instructions in one process, a directory of its own for each run.
+# Where a command differs from the seed's: instructions in one process, a directory of its own for each run.
 DIFFERENCES = {
     r'python -m paddle.distributed.launch --gpus "?[0-9,]+"? (?=finetune_instruction)': "python ",
     r"(finetune_instruction.*) --tensor_parallel_degree 8": r"\1",
@@ -58,62 +69,131 @@ DIFFERENCES = {
 }
 
 
-def commands(readme: str) -> list[str]:
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def commands(page: str) -> list[str]:
     """Every line of the sh blocks, with continued lines joined."""
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text_of(page), flags=re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-ALL = commands(READMES[0])
+# Of docs/distributed.md, tests/distributed/test_distributed_docs.py runs and parses the commands.
+ALL = [line for page in PAGES if page != "docs/distributed.md" for line in commands(page)]
 PYTHON = [line for line in ALL if "python " in line]
 SCRIPTS = [line for line in PYTHON if ".py" in line]
 
 
-def test_both_languages_have_the_same_commands():
-    assert len(ALL) > 15
-    assert commands(READMES[1]) == ALL
+def blocks(kind: str, pages=PAGES) -> list[tuple[str, str]]:
+    """(page, block) of a language; each block once."""
+    fence = re.compile(rf"^```{kind}\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+    first = {block: page for page in reversed(pages) for block in fence.findall(text_of(page))}
+    return [(page, block) for block, page in first.items()]
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_both_languages_name_flags_and_files_alike(readme):
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_commands(page):
+    assert commands(PAGES[page]) == commands(page)
+
+
+def test_the_guides_have_the_commands():
+    assert len(ALL) > 30
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_blocks(page):
+    for kind in ("python", "yaml", "json", "bash"):
+        assert [block for _, block in blocks(kind, [PAGES[page]])] == [block for _, block in blocks(kind, [page])]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_name_flags_and_files_alike(page):
     """What stands between backticks is code, and code needs no translation."""
 
     def codes(name: str) -> set[str]:
-        words = re.findall(r"`([^`\n]+)`", (ROOT / name).read_text(encoding="utf-8"))
+        words = re.findall(r"`([^`\n]+)`", text_of(name))
         return {word for word in words if word.startswith("--") and " " not in word}
 
-    assert codes(readme) == codes(READMES[0])
-    assert len(codes(readme)) > 30
+    assert codes(PAGES[page]) == codes(page)
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_flags_exist(readme):
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_have_the_same_parts(page):
+    """Headings, and rows of tables."""
+
+    def parts(name: str) -> list[str]:
+        text = re.sub(r"^```.*?^```", "", text_of(name), flags=re.DOTALL | re.MULTILINE)
+        return [line.split(" ")[0][:2] for line in text.splitlines() if line.startswith(("#", "|"))]
+
+    assert parts(PAGES[page]) == parts(page)
+
+
+@pytest.mark.parametrize("page", BOTH)
+def test_flags_exist(page):
     """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | {"--gpus", "--devices"}
-    known |= set(re.findall(r'"(--\w+)"', (ROOT / "glm" / "memory" / "__main__.py").read_text(encoding="utf-8")))
-    assert set(re.findall(r"(?<![\w-])--\w+", text)) - known == set()
+    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | LAUNCHER | {"--help_all"}
+    for command in (
+        "glm/memory/__main__.py",
+        "glm/distributed/rank_table.py",
+        "benchmarks/big_checkpoint.py",
+        "benchmarks/quality.py",
+    ):
+        known |= set(re.findall(r'"(--\w+)"', text_of(command)))
+    assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
+
+
+@pytest.mark.parametrize("page", EVERY)
+def test_make_targets_and_files_exist(page):
+    text = text_of(page)
+    targets = set(re.findall(r"`make ([a-z-]+)`", text))
+    targets |= {line.split()[1] for line in commands(page) if line.startswith("make ")}
+    assert targets <= set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
+    assert missing(page, text) == []
+
+
+def missing(page: str, text: str) -> list[str]:
+    """What a page links or names between backticks, and is not there: links, paths, and modules by their name alone."""
+    links = [
+        name
+        for name in re.findall(r"\]\((?!http)([^)#\s]+)\)", text)
+        if not (ROOT / page).parent.joinpath(name).exists()
+    ]
+    paths = [
+        name
+        for name in re.findall(r"`((?:glm|tests|docs|configs|tools)/[\w/.-]*)`", text)
+        if not (ROOT / name).exists()
+    ]
+    modules = [name for name in re.findall(r"`(\w+\.py)`", text) if name not in MODULES]
+    return links + paths + modules
+
+
+# By their names alone; those of other projects that the pages mention.
+MODULES = {path.name for folder in (ROOT, *ROOT.glob("glm/**")) for path in folder.glob("*.py")} | {
+    "hccl_tools.py", "merge_hccl.py", "modeling_chatglm.py", "configuration_chatglm.py", "convert_weight.py",
+}  # fmt: skip
+
+
+def test_what_is_missing_is_found():
+    text = "[a](gone.md) [b](../LICENSE) `glm/model/gone.py` `glm/errors.py` `gone.py` `layers.py`"
+    assert missing("docs/x.md", text) == ["gone.md", "glm/model/gone.py", "gone.py"]
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_make_targets_and_files_exist(readme):
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"`make ([a-z-]+)`", text)) | {line.split()[1] for line in ALL if line.startswith("make ")}
-    assert targets >= {"quickstart", "test", "bench"}
-    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    table = re.search(r"^\| `finetune_generation\.py`.*?\n\n", text, flags=re.DOTALL | re.MULTILINE)[0].strip()
-    places = [word for line in table.splitlines() for word in re.findall(r"`([\w/.]+(?:\.py|/))`", line.split("|")[1])]
-    missing = [name for name in links + places if not (ROOT / name).exists() and not (ROOT / "glm" / name).exists()]
-    assert missing == []
-    assert len(places) > 30
+def test_the_readme_is_a_door(readme):
+    """Short, and every page can be reached from it."""
+    text = text_of(readme)
+    assert len(text.splitlines()) <= LONGEST_README
+    folder = "docs" if readme == "README.md" else "docs/zh"
+    assert all(f"]({folder}/{name}.md)" in text for name in GUIDES)
+    assert all(f"](docs/{path.name})" in text for path in (ROOT / "docs").glob("*.md") if path.stem not in GUIDES)
+    assert {path.stem for path in (ROOT / "docs/zh").iterdir()} == set(GUIDES)
+    assert "](LICENSE)" in text
 
 
 def test_make_help_lists_every_target():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = text_of("Makefile")
     public = re.search(r"^\.PHONY: help (.*)", makefile, flags=re.MULTILINE)[1].split()
     assert sorted(re.findall(r"^# make ([a-z-]+)  ", makefile, flags=re.MULTILINE)) == sorted(public)
 
@@ -132,22 +212,20 @@ def test_the_scripts_parser_takes_the_command(line, monkeypatch):
         import_module(script.removesuffix(".py")).parse()
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_python_block(readme, monkeypatch, capsys):
-    """As it stands there, on tiny presets."""
-    block = re.search(r"^```python\n(.*?)^```", (ROOT / readme).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)[1]
+def test_the_python_block(monkeypatch, capsys):
+    """As it stands there, on tiny presets; that of docs/python.md runs in tests/api/test_public_names.py."""
     monkeypatch.chdir(ROOT)
     names = {}
+    [block] = [block for page, block in blocks("python") if page != "docs/python.md"]
     exec(block, names)
     assert names["generate"]("你好") == [{"generated_text": capsys.readouterr().out.removesuffix("\n")}]
     assert [message["role"] for message in names["history"]] == ["user", "assistant"] * 2
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_file_of_arguments(readme, tmp_path):
+@pytest.mark.parametrize(("page", "block"), blocks("yaml"))
+def test_the_file_of_arguments(page, block, tmp_path):
     from glm.training import arguments
 
-    block = re.search(r"^```yaml\n(.*?)^```", (ROOT / readme).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)[1]
     (tmp_path / "arguments.yaml").write_text(block, encoding="utf-8")
     classes = [arguments.DataArguments, arguments.ModelArguments, arguments.GLMTrainingArguments]
     _, model, training = arguments.parse_arguments(classes, "", [str(tmp_path / "arguments.yaml")])
@@ -155,10 +233,14 @@ def test_the_file_of_arguments(readme, tmp_path):
     assert (training.do_train, training.learning_rate) == (True, 2e-3)
 
 
+def test_there_are_such_blocks():
+    assert [len(blocks(kind)) for kind in ("python", "yaml", "json")] == [2, 1, 6]
+
+
 @pytest.mark.parametrize("line", PYTHON)
 def test_a_test_runs_the_command(line):
     path, name = next(test for pattern, test in RUN_BY.items() if re.search(pattern, line)).split("::")
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    tree = ast.parse(text_of(path))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
@@ -181,23 +263,6 @@ def pairs(line: str) -> list[tuple[str, ...]]:
     return [(head,), *(tuple(flag.split()) for flag in flags)]
 
 
-def test_the_device_command(run_python):
-    result = run_python("-m", "glm.device")
-    assert result.returncode == 0
-    assert result.stdout.startswith("device: ")
-    assert "MKL_NUM_THREADS: " in result.stdout
-
-
-@pytest.fixture
-def run_python():
-    import subprocess
-
-    def run(*arguments: str):
-        return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    return run
-
-
 SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 
 
@@ -205,10 +270,8 @@ SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 def flags_of(script: str) -> frozenset[str]:
     if script.startswith("finetune"):
         return frozenset(training_parser(script)._option_string_actions)
-    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "glm" / "cli" / "prompts.py").read_text(
-        encoding="utf-8"
-    )
-    return frozenset(re.findall(r'"(--\w+)"', text + (ROOT / "glm" / "cli" / "script.py").read_text(encoding="utf-8")))
+    text = "".join(map(text_of, (script, "glm/cli/prompts.py", "glm/cli/script.py")))
+    return frozenset(re.findall(r'"(--\w+)"', text))
 
 
 @cache

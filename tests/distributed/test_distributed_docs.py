@@ -83,7 +83,7 @@ def test_two_key_value_heads_limit_the_degree():
 
 
 def test_the_settings_of_the_tables_are_named():
-    for words in ("bfloat16", "O2", "--recompute", "2 rows", "608 + 160 tokens", "5 beams", f"{HEADROOM:.0%}"):
+    for words in ("bfloat16", "O2", "--recompute", "2 sequences", "608 + 160 tokens", "5 beams", f"{HEADROOM:.0%}"):
         assert words in TEXT, words
 
 
@@ -108,8 +108,18 @@ def test_the_memory_command_runs(line, monkeypatch, capsys):
     assert "peak of" in capsys.readouterr().out
 
 
-def test_the_readmes_memory_command_gives_the_tables_number(monkeypatch, capsys):
-    line = re.search(r"^python -m glm\.memory .*", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)[0]
+def test_the_chinese_page_has_the_same_numbers():
+    def numbers(text: str) -> list[list[str]]:
+        rows = re.findall(r"^\| (?:glm-|chatglm-).*", text, flags=re.MULTILINE)
+        return [re.findall(r"[\d.]+|-(?= \|)", row) for row in rows]
+
+    found = numbers((ROOT / "docs" / "zh" / "distributed.md").read_text("utf-8"))
+    assert len(found) == 30 and found == numbers(TEXT)
+
+
+def test_the_guides_memory_command_gives_the_tables_number(monkeypatch, capsys):
+    text = (ROOT / "docs" / "finetuning.md").read_text("utf-8")
+    line = re.search(r"^python -m glm\.memory .*", text, flags=re.MULTILINE)[0]
     monkeypatch.setattr(sys, "argv", shlex.split(line)[2:])
     memory_command.main()
     title, *rows = capsys.readouterr().out.splitlines()
