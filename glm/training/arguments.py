@@ -106,7 +106,6 @@ def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[st
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(list(classes), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--help_all", action="help", help=HELP_ALL)
     for line in repeated_flags([RENAMED.get(word, word) for word in argv], parser):
         note(line)
     argv = [RENAMED.get(word, word) for word in expand(argv, parser)]
@@ -121,6 +120,7 @@ class ArgumentParser(PdArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.add_argument("--help_all", action="help", help=HELP_ALL)
         for action in self._actions:
             if action.dest == "bf16":  # PaddleNLP's parser lets only flags with a default stand without a value
                 action.nargs, action.const = "?", True
