@@ -16,6 +16,10 @@ from glm.files.foreign_files import HEAD, stand_in
 
 JSON = (".json", ".jsonl", ".ndjson", ".jsonlines")
 TABLES = (".parquet", ".arrow")
+_ARROW_FILE = b"ARROW1"
+# How files of other kinds begin, which some call .json, and what they ought to be called.
+_HEADS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"PK\x03\x04": ".zip"}
+_HEADS |= {b"PAR1": ".parquet", _ARROW_FILE: ".arrow"}
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 # Data of other kinds, and what to do with it.
 _CONVERT = "save its rows as JSON Lines, an object a line"
@@ -102,6 +106,9 @@ def read_unpacked(path: Path) -> bytes:
     if what := stand_in(content[:HEAD]):
         raise GLMError(f"{path} {what}")
     unpack = _UNPACK.get(path.suffix.lower())
+    if not unpack and (kind := next((_HEADS[head] for head in _HEADS if content.startswith(head)), None)):
+        cure = REFUSED.get(kind, f"give it a name that ends in {kind}")
+        raise GLMError(f"{path} is a {kind} file by its content: {cure}")
     try:
         return unpack(content) if unpack else content
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
@@ -121,10 +128,21 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
             raise GLMError(f"{path} {what}")
     try:
         for batch in _batches(path):
-            yield from batch.to_pylist()
+            yield from map(without_nulls, batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GLMError(f"{path} is damaged or cut short ({reason}): download it again") from error
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """A table's row, whose objects have null under the names that only others of their column have."""
+    return {name: _pruned(value) for name, value in row.items()}
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _pruned(part) for name, part in value.items() if part is not None}
+    return list(map(_pruned, value)) if isinstance(value, list) else value
 
 
 def _batches(path: Path) -> Iterator[Any]:
@@ -136,5 +154,10 @@ def _batches(path: Path) -> Iterator[Any]:
         with ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=1024)
         return
-    with pyarrow.memory_map(str(path)) as source:  # `datasets` writes streams
+    with pyarrow.memory_map(str(path)) as source:
+        if source.read(len(_ARROW_FILE)) == _ARROW_FILE:  # Feather; `datasets` writes streams
+            file = pyarrow.ipc.open_file(source)
+            yield from map(file.get_batch, range(file.num_record_batches))
+            return
+        source.seek(0)
         yield from pyarrow.ipc.open_stream(source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from glm.datasets.formats import split_name
+from glm.datasets.formats import split_name, without_nulls
 from glm.datasets.readers import Parsed
 from glm.datasets.splits import Name, Split, choose_names
 from glm.errors import GLMError
@@ -43,4 +43,4 @@ def hub_rows(name: str, split: Split) -> Iterator[Parsed] | None:
 
 
 def _numbered(name: str, rows: Iterable) -> Iterator[Parsed]:
-    return (Parsed(f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
+    return (Parsed(f"{name}, row {number}", without_nulls(row)) for number, row in enumerate(rows, 1))

@@ -10,6 +10,7 @@ import pytest
 from shared_files import SHARED
 
 from glm.datasets import load_examples, read_rows
+from glm.datasets.hub import _numbered
 from glm.datasets.splits import choose_files, choose_names
 from glm.errors import GLMError
 
@@ -207,6 +208,39 @@ def test_tables_of_the_hub(tmp_path):
     (damaged := tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(GLMError, match=r"x\.parquet is damaged or cut short \("):
         read_rows(damaged)
+
+
+def test_a_table_has_the_rows_of_json(tmp_path):
+    """Its objects have one set of names, null where a row had none: no null gets into a tool's schema or a call."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import feather, parquet
+
+    schemas = [{"name": "f", "parameters": {"a": {"type": "string"}}}, {"name": "g", "parameters": {"b": {"x": 1}}}]
+    calls = [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {name: 1}}]} for name in "ab"]
+    asked = {"role": "user", "content": "q"}
+    rows = [{"messages": [asked, call, {"role": "tool", "content": "1"}, calls[0]], "tools": schemas} for call in calls]
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "x.parquet")
+    feather.write_feather(table, tmp_path / "feather.arrow")
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wanted = load_examples("messages", "train", str(tmp_path / "x.jsonl")).examples
+    for name in ("x.parquet", "feather.arrow"):
+        assert load_examples("messages", "train", str(tmp_path / name)).examples == wanted
+    assert list(_numbered("hub", table.to_pylist()))[1].value["tools"] == schemas
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"{}"), r"is a \.gz file by its content: give it a name that ends in \.gz"),
+        (b"PAR1 and more", r"is a \.parquet file by its content: give it a name that ends in \.parquet"),
+        (b"PK\x03\x04 and more", r"is a \.zip file by its content: unpack it first"),
+    ],
+)
+def test_content_of_another_kind_than_the_name_says(tmp_path, content, said):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(GLMError, match=said):
+        read_rows(tmp_path / "x.json")
 
 
 def test_times_in_a_table_are_no_text(tmp_path):
