@@ -91,7 +91,8 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         """
         if reduction not in REDUCTIONS:
             raise UsageError(f"reduction is {reduction!r}, and must be {' or '.join(map(repr, REDUCTIONS))}")
-        check_unused(others)
+        if others:
+            check_unused(others)
         given = (input_ids, attention_mask, position_ids, prefix_length)
         inputs = given if _whole(given) else self._complete(*given)
         labels = _labels(labels, loss_mask, inputs[0])

@@ -7,6 +7,7 @@ from typing import Any
 
 from glm.api import pipelines
 from glm.api.auto import dtype_name
+from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import AdapterPaths, check_family, load_tokenizer
 from glm.api.predictor import Predictor
 from glm.encoding.encoder import encoder_of
@@ -14,7 +15,6 @@ from glm.errors import UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.inference.generator import TextGenerator
 from glm.inference.model_generator import ModelGenerator
-from glm.model.network import GLMForCausalLM
 
 TASK = "text-generation"
 MINDFORMERS_TASK = "text_generation"
