@@ -11,6 +11,9 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# Tests run in two processes of one thread each: most are too small for two threads. WORKERS=0 runs them in one.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 # The peers of `make bench`: torch must not get into the project's own environment.
 BENCH_VENV ?= .venv-bench
 BENCH_PY := $(BENCH_VENV)/bin/python
@@ -43,13 +46,13 @@ lint: $(READY)
 
 # Which tests start processes is read off their code: tests/tiers.py.
 check: lint
-	@$(PY) -m pytest -m "not slow and not process"
+	@$(PYTEST) -m "not slow and not process"
 
 test: lint
-	@$(PY) -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: lint
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 $(BENCH_READY): requirements-bench.lock tools/find_python.sh
 	@rm -rf $(BENCH_VENV)
