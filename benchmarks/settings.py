@@ -38,7 +38,7 @@ class Shape:
 
 # Dropout as GLM-Large-Chinese has it, also where a preset has none.
 DROPOUT = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "hidden_dropout": 0.1}
-_GLM4 = {"generation": "glm4", "norm_eps": 1e-5, "attention_bias": True, "num_key_value_heads": 2}
+_GLM4 = {"family": "glm4", "norm_eps": 1e-5, "attention_bias": True, "num_key_value_heads": 2}
 _GLM4_122M = _GLM4 | {
     "vocab_size": 32000,
     "hidden_size": 768,

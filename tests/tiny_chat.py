@@ -1,4 +1,4 @@
-"""Tiny random models of the three chat generations, as directories: weights, config.json, bundled vocabulary."""
+"""Tiny random models of the three chat families, as directories: weights, config.json, bundled vocabulary."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from glm.tokenizers import GLMTokenizer
 DATA = Path(__file__).resolve().parents[1] / "data"
 # Tokenizer kind → what its tiny model is.
 SHAPES = {
-    "chatglm": {"generation": "chatglm", "vocab_size": 800},
-    "glm4": {"generation": "glm4-remote", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": True},
-    "glm4-0414": {"generation": "glm4-0414", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": False},
+    "chatglm": {"family": "chatglm", "vocab_size": 800},
+    "glm4": {"family": "glm4-remote", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": True},
+    "glm4-0414": {"family": "glm4-0414", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": False},
 }
 KINDS = tuple(SHAPES)
 # One model has a file that says what its tokenizer says anyway.

@@ -316,7 +316,7 @@ def _settle_ties(adapter: LoadedAdapter, config: Any) -> None:
     """Finds out whether a head that is the word embedding stays so.
 
     Raises:
-        GLMError: it does not, and models of this generation cannot be without it.
+        GLMError: it does not, and models of this family cannot be without it.
     """
     if not config.tie_word_embeddings:
         return

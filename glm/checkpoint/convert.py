@@ -26,7 +26,7 @@ from glm.checkpoint.side_files import (
 )
 from glm.checkpoint.slices import WholeWeight, stored_tensors
 from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
-from glm.config.families import GENERATIONS
+from glm.config.families import FAMILIES
 from glm.config.fields import ConfigFields, PlainConfig
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
@@ -44,12 +44,12 @@ class Form:
     Attributes:
         weight_format: key of `file_names.FILE_NAMES`.
         torch_layout: linear weights lie [out, in].
-        generations: generation of the source → that of the target, where it changes; None where there is no such form.
+        families: family of the source → that of the target, where it changes; None where there is no such form.
     """
 
     weight_format: str
     torch_layout: bool
-    generations: dict[str, str | None]
+    families: dict[str, str | None]
 
 
 FORMS = {
@@ -237,13 +237,13 @@ def _refuse_files(conversion: Conversion, journal: Journal) -> None:
 
 
 def _target_config(conversion: Conversion, config: ConfigFields) -> ConfigFields:
-    """The source's own config, or one of the generation that stands for it in the target."""
-    generation = conversion.form.generations.get(config.generation, config.generation)
-    if generation is None:
-        raise GLMError(f"{conversion.source} is of generation {config.generation}, which has no remote-code form")
-    if generation == config.generation:
+    """The source's own config, or one of the family that stands for it in the target."""
+    family = conversion.form.families.get(config.family, config.family)
+    if family is None:
+        raise GLMError(f"{conversion.source} is of family {config.family}, which has no remote-code form")
+    if family == config.family:
         return config
-    return config.changed(generation=generation, checkpoint_table=GENERATIONS[generation].parts["checkpoint_table"])
+    return config.changed(family=family, checkpoint_table=FAMILIES[family].parts["checkpoint_table"])
 
 
 def _plan(

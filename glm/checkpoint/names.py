@@ -1,6 +1,6 @@
 """Which tensor on disk is which weight in memory: one table a source format.
 
-In memory (every generation): Hugging Face's names, Paddle's [in, out] linear weights, separate q, k, v.
+In memory (every family): Hugging Face's names, Paddle's [in, out] linear weights, separate q, k, v.
 A table row says where a weight is stored, whether torch stores it transposed, and how several weights share one stored
 tensor; glm/distributed/plan.py says where tensor parallelism cuts it. Reading and writing both run from the rows.
 """

@@ -19,7 +19,7 @@ _LEFT = (
     *("trainer_state.json", "random_layout.json", "run_arguments.json", "*_results.json"),
 )
 _MODEL_CODE = ("modeling_*.py", "configuration_*.py", "quantization*.py")
-# Fields of config.json that mean the same in every generation, and that GLMConfig does not know.
+# Fields of config.json that mean the same in every family, and that GLMConfig does not know.
 _SHARED_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
 TEXT_SIDE = (CONFIG_NAME, GENERATION_NAME, *TOKENIZER_FILES, *(kind.vocabulary_file for kind in TOKENIZERS))
 MANIFESTS = "*.manifest.json"  # of exports
@@ -44,7 +44,7 @@ def converted_config(config: ConfigFields, target: ConfigFields, conversion: Any
     """The config.json of the target: the source's own, with as little changed as can be.
 
     Args:
-        config, target: the same object where the generation stays.
+        config, target: the same object where the family stays.
         conversion: needs source, dtype, degree and form.
     """
     raw = read_json(conversion.source / CONFIG_NAME)
@@ -61,7 +61,7 @@ def converted_config(config: ConfigFields, target: ConfigFields, conversion: Any
 def _translated(raw: dict[str, Any], config: ConfigFields, target: ConfigFields) -> dict[str, Any]:
     """In the target's names; what nobody here knows goes along, for it changes nothing."""
     content = config_json(target)
-    foreign = {name: raw[name] for name in unknown_fields(raw, config.generation) if name in raw}
+    foreign = {name: raw[name] for name in unknown_fields(raw, config.family) if name in raw}
     content.pop("output_predict", None)  # PaddleNLP's
     content["torch_dtype"] = content["dtype"]  # transformers 4 and the remote code know this name only
     return foreign | content | {name: raw[name] for name in _SHARED_FIELDS if name in raw}

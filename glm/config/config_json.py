@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from glm.config.families import GENERATIONS, SIZES, Generation
+from glm.config.families import FAMILIES, SIZES, Family
 from glm.config.field_values import CHECKED, checked, token_ids
 from glm.config.foreign_fields import is_known, refuse_change
 from glm.config.presets import PRESETS, is_directory
@@ -28,7 +28,7 @@ def read_config_file(directory: Path) -> dict[str, Any]:
     A field that nobody here knows is named in one warning.
 
     Raises:
-        GLMError: no such file, an adapter's directory, no JSON, no known generation, a missing field, or one that is
+        GLMError: no such file, an adapter's directory, no JSON, no known family, a missing field, or one that is
             known to make another model of it (glm/config/foreign_fields.py).
     """
     path = directory / CONFIG_NAME
@@ -38,18 +38,18 @@ def read_config_file(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
     raw = read_json(path)
-    for name, generation in GENERATIONS.items():
-        if generation.recognise(raw):
+    for name, family in FAMILIES.items():
+        if family.recognise(raw):
             try:
-                fields = {"generation": name} | _translate(raw, generation)
+                fields = {"family": name} | _translate(raw, family)
             except GLMError as error:
                 raise GLMError(f"{path}: {error}") from None
             if unknown := unknown_fields(raw, name):
                 logger.warning("%s: taken to change nothing, for nobody here knows it: %s", path, ", ".join(unknown))
             return fields
     raise GLMError(
-        f"{path}: model_type '{raw.get('model_type')}' with these fields is none of the known generations: "
-        f"{', '.join(GENERATIONS)}"
+        f"{path}: model_type '{raw.get('model_type')}' with these fields matches no supported family: "
+        f"{', '.join(FAMILIES)}"
     )
 
 
@@ -64,28 +64,28 @@ def refuse_adapter(directory: Path) -> None:
         )
 
 
-def unknown_fields(raw: Mapping[str, Any], generation: str) -> list[str]:
+def unknown_fields(raw: Mapping[str, Any], family: str) -> list[str]:
     """Names in a config.json of which nobody here knows whether they change results; null says that nothing is set."""
-    shared = GENERATIONS[generation]
+    shared = FAMILIES[family]
     own = {*shared.names, *shared.aliases, *shared.derived, *shared.ignored, *shared.fixed, *TOKENS}
     names = [name for name, value in raw.items() if value is not None and name not in own and not is_known(name)]
     return sorted(names) + shared.unknown(raw)
 
 
-def _translate(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
-    raw = _without_aliases(raw, generation)
-    own = {*generation.names, *generation.derived, *generation.ignored, *TOKENS}
+def _translate(raw: dict[str, Any], family: Family) -> dict[str, Any]:
+    raw = _without_aliases(raw, family)
+    own = {*family.names, *family.derived, *family.ignored, *TOKENS}
     for name in sorted(raw.keys() - own):
-        refuse_change(name, raw, generation.parts["hidden_act"], generation.fixed)
-    raw |= {name: raw.get(other) for name, other in generation.null.items() if raw.get(name, ...) is None}
+        refuse_change(name, raw, family.parts["hidden_act"], family.fixed)
+    raw |= {name: raw.get(other) for name, other in family.null.items() if raw.get(name, ...) is None}
     stated = {name: value for name, value in raw.items() if value is not None}
-    known = generation.absent | stated
-    if missing := [name for name in generation.names if name not in known]:
-        raise GLMError(f"no {', '.join(missing)}, which a {generation.architecture} needs; get the file again")
-    fields = {ours: known[theirs] for theirs, ours in generation.names.items()}
-    labels = {ours: theirs for theirs, ours in generation.names.items()}
+    known = family.absent | stated
+    if missing := [name for name in family.names if name not in known]:
+        raise GLMError(f"no {', '.join(missing)}, which a {family.architecture} needs; get the file again")
+    fields = {ours: known[theirs] for theirs, ours in family.names.items()}
+    labels = {ours: theirs for theirs, ours in family.names.items()}
     fields |= {ours: checked(ours, fields[ours], theirs) for ours, theirs in labels.items() if ours in CHECKED}
-    fields |= generation.derive(raw)
+    fields |= family.derive(raw)
     fields |= {name: _size(labels.get(name, name), fields[name]) for name in SIZES if name in fields}
     tokens = {name: token_ids(name, stated[name]) for name in TOKENS if name in stated}
     return fields | tokens | _dtype(stated)
@@ -105,10 +105,10 @@ def _dtype(stated: Mapping[str, Any]) -> dict[str, str]:
     return {"dtype": _TORCH_NAMES.get(named[0], named[0])} if named else {}
 
 
-def _without_aliases(raw: dict[str, Any], generation: Generation) -> dict[str, Any]:
+def _without_aliases(raw: dict[str, Any], family: Family) -> dict[str, Any]:
     """One name a field."""
     raw = dict(raw)
-    for other, name in generation.aliases.items():
+    for other, name in family.aliases.items():
         stated = [value for value in (raw.get(name), raw.pop(other, None)) if value is not None]
         if stated and stated[0] != stated[-1]:
             raise GLMError(f"{name} is {stated[0]} and {other} {stated[-1]}, which must be the same: correct one")
@@ -117,21 +117,21 @@ def _without_aliases(raw: dict[str, Any], generation: Generation) -> dict[str, A
 
 
 def config_json(config: Any, shards: int = 1) -> dict[str, Any]:
-    """The config.json of a `GLMConfig`, in the names that the generation's own users and PaddleNLP know.
+    """The config.json of a `GLMConfig`, in the names that the family's own users and PaddleNLP know.
 
     Args:
         shards: tensor-parallel files that the weights beside it lie in.
     """
-    generation = GENERATIONS[config.generation]
+    family = FAMILIES[config.family]
     tokens = {name: getattr(config, name, None) for name in TOKENS}
     return {
-        "model_type": generation.model_type,
-        "architectures": [generation.architecture],
+        "model_type": family.model_type,
+        "architectures": [family.architecture],
         "dtype": config.dtype,
-        **{name: value for name, value in generation.fixed.items() if value is not None},
-        **{theirs: getattr(config, ours) for theirs, ours in generation.names.items()},
-        **generation.write(config),
-        **{name: value for name, value in tokens.items() if value is not None or name in generation.tokens},
+        **{name: value for name, value in family.fixed.items() if value is not None},
+        **{theirs: getattr(config, ours) for theirs, ours in family.names.items()},
+        **family.write(config),
+        **{name: value for name, value in tokens.items() if value is not None or name in family.tokens},
         "tensor_parallel_degree": shards,
     }
 

@@ -1,6 +1,6 @@
-"""What the models of each GLM generation share, and how its config.json names things.
+"""What the models of each GLM family share, and how its config.json names things.
 
-A generation is data: one entry of `GENERATIONS`. glm/config/glm_config.py turns it into a configuration,
+A family is data: one entry of `FAMILIES`. glm/config/glm_config.py turns it into a configuration,
 glm/config/config_json.py reads and writes config.json by it.
 """
 
@@ -27,11 +27,11 @@ SIZES = (
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What the models of one GLM generation share.
+class Family:
+    """What the models of one GLM family share.
 
     Attributes:
-        parts: fields of `GLMConfig` with the same value in every model of the generation.
+        parts: fields of `GLMConfig` with the same value in every model of the family.
         defaults: fields of `GLMConfig` that a model may change.
         names: name of a field in config.json → its name in `GLMConfig`.
         absent: fields of config.json that may be missing → what that means; the other `names` must be there.
@@ -41,12 +41,12 @@ class Generation:
         ignored: config.json fields that change no result of this code.
         derived: config.json fields that `derive` reads.
         tokens: ids of config.json that are written even if there is none.
-        recognise: whether a config.json describes this generation.
+        recognise: whether a config.json describes this family.
         derive: `GLMConfig` fields that follow from several of config.json's.
         unknown: names inside the `derived` fields that change nothing.
         write: the inverse of `derive`: config.json fields of a `GLMConfig`.
         architecture, model_type: what config.json calls the model.
-        half: the 16-bit dtype that the generation was trained in; the other one may overflow or be too coarse.
+        half: the 16-bit dtype that the family was trained in; the other one may overflow or be too coarse.
     """
 
     parts: Mapping[str, Any]
@@ -175,8 +175,8 @@ _HF_ABSENT = {
 }
 
 
-def _transformers(model_type: str, architecture: str, norm_eps: float, post_norms: bool) -> Generation:
-    return Generation(
+def _transformers(model_type: str, architecture: str, norm_eps: float, post_norms: bool) -> Family:
+    return Family(
         parts=_GLM4 | {"post_norms": post_norms, "checkpoint_table": "glm4"},
         defaults=_GLM4_DEFAULTS | {"norm_eps": norm_eps},
         names={name: name for name in _HF_NAMES} | {"rms_norm_eps": "norm_eps"},
@@ -196,9 +196,9 @@ def _transformers(model_type: str, architecture: str, norm_eps: float, post_norm
     )
 
 
-GENERATIONS = {
+FAMILIES = {
     # GLM, arXiv:2103.10360. config.json as PaddleNLP and the Hugging Face remote code write it.
-    "glm": Generation(
+    "glm": Family(
         parts=_LAYER_NORM
         | {
             "position_type": "learned_2d",
@@ -257,7 +257,7 @@ GENERATIONS = {
         write=_write_glm,
     ),
     # config.json of THUDM/chatglm-6b, and PaddleNLP's of the same model.
-    "chatglm": Generation(
+    "chatglm": Family(
         parts=_LAYER_NORM
         | {
             "position_type": "rotary_2d",
@@ -306,7 +306,7 @@ GENERATIONS = {
         model_type="chatglm",
     ),
     # config.json of the remote-code repositories of GLM-4-9B.
-    "glm4-remote": Generation(
+    "glm4-remote": Family(
         parts=_GLM4 | {"post_norms": False, "checkpoint_table": "glm4_remote"},
         defaults=_GLM4_DEFAULTS,
         names={

@@ -1,6 +1,6 @@
 """What a GLM is made of, without PaddleNLP: for what reads checkpoints and writes graphs.
 
-glm/config/families.py says what the models of a generation share, glm/config/presets.py what each model adds,
+glm/config/families.py says what the models of a family share, glm/config/presets.py what each model adds,
 glm/config/config_json.py how config.json is read and written; glm/config/glm_config.py makes PaddleNLP's configuration
 of it.
 """
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from glm.config.config_json import TOKENS, read_config_file
-from glm.config.families import GENERATIONS, Generation
+from glm.config.families import FAMILIES, Family
 from glm.config.field_values import CHECKED, checked
 from glm.config.foreign_fields import PADDLENLP_FIELDS, TRANSFORMERS_FIELDS
 from glm.config.presets import PRESETS, is_directory, preset_name
@@ -35,7 +35,7 @@ class ConfigFields:
 
     def __init__(
         self,
-        generation: str = "glm",
+        family: str = "glm",
         vocab_size: int = 50048,
         hidden_size: int = 1024,
         num_hidden_layers: int = 24,
@@ -50,12 +50,12 @@ class ConfigFields:
         rope_scaling: dict[str, Any] | None = None,
         **kwargs,
     ):
-        if generation not in GENERATIONS:
-            raise GLMError(f"unknown generation '{generation}'; known: {', '.join(GENERATIONS)}")
-        shared = GENERATIONS[generation]
+        if family not in FAMILIES:
+            raise GLMError(f"unknown family '{family}'; known: {', '.join(FAMILIES)}")
+        shared = FAMILIES[family]
         self._refuse_unknown(kwargs, shared)
         super().__init__(**{**shared.parts, **shared.defaults, **kwargs})
-        self.generation = generation
+        self.family = family
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -71,7 +71,7 @@ class ConfigFields:
         self.check()
 
     @classmethod
-    def _refuse_unknown(cls, names: Iterable[str], shared: Generation) -> None:
+    def _refuse_unknown(cls, names: Iterable[str], shared: Family) -> None:
         """Raises GLMError for a name that is no field of this class, nor of any configuration of the libraries'."""
         own = [*signature(ConfigFields).parameters, *shared.parts, *shared.defaults, *TOKENS]
         own.remove("kwargs")
@@ -95,10 +95,10 @@ class ConfigFields:
             )
         check_base(self.rope_theta, self.rope_scaling)
         if self.rope_scaling and "rope_scaling" not in self._shared.derived:
-            able = ", ".join(name for name, each in GENERATIONS.items() if "rope_scaling" in each.derived)
+            able = ", ".join(name for name, each in FAMILIES.items() if "rope_scaling" in each.derived)
             raise GLMError(
-                f"rope_scaling is of type {self.rope_scaling['rope_type']}, and models of generation "
-                f"{self.generation} have none, only those of {able}: leave it out, or convert to --format hf"
+                f"rope_scaling is of type {self.rope_scaling['rope_type']}, and models of family "
+                f"{self.family} have none, only those of {able}: leave it out, or convert to --format hf"
             )
         divided = self.hidden_size // self.num_attention_heads
         if self.head_dim == divided and divided * self.num_attention_heads != self.hidden_size:
@@ -125,8 +125,8 @@ class ConfigFields:
             raise GLMError(f"dtype '{self.dtype}' is not one of {', '.join(DTYPES)}")
 
     @property
-    def _shared(self) -> Generation:
-        return GENERATIONS[self.generation]
+    def _shared(self) -> Family:
+        return FAMILIES[self.family]
 
     @property
     def heads_a_group(self) -> int:
@@ -158,12 +158,12 @@ class ConfigFields:
 
     @property
     def can_untie(self) -> bool:
-        """Whether models of the generation may have a head that is not the word embedding."""
+        """Whether models of the family may have a head that is not the word embedding."""
         return "tie_word_embeddings" in self._shared.names.values()
 
     @property
     def half(self) -> str:
-        """The 16-bit dtype that the generation is made for."""
+        """The 16-bit dtype that the family is made for."""
         return self._shared.half
 
     def dtype_warning(self, dtype: str | None = None) -> str | None:
@@ -203,7 +203,7 @@ class ConfigFields:
                 read is passed over.
 
         Raises:
-            GLMError: neither a preset nor a directory with a config.json that describes a known generation, or no such
+            GLMError: neither a preset nor a directory with a config.json that describes a known family, or no such
                 field.
         """
         overrides = {name: value for name, value in overrides.items() if name not in _LOADING}

@@ -1,4 +1,4 @@
-"""Fields of config.json that are not a generation's own: which change results, and which are known to change nothing.
+"""Fields of config.json that are not a family's own: which change results, and which are known to change nothing.
 
 The rule: a field that changes results is refused unless its value is the one that this code implements; of a field that
 nobody here has heard of, the reader says so. So a name that is missing below costs a line of warning and no more. Every
@@ -34,7 +34,7 @@ _CHANGING: Mapping[str, tuple] = {
     **dict.fromkeys(("query_pre_attn_scalar", "attention_multiplier"), _NULL),
     **dict.fromkeys(("scale_attn_by_inverse_layer_idx", "clip_qkv", "use_logn_attn", "use_dynamic_ntk"), _OFF),
     **dict.fromkeys(("unidirectional", "unidirectional_attention", "focused_attention", "norm_softmax"), _OFF),
-    "attention_bias": (True,),  # where a generation's models may differ in it, it is one of their own fields
+    "attention_bias": (True,),  # where a family's models may differ in it, it is one of their own fields
     "attn_output_gate": _OFF,
     # scales
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"), _ONE),
@@ -45,7 +45,7 @@ _CHANGING: Mapping[str, tuple] = {
     **dict.fromkeys(("parallel_attn", "use_parallel_residual", "parallel_residual", "apply_layernorm_1p"), _OFF),
     **dict.fromkeys(("use_rmsnorm", "use_swiglu", "norm_head", "apply_residual_connection_post_layernorm"), _OFF),
     "mlp_version": ("v1",),
-    # positions, where a generation does not read them itself
+    # positions, where a family does not read them itself
     **dict.fromkeys(("use_rotary", "mrope_section"), _OFF),
     "rotary_type": (*_OFF, "none"),
     "rope_ratio": _ONE,
@@ -196,8 +196,8 @@ def refuse_change(name: str, raw: Mapping[str, Any], hidden_act: str, fixed: Map
 
     Args:
         name: of a field of `raw`, a config.json's content.
-        hidden_act: the generation's activation.
-        fixed: the generation's own fields that may have one value only.
+        hidden_act: the family's activation.
+        fixed: the family's own fields that may have one value only.
     """
     value = raw[name]
     if value is None:

@@ -6,19 +6,19 @@ from typing import Any
 from paddlenlp.transformers import PretrainedConfig
 
 from glm.config.config_json import config_json, write_config_file
-from glm.config.families import GENERATIONS
+from glm.config.families import FAMILIES
 from glm.config.fields import DTYPES, ConfigFields
 from glm.config.mindformers_fields import from_mindformers
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS, preset_name
 
-__all__ = ["DTYPES", "GENERATIONS", "PRESETS", "UNTRAINED_PRESETS", "GLMConfig", "preset_name"]
+__all__ = ["DTYPES", "FAMILIES", "PRESETS", "UNTRAINED_PRESETS", "GLMConfig", "preset_name"]
 
 
 class GLMConfig(ConfigFields, PretrainedConfig):
     """Configuration of `glm.GLMForCausalLM`; the sizes of GLM-Large-Chinese unless given.
 
     Args:
-        generation: key of `GENERATIONS`; its `parts` fill position_type, norm_type, hidden_act, checkpoint_table.
+        family: key of `FAMILIES`; its `parts` fill position_type, norm_type, hidden_act, checkpoint_table.
         vocab_size: rows of the word embedding.
         hidden_size: H, width of the residual stream.
         num_hidden_layers, num_attention_heads: depth, and heads a layer.
@@ -31,7 +31,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         rope_scaling: how rotary positions are scaled, as transformers has it: {"rope_type": "yarn", "factor": 4.0,
             "original_max_position_embeddings": 32768}, or of type linear or llama3.
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout
-            probabilities in training, whether queries, keys and values have a bias; the generation's unless given.
+            probabilities in training, whether queries, keys and values have a bias; the family's unless given.
         kwargs: of PaddleNLP's PretrainedConfig: dtype, tie_word_embeddings, eos_token_id and its like,
             tensor_parallel_degree, tensor_parallel_rank and others. Or MindFormers' fields of ChatGLM-6B, which then is
             the model (glm/config/mindformers_fields.py).
@@ -40,7 +40,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         max_decode_length: as MindFormers has it; the model's positions unless given.
 
     Raises:
-        GLMError: an unknown field, generation or dtype, scaled positions that are not implemented, heads that do not
+        GLMError: an unknown field, family or dtype, scaled positions that are not implemented, heads that do not
             divide the hidden size, or a tensor-parallel degree that does not divide heads and MLP, or that neither
             divides the key/value heads nor is a multiple of them.
     """
@@ -53,7 +53,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         self.max_decode_length = longest or self.max_position_embeddings
 
     def to_checkpoint_dict(self, shards: int = 1) -> dict[str, Any]:
-        """The config.json, in the names that the generation's own users and PaddleNLP know.
+        """The config.json, in the names that the family's own users and PaddleNLP know.
 
         Args:
             shards: tensor-parallel files that the weights beside it lie in.

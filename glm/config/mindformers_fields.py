@@ -24,7 +24,7 @@ _MARKS = frozenset(
     }
 )
 # It names a model in this project's way, and then the fields are this project's.
-_OWN = frozenset({"generation"})
+_OWN = frozenset({"family"})
 _NAMES = {
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",

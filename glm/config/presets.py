@@ -1,6 +1,6 @@
 """Models by name: the published ones, and a tiny one of each for tests and for trying things out.
 
-A preset is only what differs from its generation (glm/config/families.py). Needs no Paddle.
+A preset is only what differs from its family (glm/config/families.py). Needs no Paddle.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Preset:
     """One model.
 
     Attributes:
-        fields: of `GLMConfig`, what differs from the generation.
+        fields: of `GLMConfig`, what differs from the family.
         repository: of the weights on the Hugging Face Hub, None where nobody published any.
         tokenizer: directory in data/ of the tokenizer that comes with this project, None where the repository has it.
     """
@@ -40,8 +40,8 @@ _GLM4_9B = _STOP_IDS | {
     "head_dim": 128,
     "intermediate_size": 13696,
 }
-_REMOTE_9B = _GLM4_9B | {"generation": "glm4-remote"}
-_9B_0414 = _GLM4_9B | {"generation": "glm4-0414", "max_position_embeddings": 32768}
+_REMOTE_9B = _GLM4_9B | {"family": "glm4-remote"}
+_9B_0414 = _GLM4_9B | {"family": "glm4-0414", "max_position_embeddings": 32768}
 _32B_0414 = _9B_0414 | {
     "hidden_size": 6144,
     "num_hidden_layers": 61,
@@ -52,15 +52,15 @@ _32B_0414 = _9B_0414 | {
 
 # The sources of the numbers stand beside them.
 _PUBLISHED: dict[str, Preset] = {
-    "glm-large-chinese": Preset({"generation": "glm"}, "THUDM/glm-large-chinese"),
+    "glm-large-chinese": Preset({"family": "glm"}, "THUDM/glm-large-chinese"),
     "glm-10b-chinese": Preset(
-        {"generation": "glm", "hidden_size": 4096, "num_hidden_layers": 48, "num_attention_heads": 64},
+        {"family": "glm", "hidden_size": 4096, "num_hidden_layers": 48, "num_attention_heads": 64},
         "THUDM/glm-10b-chinese",
     ),
     # Its published config.json.
     "chatglm-6b": Preset(
         {
-            "generation": "chatglm",
+            "family": "chatglm",
             "vocab_size": 130528,
             "hidden_size": 4096,
             "num_hidden_layers": 28,
@@ -96,7 +96,7 @@ _PUBLISHED: dict[str, Preset] = {
 }
 
 _GLM4_IDS = {"eos_token_id": [754, 761, 763], "pad_token_id": 754}
-# Generation → the tokenizer in data/ that is made like its own, rows of its vocabulary, and its ids of special tokens.
+# Family → the tokenizer in data/ that is made like its own, rows of its vocabulary, and its ids of special tokens.
 _BUNDLED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "chatglm": (
         "chatglm-tiny",
@@ -110,9 +110,9 @@ _WIDTH, _HEADS, _STEP = 128, 8, 16  # of tiny presets; their MLPs are multiples 
 
 
 def _tiny(real: Preset) -> Preset:
-    """The same model in every field but its sizes, for the bundled tokenizer of its generation."""
+    """The same model in every field but its sizes, for the bundled tokenizer of its family."""
     fields = real.fields
-    tokenizer, rows, ids = _BUNDLED[fields["generation"]]
+    tokenizer, rows, ids = _BUNDLED[fields["family"]]
     inner = fields["intermediate_size"] * _WIDTH / fields["hidden_size"]
     sizes = {
         "vocab_size": rows,
@@ -129,7 +129,7 @@ PRESETS: dict[str, Preset] = {
     # Small enough to learn the bundled samples in minutes on two cores.
     "glm-tiny-chinese": Preset(
         {
-            "generation": "glm",
+            "family": "glm",
             "vocab_size": 384,
             "hidden_size": 128,
             "num_hidden_layers": 4,
@@ -142,7 +142,7 @@ PRESETS: dict[str, Preset] = {
         tokenizer="glm-tiny-chinese",
     ),
     **_PUBLISHED,
-    **{f"{name}-tiny": _tiny(real) for name, real in _PUBLISHED.items() if real.fields["generation"] in _BUNDLED},
+    **{f"{name}-tiny": _tiny(real) for name, real in _PUBLISHED.items() if real.fields["family"] in _BUNDLED},
 }
 # MindFormers' names of ChatGLM-6B, whose weights they share; the latter generate as its `GLMChatModel` does.
 CHAT_ALIASES = ("glm_6b_chat", "glm_6b_lora_chat")

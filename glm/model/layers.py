@@ -118,7 +118,7 @@ MLPS = {"plain": MLP, "gated": GatedMLP}
 
 
 class Block(nn.Layer):
-    """Pre-norm block, with norms behind attention and MLP where the generation has them.
+    """Pre-norm block, with norms behind attention and MLP where the family has them.
 
     x ─┬─ input_layernorm ──────────┬─ self_attn ─ post_self_attn_layernorm ─ dropout ─(+)─ y
        └── carried: x, or α times ──┴──────────────────────────────────────────────────┘

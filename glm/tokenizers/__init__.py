@@ -1,4 +1,4 @@
-"""Text to token ids and back, for every generation. Imports neither paddle nor paddlenlp."""
+"""Text to token ids and back, for every family. Imports neither paddle nor paddlenlp."""
 
 from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.batch_encoding import BatchEncoding

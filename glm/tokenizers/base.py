@@ -24,12 +24,12 @@ from glm.tokenizers.vocabulary_queries import VocabularyQueries
 class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
     """Pieces of a vocabulary, added tokens that are never cut, and the files both came from.
 
-    Class attributes, which make a generation:
+    Class attributes, which make a family:
         kind: key of `glm.encoding.chat_formats.CHAT_FORMATS`.
         vocabulary_file: its name in a model directory.
         default_config: tokenizer_config.json where the directory has none, or lacks the entry.
         prefix, suffix: tokens around a prompt.
-        stop_tokens: tokens that end a generation.
+        stop_tokens: tokens that end an output.
 
     Args:
         files: the vocabulary file, or what was read of a directory.
@@ -219,5 +219,5 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """Every id that ends a generation."""
+        """Every id that ends an output."""
         return [self.added_tokens[token] for token in self.stop_tokens]

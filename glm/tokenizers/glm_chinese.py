@@ -269,7 +269,7 @@ class GLMChineseTokenizer(VocabularyQueries, RoleTokens, TokenizerCalls):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """Every id that ends a generation."""
+        """Every id that ends an output."""
         return [self.eop_token_id, self.eos_token_id]
 
     @property

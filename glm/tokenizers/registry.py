@@ -1,4 +1,4 @@
-"""Which tokenizer class reads a directory: one entry a generation."""
+"""Which tokenizer class reads a directory: one entry per family."""
 
 from __future__ import annotations
 

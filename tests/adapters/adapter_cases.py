@@ -1,6 +1,6 @@
 """Adapters that the real PEFT makes on tiny published models, by the settings of LoraConfig. Needs no framework."""
 
-# Base model → a `GLMConfig`; all have three layers, and the published form of their generation on disk.
+# Base model → a `GLMConfig`; all have three layers, and the published form of their family on disk.
 _SIZES = {
     "vocab_size": 40,
     "hidden_size": 16,
@@ -11,11 +11,11 @@ _SIZES = {
 }
 _GROUPED = _SIZES | {"num_key_value_heads": 1, "head_dim": 8}
 BASES = {
-    "glm4-0414": {"generation": "glm4-0414", "attention_bias": True} | _GROUPED,
-    "glm4-tied": {"generation": "glm4", "attention_bias": False, "tie_word_embeddings": True} | _GROUPED,
-    "glm4-remote": {"generation": "glm4-remote", "attention_bias": True} | _GROUPED,
-    "chatglm": {"generation": "chatglm"} | _SIZES,
-    "glm": {"generation": "glm"} | _SIZES | {"intermediate_size": 64},
+    "glm4-0414": {"family": "glm4-0414", "attention_bias": True} | _GROUPED,
+    "glm4-tied": {"family": "glm4", "attention_bias": False, "tie_word_embeddings": True} | _GROUPED,
+    "glm4-remote": {"family": "glm4-remote", "attention_bias": True} | _GROUPED,
+    "chatglm": {"family": "chatglm"} | _SIZES,
+    "glm": {"family": "glm"} | _SIZES | {"intermediate_size": 64},
 }
 OF_TRANSFORMERS = ("glm4-0414", "glm4-tied")  # the others need remote code, so modules of the same names stand in
 _ATTENTION = ["q_proj", "k_proj", "v_proj"]

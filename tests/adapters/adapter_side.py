@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_base(base: str, directory: Path, scratch: Path, seed: int = 1) -> None:
-    """A tiny random model in the form in which its generation is published."""
+    """A tiny random model in the form in which its family is published."""
     model = GLMForCausalLM(GLMConfig(**BASES[base]))
     scatter(model, seed=seed, spread=0.4)
     model.save_pretrained(scratch)

@@ -157,7 +157,7 @@ def test_chat_glm(directory, capsys):
     config = run(CHAT_GLM, paths, SIZES)["config"]
     shown = capsys.readouterr().out
     assert shown.count("generate speed: ") == 2
-    assert (config.generation, config.max_decode_length, config.intermediate_size) == ("chatglm", 200, 512)
+    assert (config.family, config.max_decode_length, config.intermediate_size) == ("chatglm", 200, 512)
     tokenizer = glm.ChatGLMTokenizer.from_pretrained(directory)
     model = GLMForCausalLM.from_pretrained(directory)
     ids = tokenizer("你好")["input_ids"]
@@ -174,7 +174,7 @@ def test_chat_glm(directory, capsys):
 def test_the_default_sizes_are_chatglm_6bs():
     config = glm.GLMConfig(position_encoding_2d=True, phase="predict", use_past=True, is_npu_acceleration=True)
     published = glm.GLMConfig.from_pretrained("glm_6b")
-    names = "generation vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size gmask_token_id"
+    names = "family vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size gmask_token_id"
     assert [getattr(config, name) for name in names.split()] == [getattr(published, name) for name in names.split()]
     assert config.max_decode_length == 2048
     with pytest.raises(glm.errors.UsageError, match="position_encoding_2d is False, and only True is supported"):

@@ -16,17 +16,17 @@ from benchmarks.quality_score import BATCH, score
 from glm.runtime.onnx_step import OnnxStepRuntime
 
 MASK = 7
-GENERATIONS = {"glm": BlockPositions([MASK]), "glm4": TextPositions()}
+FAMILIES = {"glm": BlockPositions([MASK]), "glm4": TextPositions()}
 
 
-def rows_of(generation: str) -> list[TrainingRow]:
+def rows_of(family: str) -> list[TrainingRow]:
     """More than a batch, of unequal lengths; of a conversation's answer a part in the middle is not trained."""
     draw, rows = np.random.default_rng(3), []
     for number in range(BATCH + 3):
         source, target = 3 + number % 4, 1 + number % 5
         ids = draw.integers(8, 60, source + target).tolist()
         trained = [False] * source + [True] * target
-        if generation == "glm":
+        if family == "glm":
             ids[1] = MASK
             rows.append(TrainingRow(ids, trained, prefix_length=source - 1))
         else:
@@ -36,10 +36,10 @@ def rows_of(generation: str) -> list[TrainingRow]:
     return rows
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_perplexity_is_that_of_the_loss(tmp_path, generation):
-    model = tiny_model(seed=1, spread=0.2, generation=generation)
-    rows, positions = rows_of(generation), GENERATIONS[generation]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_perplexity_is_that_of_the_loss(tmp_path, family):
+    model = tiny_model(seed=1, spread=0.2, family=family)
+    rows, positions = rows_of(family), FAMILIES[family]
     runtimes = {}
     for kind in ("fp32", "int4"):
         weights = ((name, as_numpy(parameter)) for name, parameter in model.named_parameters())

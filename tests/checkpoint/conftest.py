@@ -1,4 +1,4 @@
-"""The parity fixtures are tiny checkpoints of three generations: tests of conversion use them too."""
+"""The parity fixtures are tiny checkpoints of three families: tests of conversion use them too."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tiny checkpoint directories of every generation, to convert."""
+"""Tiny checkpoint directories of every family, to convert."""
 
 import json
 from math import prod

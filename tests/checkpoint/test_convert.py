@@ -1,4 +1,4 @@
-"""Conversion: both ways bit for bit, in every generation, and whatever happens in between."""
+"""Conversion: both ways bit for bit, in every family, and whatever happens in between."""
 
 import json
 import shutil
@@ -127,7 +127,7 @@ def test_scaled_positions_have_no_remote_form(tmp_path):
     source = hf_directory("glm-g2-bias-rope1", tmp_path / "source")
     yarn = {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}
     (source / "config.json").write_text(json.dumps(config_json(source) | yarn))
-    with pytest.raises(GLMError, match="rope_scaling is of type yarn, and models of generation glm4-remote have none"):
+    with pytest.raises(GLMError, match="rope_scaling is of type yarn, and models of family glm4-remote have none"):
         convert(source, tmp_path / "remote", "remote")
     assert not (tmp_path / "remote").exists()
 
@@ -281,7 +281,7 @@ def test_errors_about_directories(tmp_path):
     ):
         with pytest.raises(GLMError, match=message):
             convert(where, tmp_path / target, "hf")
-    with pytest.raises(GLMError, match="generation glm4-0414, which has no remote-code form"):
+    with pytest.raises(GLMError, match="family glm4-0414, which has no remote-code form"):
         convert(source, tmp_path / "target", "remote")
 
 

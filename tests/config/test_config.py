@@ -1,4 +1,4 @@
-"""config.json of every generation: read field by field, refused where a field cannot be honoured, written back."""
+"""config.json of every family: read field by field, refused where a field cannot be honoured, written back."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from glm import GLMConfig, GLMForCausalLM
 from glm.api.loading import load_encoder
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.config.config_json import config_json
-from glm.config.families import GENERATIONS
+from glm.config.families import FAMILIES
 from glm.config.foreign_fields import PADDLENLP_FIELDS
 from glm.config.presets import PRESETS
 from glm.errors import GLMError
@@ -88,7 +88,7 @@ def read(directory: Path, fields) -> GLMConfig:
 @pytest.mark.parametrize("form", [FOUR, FIVE], ids=["transformers 4", "transformers 5"])
 def test_both_forms_of_transformers(form, tmp_path):
     config = read(tmp_path, form)
-    assert (config.generation, config.dtype) == ("glm4-0414", "bfloat16")
+    assert (config.family, config.dtype) == ("glm4-0414", "bfloat16")
     assert (config.rope_theta, config.partial_rotary_factor) == (40000.0, 0.25)
     assert (config.num_key_value_heads, config.head_dim, config.norm_eps) == (2, 16, 1e-6)
     assert (config.eos_token_id, config.pad_token_id) == ([9, 2, 3], 5)
@@ -99,7 +99,7 @@ def test_both_forms_of_transformers(form, tmp_path):
     [
         (FIVE, {"attention_bias": False}, {"attention_bias": False}),
         (FIVE, {"tie_word_embeddings": True}, {"tie_word_embeddings": True}),
-        (FIVE, {"model_type": "glm"}, {"generation": "glm4", "post_norms": False}),
+        (FIVE, {"model_type": "glm"}, {"family": "glm4", "post_norms": False}),
         (FIVE, {"rope_parameters": None}, {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}),
         (FIVE, {"rope_theta": 7.0}, {"rope_theta": 40000.0}),  # transformers 5 takes the inner one
         (FOUR, {"rope_scaling": {"type": "default"}}, {"rope_theta": 40000.0}),
@@ -113,7 +113,7 @@ def test_both_forms_of_transformers(form, tmp_path):
         (REMOTE, {"padded_vocab_size": None, "vocab_size": 90}, {"vocab_size": 90}),
         (CHATGLM, {"max_sequence_length": 99}, {"max_position_embeddings": 99, "intermediate_size": 128}),
         (CHATGLM, {"tie_word_embeddings": True, "pre_seq_len": None}, {"tie_word_embeddings": False}),
-        (CHATGLM, {"num_layers": None, "num_hidden_layers": 3}, {"generation": "chatglm", "num_hidden_layers": 3}),
+        (CHATGLM, {"num_layers": None, "num_hidden_layers": 3}, {"family": "chatglm", "num_hidden_layers": 3}),
         (CHATGLM, {"mask_token_id": 60, "eos_token_id": 61}, {"mask_token_id": 60, "eos_token_id": 61}),
         (GLM, {"attention_scale": 8.0}, {"max_position_embeddings": 512, "hidden_dropout": 0.1, "norm_eps": 1e-5}),
         (
@@ -172,7 +172,7 @@ def test_fields_that_matter(base, changes, expected, tmp_path):
         (CHATGLM, {"activation": "geglu"}, 'activation is "geglu"'),
         (GLM, {"relative_encoding": True}, "relative_encoding is true, and only False"),
         (GLM, {"vocab_size": None}, "no vocab_size, which a GLMForConditionalGeneration needs"),
-        (GLM, {"model_type": "llama"}, "model_type 'llama' with these fields is none of the known generations"),
+        (GLM, {"model_type": "llama"}, "model_type 'llama' with these fields matches no supported family"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(base, changes, message, tmp_path):
@@ -215,10 +215,10 @@ def test_written_and_read(name, dtype, tmp_path):
     assert GLMConfig.from_pretrained(str(tmp_path)).to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_unusual_values_are_written_and_read(generation, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unusual_values_are_written_and_read(family, tmp_path):
     """Every field that config.json has: what is written last must not hide what was read."""
-    ours = set(GENERATIONS[generation].names.values())
+    ours = set(FAMILIES[family].names.values())
     changes = {
         "num_key_value_heads": 2,
         "head_dim": 20,
@@ -230,8 +230,8 @@ def test_unusual_values_are_written_and_read(generation, tmp_path):
         "attention_bias": False,
     }
     changes = {name: value for name, value in changes.items() if name in ours}
-    rope = {"rope_theta": 13000.0} if GENERATIONS[generation].derived & {"rope_ratio", "rope_theta"} else {}
-    config = GLMConfig(generation, **SIZES | changes | rope, eos_token_id=[7, 8], pad_token_id=6)
+    rope = {"rope_theta": 13000.0} if FAMILIES[family].derived & {"rope_ratio", "rope_theta"} else {}
+    config = GLMConfig(family, **SIZES | changes | rope, eos_token_id=[7, 8], pad_token_id=6)
     config.save_pretrained(tmp_path)
     assert GLMConfig.from_pretrained(str(tmp_path)).to_dict() == config.to_dict()
 

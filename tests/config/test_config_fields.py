@@ -8,7 +8,7 @@ from test_config import CARD, CHATGLM, FIVE, FOUR, GLM, REMOTE, read
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.config.config_json import config_json
-from glm.config.families import GENERATIONS
+from glm.config.families import FAMILIES
 from glm.config.fields import PlainConfig
 from glm.errors import GLMError
 
@@ -137,8 +137,8 @@ def test_scaled_positions_where_the_models_code_has_none(form, tmp_path):
     [
         ({"hidden_siz": 3}, "no field 'hidden_siz': did you mean hidden_size?"),
         ({"num_layers": 3}, "no field 'num_layers': did you mean num_hidden_layers?"),
-        ({"generation": "glm4", "rms_norm_eps": 1e-6}, "no field 'rms_norm_eps': did you mean norm_eps?"),
-        ({"generation": "glm4", "rope_parameters": {}}, "no field 'rope_parameters': did you mean rope_scaling?"),
+        ({"family": "glm4", "rms_norm_eps": 1e-6}, "no field 'rms_norm_eps': did you mean norm_eps?"),
+        ({"family": "glm4", "rope_parameters": {}}, "no field 'rope_parameters': did you mean rope_scaling?"),
         ({"eos_token": 3}, "no field 'eos_token': did you mean eos_token_id?"),
         ({"tensor_parallel_degre": 2}, "did you mean tensor_parallel_degree?"),
         ({"xyzzy": 2}, "no field 'xyzzy': help(glm.GLMConfig) names those that it has"),
@@ -164,11 +164,11 @@ def test_it_is_refused_wherever_names_are_given(tmp_path):
             give(rope_thetta=5)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_what_the_libraries_give_goes_on_working(generation):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_libraries_give_goes_on_working(family):
     """PaddleNLP makes configurations of dictionaries, and its users set generic fields."""
     generic = {"use_cache": True, "num_labels": 3, "torch_dtype": "bfloat16", "name_or_path": "x", "recompute": True}
-    config = GLMConfig(generation, **generic, use_flash_attention=True, output_attentions=True, max_length=7)
+    config = GLMConfig(family, **generic, use_flash_attention=True, output_attentions=True, max_length=7)
     assert (config.dtype, config.num_labels, config.max_length) == ("bfloat16", 3, 7)
     for again in (GLMConfig(**config.to_dict()), GLMConfig.from_dict(config.to_dict())):
         assert again.to_dict() == config.to_dict()
@@ -218,10 +218,10 @@ def test_written_and_read(tmp_path):
         assert GLMConfig.from_pretrained(str(tmp_path)).to_dict() == config.to_dict()
 
 
-def test_generations_without_scaled_positions(tmp_path: Path):
-    for generation in ("glm", "chatglm", "glm4-remote"):
-        with pytest.raises(GLMError, match=f"models of generation {generation} have none, only those of glm4, glm4-04"):
-            GLMConfig(generation, rope_scaling=CARD)
+def test_families_without_scaled_positions(tmp_path: Path):
+    for family in ("glm", "chatglm", "glm4-remote"):
+        with pytest.raises(GLMError, match=f"models of family {family} have none, only those of glm4, glm4-04"):
+            GLMConfig(family, rope_scaling=CARD)
     for nonsense in ("yarn", [CARD], 4.0):
         with pytest.raises(GLMError, match=r"rope_scaling is .*, and must be an object such as"):
             GLMConfig("glm4", rope_scaling=nonsense)

@@ -1,22 +1,22 @@
-"""A generation is data: no code outside the configuration and the checkpoint room asks which one it has."""
+"""A family is data: no code outside the configuration and the checkpoint room asks which one it has."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-from glm.config.families import GENERATIONS
+from glm.config.families import FAMILIES
 
 GLM = Path(__file__).resolve().parents[2] / "glm"
 ROOMS = {"config", "checkpoint"}
 FILES = [path for path in sorted(GLM.rglob("*.py")) if path.relative_to(GLM).parts[0] not in ROOMS]
 # What tells models apart: attributes and variables, and what they are compared with.
-ASKED = {"model_type", "generation", "checkpoint_table", "architectures", "architecture"}
+ASKED = {"model_type", "family", "checkpoint_table", "architectures", "architecture"}
 VALUES = {
-    *GENERATIONS,
-    *(each.model_type for each in GENERATIONS.values()),
-    *(each.architecture for each in GENERATIONS.values()),
-    *(each.parts["checkpoint_table"] for each in GENERATIONS.values()),
+    *FAMILIES,
+    *(each.model_type for each in FAMILIES.values()),
+    *(each.architecture for each in FAMILIES.values()),
+    *(each.parts["checkpoint_table"] for each in FAMILIES.values()),
 } - {"glm"}  # also this package's name
 
 
@@ -63,12 +63,12 @@ def test_all_of_the_code_is_looked_at():
     [
         "if config.model_type == 'glm4': pass",
         "if model_type in KNOWN: pass",
-        "x = 1 if self.config.generation != other else 2",
+        "x = 1 if self.config.family != other else 2",
         "if kind == 'glm4-0414': pass",
         "if 'ChatGLMModel' in names: pass",
         "match config.model_type:\n    case 'x': pass",
         "match name:\n    case 'chatglm': pass",
-        "TABLE[config.generation]",
+        "TABLE[config.family]",
         "raw.get('model_type')",
         "config.model_type.startswith('glm')",
     ],

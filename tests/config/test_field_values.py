@@ -83,8 +83,8 @@ def test_other_ways_to_write_a_value(base, changes, expected, tmp_path, caplog):
 def test_values_in_a_call(of):
     for name, value in {"norm_eps": "1e-5", "tie_word_embeddings": "no", "rope_theta": 0}.items():
         with pytest.raises(GLMError, match=f"{name} is {value!r}, and must be"):
-            of(generation="glm4", num_attention_heads=2, head_dim=8, **{name: value})
+            of(family="glm4", num_attention_heads=2, head_dim=8, **{name: value})
     with pytest.raises(GLMError, match=r"partial_rotary_factor 0.1 turns no dimension of a head of 8"):
-        of(generation="glm4", num_attention_heads=2, head_dim=8, partial_rotary_factor=0.1)
+        of(family="glm4", num_attention_heads=2, head_dim=8, partial_rotary_factor=0.1)
     with pytest.raises(GLMError, match="rope_theta is 1, with which yarn"):
-        of(generation="glm4", num_attention_heads=2, head_dim=8, rope_theta=1.0, rope_scaling=CARD)
+        of(family="glm4", num_attention_heads=2, head_dim=8, rope_theta=1.0, rope_scaling=CARD)

@@ -130,7 +130,7 @@ def test_a_published_tokenizer_that_cannot_be_downloaded(monkeypatch):
 
 # tiny presets
 
-# The first two numbers of weights, as they were before there were other generations.
+# The first two numbers of weights, as they were before there were other families.
 TINY_CHINESE = {
     "model.embed_tokens.weight": [-0.030734958127141, -0.012420170940458775],
     "model.layers.3.mlp.down_proj.weight": [-0.0011615235125645995, 0.018116574734449387],

@@ -261,7 +261,7 @@ def test_lengths_that_are_too_short(kind, lengths, message):
         encoder_of_tiny(kind, *lengths)
 
 
-def test_an_option_of_another_generation():
+def test_an_option_of_another_family():
     with pytest.raises(UsageError, match=r"no_block_position is an option of GLM .2021., this is a glm4 model"):
         encoder_of_tiny("glm4", no_block_position=True)
     with pytest.raises(UsageError, match=r"GLM .2021. has no chat template, so its prompts are always plain text"):

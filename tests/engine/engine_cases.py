@@ -1,4 +1,4 @@
-"""A tiny model of every generation with unequal prompts, and what the model itself writes after them."""
+"""A tiny model of every family with unequal prompts, and what the model itself writes after them."""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace

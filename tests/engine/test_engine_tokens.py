@@ -1,4 +1,4 @@
-"""The engine writes what `GLMForCausalLM.generate` writes: every generation, way of decoding and rule."""
+"""The engine writes what `GLMForCausalLM.generate` writes: every family, way of decoding and rule."""
 
 import dataclasses
 from functools import cache

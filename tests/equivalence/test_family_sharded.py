@@ -31,7 +31,7 @@ KINDS = {
     "full": {"num_beams": 3, "recompute": True, "label_smoothing": 0.1, "no_repeat_ngram_size": 2},
     "LoRA": {"lora": True, "r": 4, "lora_targets": "all", "learning_rate": 1e-2},
 }
-FULL = [f"{generation}/full" for generation in FAMILY]
+FULL = [f"{family}/full" for family in FAMILY]
 # Biases, grouped heads, a gate and a vocabulary that 2 does not divide; the others run in a launch of their own.
 ADAPTED, REST = ["glm4-remote/LoRA"], ["chatglm/LoRA", "glm4-0414/LoRA"]
 RUNS = [*FULL, *ADAPTED, *(pytest.param(run, marks=pytest.mark.slow) for run in REST)]
@@ -48,8 +48,8 @@ class Bench:
         write_rows(folder / "data" / "dev.json", sample_rows(6))
 
     def flags(self, run: str, side: str, **more) -> dict:
-        generation, kind = run.split("/")
-        model = self.models[generation]
+        family, kind = run.split("/")
+        model = self.models[family]
         where = {"model": model, "data": self.folder / "data", "output": self.folder / side / run}
         return where | {"tokenizer_name_or_path": model} | COMMON | KINDS[kind] | more
 
@@ -106,16 +106,16 @@ def test_two_ranks_are_one_device(bench, run):
     assert len(set(predictions(reference))) > 1
 
 
-@pytest.mark.parametrize("generation", FAMILY)
-def test_what_the_ranks_save_is_one_model(bench, generation):
+@pytest.mark.parametrize("family", FAMILY)
+def test_what_the_ranks_save_is_one_model(bench, family):
     """In either format, bit for bit the same at degree 1, and what one device saves but for rounding."""
-    output = bench.on_two(f"{generation}/full")
+    output = bench.on_two(f"{family}/full")
     assert len(list(output.glob("model-0000?-of-00002.safetensors"))) == 2
     assert len(list((output / "shards").glob("model_state.tp0?.pdparams"))) == 2
     parts, shards = weights(output), weights(output / "shards")
     assert parts.keys() == shards.keys()
     assert all(parts[name].tobytes() == array.tobytes() for name, array in shards.items())
-    assert_close(parts, weights(bench.on_one(f"{generation}/full")))
+    assert_close(parts, weights(bench.on_one(f"{family}/full")))
 
 
 @pytest.mark.parametrize("run", RUNS[len(FULL) :])

@@ -85,7 +85,7 @@ def made(name: str, folder: Path) -> Namespace:
 
 def own_form(config: GLMConfig) -> str:
     """GLM-4-9B is published in its remote code's names."""
-    return "remote" if config.generation == "glm4-remote" else "hf"
+    return "remote" if config.family == "glm4-remote" else "hf"
 
 
 def run(model: Namespace, output: str, *flags: str):

@@ -102,7 +102,7 @@ def test_a_degree_that_only_predicts():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_weights_of_every_generation(name):
+def test_weights_of_every_family(name):
     config = GLMConfig.preset(name)
     assert parameter_shapes(config) == shapes_of(GLMForCausalLM(config))
 
@@ -159,7 +159,7 @@ def test_training_needs_what_was_computed(shape, train, recompute):
         ("glm-4-9b-chat-1m-tiny", "full", False, False),
     ],
 )
-def test_training_of_every_generation_needs_what_was_computed(name, train, recompute, wide):
+def test_training_of_every_family_needs_what_was_computed(name, train, recompute, wide):
     config = GLMConfig.preset(name, **SHALLOW | (WIDE_HEADS if wide else {}))
     run = replace(RUN, train=train, recompute=recompute)
     real, computed = measure_training(config, run), estimate(config, run)
@@ -169,7 +169,7 @@ def test_training_of_every_generation_needs_what_was_computed(name, train, recom
 
 @pytest.mark.parametrize("name", ["chatglm-6b-tiny", "glm-4-9b-tiny", "glm-4-32b-0414-tiny"])
 @pytest.mark.parametrize("changes", [{"num_beams": 1, "tgt_length": 8}, {"src_length": 30, "tgt_length": 12}])
-def test_generation_of_every_generation_needs_what_was_computed(name, changes):
+def test_generation_of_every_family_needs_what_was_computed(name, changes):
     config, run = GLMConfig.preset(name, **SHALLOW), replace(RUN, **changes)
     real, computed = measure_generation(config, run), estimate(config, run)
     assert off(computed.generation - computed.weights, real.peak - real.weights) < TOLERANCE

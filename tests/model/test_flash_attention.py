@@ -92,7 +92,7 @@ def test_dropout_drops_the_weights_and_draws_where_it_is_told(arithmetic):
     assert first.std() == pytest.approx((1 / 3 / 400) ** 0.5, rel=0.2) and first.mean() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("changes", [{}, {"generation": "glm4-0414"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"family": "glm4-0414"}], ids=str)
 def test_a_model_with_it_is_the_same_model(chosen, monkeypatch, changes):
     """Loss, gradients and tokens, on two cores."""
 

@@ -48,7 +48,7 @@ def broken(model, exported, adapter, tmp_path_factory) -> Path:
     (copy(model, "garbage weights") / "model.safetensors").write_bytes(b"garbage")
     change("small vocabulary", vocab_size=300)
     change("fewer layers", num_layers=2)
-    change("unknown generation", model_type="bert")
+    change("unknown family", model_type="bert")
     cut(copy(exported[0], "cut export") / "glm.pdiparams", 100_000)
     graph = copy(exported[0], "garbage graph") / "glm.json"
     graph.write_bytes(b"x" * graph.stat().st_size)
@@ -217,7 +217,7 @@ FAILURES = {
     ),
     "fewer layers": ([PREDICT, "--model_name_or_path", "fewer layers", TEXT], ".*24 unexpected.*holds 1,104,896 param"),
     "generation": (
-        [PREDICT, "--model_name_or_path", "unknown generation", TEXT],
+        [PREDICT, "--model_name_or_path", "unknown family", TEXT],
         ".*model_type 'bert' .* none of the kn",
     ),
     "export of cut weights": (

@@ -1,4 +1,4 @@
-"""Tiny random models of every generation, and of shapes that the graph has to arrange its weights for."""
+"""Tiny random models of every family, and of shapes that the graph has to arrange its weights for."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -13,16 +13,16 @@ from glm.model.parameters import as_numpy
 # Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32. In heads of 32 the attention
 # operator turns 16 dimensions itself, with scaled positions too; the prompts of the tests are longer than 8.
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
-_WIDE_HEADS = FAMILY["glm4-0414"][1] | {"generation": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5}
+_WIDE_HEADS = FAMILY["glm4-0414"][1] | {"family": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5}
 MODELS = {
-    "glm": {"generation": "glm"},
-    "glm, heads of 12": {"generation": "glm", "head_dim": 12},
-    "chatglm": FAMILY["chatglm"][1] | {"generation": "chatglm"},
-    "chatglm, heads of 12": FAMILY["chatglm"][1] | {"generation": "chatglm", "head_dim": 12},
-    "glm4-remote, heads of 12": FAMILY["glm4-remote"][1] | {"generation": "glm4-remote"},
-    "glm4, tied": FAMILY["glm4-0414"][1] | {"generation": "glm4", "attention_bias": True, "tie_word_embeddings": True},
-    "glm4-0414": FAMILY["glm4-0414"][1] | {"generation": "glm4-0414"},
-    "glm4-0414, yarn": FAMILY["glm4-0414"][1] | {"generation": "glm4-0414", "rope_scaling": YARN},
+    "glm": {"family": "glm"},
+    "glm, heads of 12": {"family": "glm", "head_dim": 12},
+    "chatglm": FAMILY["chatglm"][1] | {"family": "chatglm"},
+    "chatglm, heads of 12": FAMILY["chatglm"][1] | {"family": "chatglm", "head_dim": 12},
+    "glm4-remote, heads of 12": FAMILY["glm4-remote"][1] | {"family": "glm4-remote"},
+    "glm4, tied": FAMILY["glm4-0414"][1] | {"family": "glm4", "attention_bias": True, "tie_word_embeddings": True},
+    "glm4-0414": FAMILY["glm4-0414"][1] | {"family": "glm4-0414"},
+    "glm4-0414, yarn": FAMILY["glm4-0414"][1] | {"family": "glm4-0414", "rope_scaling": YARN},
     "glm4, heads of 32": _WIDE_HEADS,
     "glm4, heads of 32, yarn": _WIDE_HEADS | {"rope_scaling": YARN},
 }

@@ -25,18 +25,18 @@ from glm.model.lora import add_lora, merge_adapter
 
 FIXTURES = Path(__file__).resolve().parents[2] / "parity" / "fixtures"
 ADAPTERS = Path(__file__).resolve().parents[2] / "adapters" / "fixtures"
-GENERATIONS = ("glm", *FAMILY)
+FAMILIES = ("glm", *FAMILY)
 HF_FILES = ("chatglm-6b", "glm-g2-bias-rope1", "glm4-g4-bias-rope500")  # that transformers or its remote code wrote
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """Directories of this project's own format, by generation."""
+    """Directories of this project's own format, by family."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model(seed=2, max_position_embeddings=64).save_pretrained(folder / "glm")
-    for generation in FAMILY:
-        write_family_model(folder / generation, generation)
-    return {generation: folder / generation for generation in GENERATIONS}
+    for family in FAMILY:
+        write_family_model(folder / family, family)
+    return {family: folder / family for family in FAMILIES}
 
 
 def streamed(source: Path, target: Path, lora: Path | None = None, kind: str = "fp32") -> PlainConfig:
@@ -62,11 +62,11 @@ def opened(directory: Path) -> GLMForCausalLM:
     return model
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_however_the_weights_lie_on_disk(models, generation, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_however_the_weights_lie_on_disk(models, family, tmp_path):
     """Shards of Hugging Face's layout, and files of two tensor-parallel ranks: byte by byte the same graph."""
-    source = models[generation]
-    forms = {"hf": {}, "paddle": {"degree": 2}} | ({"remote": {}} if generation == "glm4-remote" else {})
+    source = models[family]
+    forms = {"hf": {}, "paddle": {"degree": 2}} | ({"remote": {}} if family == "glm4-remote" else {})
     streamed(source, tmp_path / "own")
     for form, options in forms.items():
         convert_checkpoint(Conversion(source, tmp_path / form, form, max_shard_size=20_000, **options))
@@ -83,20 +83,20 @@ def test_files_of_transformers(name, tmp_path):
 
 
 @pytest.mark.parametrize("peft", [False, True], ids=["paddlenlp", "peft"])
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_merged_adapter(models, generation, peft, tmp_path):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_adapter(models, family, peft, tmp_path):
     """The graph gives the logits of the model with the adapter beside its weights."""
-    lora = add_lora(opened(models[generation]), r=3, alpha=5, targets="all")
+    lora = add_lora(opened(models[family]), r=3, alpha=5, targets="all")
     draw = np.random.default_rng(3)
     for name, parameter in lora.named_parameters():
         if ".lora_" in name:
             parameter.set_value(draw.standard_normal(parameter.shape).astype("float32") * 0.2)
     lora.eval()
     lora.save_pretrained(tmp_path / "adapter", peft=peft)
-    streamed(models[generation], tmp_path / "merged", tmp_path / "adapter")
+    streamed(models[family], tmp_path / "merged", tmp_path / "adapter")
     assert_same_logits(tmp_path / "merged", lora.model)
     with pytest.raises(AssertionError):  # the adapter does something
-        assert_same_logits(tmp_path / "merged", opened(models[generation]), 1e-2)
+        assert_same_logits(tmp_path / "merged", opened(models[family]), 1e-2)
 
 
 def test_an_adapter_of_a_fused_layer_is_merged_in_float32(models, tmp_path):
