@@ -26,7 +26,7 @@ formats:
            the largest of them, whatever the size of the model; untouched Hugging Face directories are read as well
 
 weights of an onnx export, about:
-  fp32     4 bytes a number: the same tokens as the model in float32
+  fp32     4 bytes per number: the same tokens as the model in float32
   int8     1 byte: block size 128 unless given
   int4     0.6 bytes: block size 128 unless given, 8 bits in embedding and head. Smaller blocks are closer to the
            model, larger ones faster (docs/quantization.md)"""
@@ -160,7 +160,7 @@ def report(prefix: Path, manifest, seconds: float) -> None:
     bits = 8 * manifest.files[f"{prefix.name}{REQUIRED[manifest.format][-1]}"]["size"] / manifest.parameters
     kind = f"{manifest.weights}, blocks of {manifest.block_size}" if manifest.block_size else manifest.dtype
     print(f"exported {manifest.parameters:,} parameters ({kind}) to {prefix}.* in {seconds:.1f} s")
-    print(f"  {', '.join(graphs)}: {in_words(size)}, {bits:.2f} bits a weight")
+    print(f"  {', '.join(graphs)}: {in_words(size)}, {bits:.2f} bits per weight")
     print(f'next: python infer_generation.py --model_path {prefix.parent} --model_prefix {prefix.name} "…"')
 
 

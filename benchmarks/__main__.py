@@ -66,7 +66,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS), help="default: all")
     parser.add_argument("--quick", action="store_true", help="tiny shapes; the numbers then say nothing about speed")
-    parser.add_argument("--runs", type=_positive, help="fewest counted runs a row and side; default: 5, 1 with --quick")
+    parser.add_argument(
+        "--runs", type=_positive, help="fewest counted runs per row and side; default: 5, 1 with --quick"
+    )
     parser.add_argument("--output", default="output/bench.json", help="default: %(default)s")
     parser.add_argument("--write_docs", action="store_true", help="write docs/benchmarks.md as well")
     parser.add_argument("--from_json", metavar="FILE", help="a finished run's file: measure nothing, show it")

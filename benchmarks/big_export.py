@@ -1,4 +1,4 @@
-"""GLM-4-9B's shapes on a small machine: a synthetic checkpoint is exported with few bits a weight, and decodes here.
+"""GLM-4-9B's shapes on a small machine: a synthetic checkpoint is exported with few bits per weight, and decodes here.
 
     python -m benchmarks.big_export --directory /somewhere/with/30/GB/free
 
@@ -146,7 +146,9 @@ def generate(model_file: Path, embedding_bytes: int) -> dict[str, Any]:
 
 
 def read_rate() -> float:
-    """Bytes a second that two threads read together from an array far larger than the caches; the best of some runs."""
+    """Bytes per second that two threads read together from an array far larger than the caches; the best of some
+    runs.
+    """
     parts = np.split(np.ones(READ_BYTES // 4, dtype="float32"), 2)
     seconds = []
     with ThreadPoolExecutor(2) as pool:

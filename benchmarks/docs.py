@@ -91,7 +91,7 @@ def limits(report: dict) -> str:
     titles = ["measured between the runs of", "matmul 2048³, GFLOP/s", "memory read, GB/s", "p10 … p90"]
     titles += ["weights a step reads, MB", "limit, tokens/s"]
     return (
-        "## Physical limits\n\n" + table(titles, rows, 1) + "\nThe read rate is that of 1 GiB by one thread a core "
+        "## Physical limits\n\n" + table(titles, rows, 1) + "\nThe read rate is that of 1 GiB by one thread per core "
         "(numpy's dot product), the best of three, once in every round. A step cannot be faster than its weights are "
         "read; the key/value cache comes on top.\n"
     )

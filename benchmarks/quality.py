@@ -153,7 +153,7 @@ def show_qualities(console: Console, name: str, qualities: dict[str, dict], mega
 
 
 def show_layers(console: Console, layers: list[dict]) -> None:
-    title = "one matmul of GLM-4-9B's width: error of the outputs, of their size; bits a weight"
+    title = "one matmul of GLM-4-9B's width: error of the outputs, of their size; bits per weight"
     table = Table(title=title, title_justify="left")
     for column in ("weights, block", "bits", "normal weights", "Student's t, 5 degrees"):
         table.add_column(column, justify="left" if column.startswith("weights") else "right")

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from benchmarks.settings import Shape, Side, Task
 
-Mark = tuple[int, float]  # tokens a row so far, seconds since the start
+Mark = tuple[int, float]  # tokens per row so far, seconds since the start
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SideProtocol(Protocol):
 
 
 def pace(marks: list[Mark]) -> float:
-    """Seconds a token of the decoding alone.
+    """Seconds per token of the decoding alone.
 
     Raises:
         ValueError: there is one mark only.

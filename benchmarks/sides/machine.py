@@ -24,7 +24,7 @@ class Side:
         self.pool = ThreadPoolExecutor(self.cores)
 
     def rate(self) -> dict[str, float]:
-        """Bytes a second that all cores read together, and float32 operations a second of a 2048³ matmul."""
+        """Bytes per second that all cores read together, and float32 operations per second of a 2048³ matmul."""
         read = best(lambda: list(self.pool.map(lambda part: np.dot(part, part), self.parts)), 3)
         multiply = best(lambda: paddle.matmul(*self.factors), 3)
         return {"read": READ_BYTES / read, "matmul": 2 * MATMUL_SIZE**3 / multiply}

@@ -1,6 +1,6 @@
 """`GLMForCausalLM`: the network behind the calls that its users know: `model(ids)`, `generate`, `chat`.
 
-Shapes: B rows, T tokens, P position rows a token, V vocabulary, G new tokens.
+Shapes: B rows, T tokens, P position ids per token, V vocabulary, G new tokens.
 """
 
 from __future__ import annotations

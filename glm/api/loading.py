@@ -47,7 +47,7 @@ def check_family(encoder: Encoder, config: Any) -> None:
     given, wanted = len(encoder.positions.step), POSITIONS[config.position_type].position_rows
     if given != wanted:
         raise UsageError(
-            f"the tokenizer is that of a {encoder.tokenizer.kind} model, with {given} positions a token, and this "
+            f"the tokenizer is that of a {encoder.tokenizer.kind} model, with {given} positions per token, and this "
             f"model has {wanted}: take the model's own"
         )
 

@@ -32,7 +32,7 @@ class GLMChatModel(GLMForCausalLM):
                 max_decode_length if neither it nor max_new_tokens is given, as far as the model has positions.
 
         Returns:
-            An int32 array a prompt: the prompt's tokens, then the generated ones up to the end token.
+            An int32 array per prompt: the prompt's tokens, then the generated ones up to the end token.
         """
         if input_ids is None or not hasattr(input_ids, "__len__"):
             return super().generate(input_ids, generation_config, stopping_criteria, streamer, **options)

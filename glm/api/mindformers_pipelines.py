@@ -68,7 +68,7 @@ def pipeline(
     """A pipeline, as in Hugging Face's and MindFormers' libraries.
 
     Args:
-        task: "text-generation" answers as Hugging Face's does: [{"generated_text": answer}], a dictionary a prompt;
+        task: "text-generation" answers as Hugging Face's does: [{"generated_text": answer}], a dictionary per prompt;
             "text_generation" as MindFormers': [{"text_generation_text": [prompt and answer, …]}].
         model: directory of a model, or a preset; or a loaded model, with its tokenizer.
         tokenizer: of a loaded model, or instead of the one in a model's directory; or its directory or preset.

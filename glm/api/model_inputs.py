@@ -1,6 +1,6 @@
 """What a model needs besides ids, derived from them where it is not given. numpy only.
 
-Shapes: B rows, T tokens, P position rows a token.
+Shapes: B rows, T tokens, P position ids per token.
 """
 
 from __future__ import annotations

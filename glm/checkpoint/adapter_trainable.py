@@ -1,4 +1,4 @@
-"""Adapters that a training can go on from: two matrices a layer, of one rank and one scaling. Needs no Paddle."""
+"""Adapters that a training can go on from: two matrices per layer, of one rank and one scaling. Needs no Paddle."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -29,7 +29,7 @@ class Checkpoint:
 
     Args:
         source: the file that was chosen, for messages.
-        ranks: its tensors by stored name; several with tensor-parallel files, one a rank.
+        ranks: its tensors by stored name; several with tensor-parallel files, one per rank.
     """
 
     source: str

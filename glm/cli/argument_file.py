@@ -39,7 +39,7 @@ def expand(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """A script's arguments, one flag a line; those of a JSON or YAML file are the lines of the file."""
+    """A script's arguments, one flag per line; those of a JSON or YAML file are the lines of the file."""
     lines = ""
     if names_file(argv) and Path(argv[0]).is_file():
         lines, argv = Path(argv[0]).read_text(encoding="utf-8", errors="replace"), argv[1:]

@@ -86,7 +86,7 @@ def _names(row: Any) -> Iterable[str]:
 def _prompt(item: Parsed, task_name: str | None) -> tuple[Prompt, str, Sequence[str]]:
     """A row's prompt, how it was read, and the names of the fields that were."""
     if item.problem:
-        raise RowProblem(f"{item.problem}; a file with a text a line is called .txt")
+        raise RowProblem(f"{item.problem}; a file with one text per line is called .txt")
     if isinstance(item.value, str) and task_name is None:
         return item.value, "of text", ()
     if not isinstance(item.value, dict):

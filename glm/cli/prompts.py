@@ -54,14 +54,16 @@ class Speed:
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Where texts come from and go to."""
     group = parser.add_argument_group("texts")
-    group.add_argument("texts", nargs="*", metavar="TEXT", help="source texts; - reads standard input, a text a line")
     group.add_argument(
-        "--input_file", type=Path, help="a file with a text a line, or a JSON file of rows as in training"
+        "texts", nargs="*", metavar="TEXT", help="source texts; - reads standard input, one text per line"
+    )
+    group.add_argument(
+        "--input_file", type=Path, help="a file with one text per line, or a JSON file of rows as in training"
     )
     group.add_argument(
         "--task_name", choices=list(TASKS), help="how the rows of a JSON file become prompts; default: by their fields"
     )
-    group.add_argument("--output_file", type=Path, help="write the generated texts there as well, a text a line")
+    group.add_argument("--output_file", type=Path, help="write the generated texts there as well, one text per line")
     group.add_argument(
         "--predict_data", help="a text, or a file as --input_file takes; the results go to text_generation_result.txt"
     )
@@ -193,7 +195,7 @@ def _of_file(path: Path, task_name: str | None) -> list[Prompt]:
 
 
 def _rows_or_lines(content: str, where: str, task_name: str | None) -> list[Prompt]:
-    """A text a line, unless all of them are JSON objects."""
+    """A text per line, unless all of them are JSON objects."""
     content = content.replace("\ufeff", "")  # of files that were joined
     if found := text_prompts(content, where, task_name):
         print(*found[1], sep="\n", file=sys.stderr)
@@ -205,7 +207,7 @@ def _text_or_file(given: str, task_name: str | None) -> list[Prompt]:
     """A text, or those of a file. What looks like a file's name and is none was mistyped."""
     path = Path(given)
     if not given.strip():
-        raise UsageError("predict_data is empty: give a text, or a file with a text a line")
+        raise UsageError("predict_data is empty: give a text, or a file with one text per line")
     if _exists(path) or (path.suffix.lower() in NAMED_AS_FILES and not any(map(str.isspace, given))):
         return _of_file(path, task_name)
     return [given]
@@ -220,7 +222,7 @@ def show_texts(texts: Sequence[Prompt], results: Sequence[str], speed: Speed, ar
 
 
 def write_texts(texts: Sequence[Prompt], results: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Writes the results where they were asked for: a text a line, or for --predict_data a JSON object a line."""
+    """Writes the results where they were asked for: one text per line, or for --predict_data a JSON object per line."""
     if arguments.output_file is not None:
         _write(arguments.output_file, (" ".join(result.splitlines()) for result in results))
     if arguments.predict_data is not None:

@@ -21,7 +21,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         family: key of `FAMILIES`; its `parts` fill position_type, norm_type, hidden_act, checkpoint_table.
         vocab_size: rows of the word embedding.
         hidden_size: H, width of the residual stream.
-        num_hidden_layers, num_attention_heads: depth, and heads a layer.
+        num_hidden_layers, num_attention_heads: depth, and heads per layer.
         num_key_value_heads: heads of keys and values, which query heads share; as many as those unless given.
         head_dim: width of a head; H / heads unless given.
         intermediate_size: width inside the MLP, 4·H unless given.

@@ -22,7 +22,7 @@ _HEADS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"PK\x03\x04":
 _HEADS |= {b"PAR1": ".parquet", _ARROW_FILE: ".arrow"}
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 # Data of other kinds, and what to do with it.
-_CONVERT = "save its rows as JSON Lines, an object a line"
+_CONVERT = "save its rows as JSON Lines, an object per line"
 REFUSED = {
     **dict.fromkeys((".csv", ".tsv", ".xlsx", ".xls", ".pkl", ".pickle", ".msgpack", ".yaml", ".xml"), _CONVERT),
     **dict.fromkeys((".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it first"),

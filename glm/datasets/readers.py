@@ -89,8 +89,8 @@ def read_rows(
     """Rows of a file, or of all data files of a folder in name order.
 
     Args:
-        path: one object a line, one array, or objects printed over several lines, UTF-8 with or without BOM, packed by
-            gzip, bzip2 or xz or not; or a .parquet or .arrow table.
+        path: one object per line, one array, or objects printed over several lines, UTF-8 with or without BOM, packed
+            by gzip, bzip2 or xz or not; or a .parquet or .arrow table.
         fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
         see: gets each good row, as it is in the file and as it was read.

@@ -237,7 +237,7 @@ def print_report(report: Report) -> None:
 
 
 def probe_collectives() -> None:
-    """Tries what tensor parallelism sends between the ranks of a launch, on one number a rank.
+    """Tries what tensor parallelism sends between the ranks of a launch, on one number per rank.
 
     Every rank calls it, after fleet.init; with one rank in the tensor-parallel group there is nothing to try.
 

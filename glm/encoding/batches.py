@@ -38,7 +38,7 @@ class TextPositions:
 
 @dataclass(frozen=True)
 class BlockPositions:
-    """Two positions a token: in the text, and inside the blank that the answer fills (arXiv:2103.10360, 2.1).
+    """Two positions per token: in the text, and inside the blank that the answer fills (arXiv:2103.10360, 2.1).
 
     The prefix counts up from 0 in the first row. Behind it the first row repeats the position of the prefix's
     mask, and the second one counts from 1. GLM (2021) and ChatGLM-6B.

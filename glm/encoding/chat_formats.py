@@ -1,6 +1,6 @@
 """Conversations: messages to prompt ids, to training rows that say what is trained, and generated text to answers.
 
-Messages come in any form that `glm.encoding.messages` reads. `CHAT_FORMATS` has one entry a tokenizer kind:
+Messages come in any form that `glm.encoding.messages` reads. `CHAT_FORMATS` has one entry per tokenizer kind:
 ChatGLM-6B's rounds are here, GLM-4's turns in glm/encoding/chat_roles.py. Imports neither paddle nor paddlenlp.
 """
 
@@ -194,7 +194,7 @@ def _encode_round_prompt(tokenizer, messages, tools, longest, cuts_question) -> 
 
 
 def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, counts) -> list[TrainingRow]:
-    """A row an answer, the rounds before it in its prompt.
+    """One row per answer, the rounds before it in its prompt.
 
     At most S-1 ids of text, [gMASK] <sop>, at most T-2 ids of the answer, <eop>; trained from <sop> on, as in
     ChatGLM-6B's ADGEN example.

@@ -17,7 +17,7 @@ SharedRow = tuple[TrainingRow, float]  # a row, and the share of each of its tra
 
 
 class PackedRows(Sequence[TrainingRow]):
-    """Rows behind each other in flat arrays, five bytes a token: an int32 id and a flag. As lists it is 44.
+    """Rows behind each other in flat arrays, five bytes per token: an int32 id and a flag. As lists it is 44.
 
     A slice is a view of the same arrays.
     """

@@ -1,4 +1,4 @@
-"""Texts and conversations as token ids: one encoder a kind of model. Imports neither paddle nor paddlenlp.
+"""Texts and conversations as token ids: one encoder per kind of model. Imports neither paddle nor paddlenlp.
 
 GLM's layout of a generation task (arXiv:2103.10360, 2.1; the numbers of PaddleNLP's example suite):
 

@@ -49,7 +49,8 @@ class GenerationEvaluation:
 
     @paddle.no_grad()
     def run(self, model, dataset: EncodedDataset, replica: Replica) -> tuple[float, list[tuple[str, str]]]:
-        """Mean loss a target token, without label smoothing, and (prediction, reference) of every row, [] of loss only.
+        """Mean loss per target token, without label smoothing, and (prediction, reference) of every row, [] of loss
+        only.
 
         Each replica evaluates its part of the rows; all processes get the whole.
         """

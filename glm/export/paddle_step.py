@@ -1,4 +1,5 @@
-"""A model as one static graph that reads tokens into a key/value cache: a prompt at once, in chunks, or a token a row.
+"""A model as one static graph that reads tokens into a key/value cache: a prompt at once, in chunks, or a token per
+row.
 
 Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (columns of the cache that each row has read),
 prefix_length [B] (leading new tokens that see each other in both directions), all int64; then past_key_i and
@@ -37,7 +38,7 @@ def read(
     column_C = paddle.arange(dim(past[0], 2), dtype="int64")
     past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))
     new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
-    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.heads_a_group)
+    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.heads_per_group)
     attends = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
     hidden_BTH = model.model(ids_BT, position_ids_BPT, attends)
     new = paddle.stack([part for attend in attends for part in (attend.keys, attend.values)])

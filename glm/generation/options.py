@@ -26,7 +26,7 @@ class GenerationConfig:
     Attributes:
         max_length: most new tokens, the end token included.
         min_length: no end token before this many tokens.
-        num_beams: beams a row; 1 decodes greedily or samples.
+        num_beams: beams per sequence; 1 decodes greedily or samples.
         length_penalty: beams are ranked by log-probability / ((5 + length) / 6) ** length_penalty
             (Wu et al., arXiv:1609.08144, eq. 14), the length without the end token, as in PaddleNLP.
         gnmt_length: False ranks by log-probability / length ** length_penalty, the end token counted, as in

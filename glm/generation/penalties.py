@@ -2,7 +2,8 @@
 
 Its twin in numpy is glm/engine/logits.py. Only the scores of the tokens in question are read and written.
 
-Shapes: B rows, G beams a row, V vocabulary, n prompt columns, t tokens so far (the last prompt token first), i ids.
+Shapes: B rows, G beams per sequence, V vocabulary, n prompt columns, t tokens so far (the last prompt token first), i
+ids.
 """
 
 import paddle

@@ -1,7 +1,7 @@
 """Text generation: greedy, sampling and beam search as tensor code that runs eagerly and traces into one graph.
 
-Shapes: B rows, T prompt columns, G beams a row (1 without beam search), C candidates, t tokens so far (the last prompt
-token first), P position rows a token, V vocabulary.
+Shapes: B rows, T prompt columns, G beams per sequence (1 without beam search), C candidates, t tokens so far (the last
+prompt token first), P position ids per token, V vocabulary.
 
 The last column of a prompt is the first token that is decoded (GLM: `<|startofpiece|>`); what stands before it is read
 once into the cache's prefix. Every number that steers a search is a tensor, so an exported graph takes it as an input.
@@ -242,7 +242,7 @@ class _Sampling(_Search):
 
 
 class _BeamSearch(_Search):
-    """Beam search with a pool of the G best finished texts a row.
+    """Beam search with a pool of the G best finished texts per row.
 
     State: step, tokens [B, G, t], scores [B, G], pool tokens [B, G, t], pool scores [B, G], done [B], tails. A row is
     done when no running beam can beat the worst text of its full pool. Semantics of PaddleNLP's and Hugging Face's

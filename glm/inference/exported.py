@@ -178,7 +178,7 @@ def open_export(wanted: ExportOptions) -> tuple[TextGenerator, Choice]:
     directory, name = wanted.path, wanted.prefix
     if not 0 <= wanted.cpu_threads <= MOST_THREADS:
         raise UsageError(
-            f"cpu_threads is {wanted.cpu_threads}, and must be between 1 and {MOST_THREADS}, or 0 for one a core"
+            f"cpu_threads is {wanted.cpu_threads}, and must be between 1 and {MOST_THREADS}, or 0 for one per core"
         )
     # What is wrong with the directory is said by read_manifest.
     formats = exported_formats(directory, name) or [BACKENDS[wanted.backend or "paddle"].format]

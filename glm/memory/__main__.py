@@ -50,7 +50,7 @@ def _parse() -> Namespace:
     run("--recompute", action="store_true", help="keep block inputs only, and compute the blocks twice")
     run("--sharding", choices=SHARDING, default=Run.sharding, help="shares out optimizer states; stage2: gradients too")
     run("--sharding_parallel_degree", type=int, default=Run.sharding_degree, help="devices that sharding uses")
-    numbers = {"batch_size": "rows a device", "src_length": "tokens of a source", "tgt_length": "tokens of a target"}
+    numbers = {"batch_size": "rows per device", "src_length": "tokens of a source", "tgt_length": "tokens of a target"}
     for flag, text in (numbers | {"num_beams": "beams of generation", "r": "rank of LoRA"}).items():
         run(f"--{flag}", type=int, default=getattr(Run, flag), help=text)
     run("--device_memory", type=float, metavar="GIB", help="says which degrees fit")
@@ -76,7 +76,7 @@ def _run(arguments: Namespace) -> Run:
 
 
 def print_memory(title: str, memory: Memory, run: Run) -> None:
-    """A row a part, and the peaks that they add up to."""
+    """A row per part, and the peaks that they add up to."""
     parts = {"weights": memory.weights}
     trains = run.train != "none"
     if trains:
@@ -97,7 +97,7 @@ def print_memory(title: str, memory: Memory, run: Run) -> None:
 
 
 def print_fits(configure: Callable[[int], ConfigFields], run: Run, device_memory: float) -> None:
-    """A row a tensor-parallel degree: what a rank needs, and whether a device has it."""
+    """A row per tensor-parallel degree: what a rank needs, and whether a device has it."""
     usable = (1 - HEADROOM) * device_memory
     title = f"devices of {device_memory:g} GiB, {usable:.3g} GiB of them usable"
     table = Table("degree", "a rank needs", "fits")

@@ -20,7 +20,7 @@ class Run:
         dtype: of the arithmetic. The weights have it too, except in training at O1, where they stay float32.
         opt_level: O1 (casts inside the operators) or O2 (half-precision weights and float32 master weights).
         recompute: blocks keep their inputs only, and run once more in the backward pass.
-        batch_size: rows a device.
+        batch_size: rows per device.
         src_length, tgt_length: tokens of source and target; a training row has both.
         num_beams: of generation.
         r: rank of the LoRA adapters.

@@ -1,12 +1,12 @@
 """Masks, attention cores, and the key/value cache behind them.
 
-Shapes: B rows of a batch, T query tokens, S prefix columns, G beams a row, t generated columns, N heads,
+Shapes: B rows of a batch, T query tokens, S prefix columns, G beams per sequence, t generated columns, N heads,
 K key/value heads, R = N/K heads that share one, D head_dim.
 
 The cache has two parts. The prefix (the prompt, S columns) is computed once, never copied and shared by all beams of a
-row; the tail (what was generated, t columns a beam) grows by one column a step. While decoding, the token axis of the
-model carries the beams: [B, G] ids are one new token for each beam, and a single matmul a head lets all beams of a row
-read the shared prefix. Keys are stored rotated.
+row; the tail (what was generated, t columns per beam) grows by one column per step. While decoding, the token axis of
+the model carries the beams: [B, G] ids are one new token for each beam, and a single matmul per head lets all beams of
+a row read the shared prefix. Keys are stored rotated.
 
 A batch says in two small arrays what a token may see: `attention_mask` [B, T] (1 = a real token), and `prefix_length`
 [B] (the first columns, which all real tokens see in both directions); behind the prefix a token sees itself and what
@@ -71,12 +71,12 @@ class AttentionDropout:
 class DenseAttention:
     """Every query against all keys of the same call: training, evaluation and the prefill of a prompt.
 
-    The R heads that share a key/value head stand behind each other like tokens, so one matmul a key/value head serves
+    The R heads that share a key/value head stand behind each other like tokens, so one matmul per key/value head serves
     them all.
 
     Args:
         bias: [B, T·R, T] float32, added to the scores (`DenseAttention.bias`).
-        shared: R, query heads a key/value head.
+        shared: R, query heads per key/value head.
         dropout: of the attention weights.
     """
 
@@ -145,7 +145,7 @@ class Prefix:
 
 
 class CachedAttention:
-    """One new token a beam against the prefix of its row and its own tail; grows the tail.
+    """One new token per beam against the prefix of its row and its own tail; grows the tail.
 
     Args:
         prefix_keys, prefix_values: [K, B, S, D]. prefix_bias: [B, 1, S].

@@ -22,7 +22,7 @@ from glm.model.attention import AttentionDropout, DenseAttention, attention_bias
 
 TILE = 128  # columns that kernels take at once
 TRIED = ("context", "gradient of the queries", "gradient of the keys", "gradient of the values")
-# Heads of GLM and of GLM-4: numbers a head, query heads a key/value head.
+# Heads of GLM and of GLM-4: values per head, query heads per key/value head.
 KINDS = {"GLM": (64, 1), "GLM-4": (128, 16)}
 
 
@@ -31,7 +31,7 @@ class FlashAttention:
 
     Args:
         bias: [B, 1, T, T] in the dtype to compute in (`FlashAttention.bias`).
-        shared: R, query heads a key/value head; the kernel finds it in the shapes.
+        shared: R, query heads per key/value head; the kernel finds it in the shapes.
         dropout: of the attention weights; the kernel draws its random numbers itself.
 
     Nothing takes the kernel's place: in half precision Paddle's plain arithmetic would round scores, and GLM-4's

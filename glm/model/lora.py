@@ -1,6 +1,6 @@
 """LoRA adapters (Hu et al., arXiv:2106.09685) on PaddleNLP's LoRAModel: add, load, save, merge.
 
-Adapters of every form that glm/checkpoint/adapter.py reads are merged; those of two matrices a layer are trained
+Adapters of every form that glm/checkpoint/adapter.py reads are merged; those of two matrices per layer are trained
 further. Two forms are written: PaddleNLP's (`lora_config.json`, `lora_model_state.pdparams`) and Hugging Face PEFT's
 (`adapter_config.json`, `adapter_model.safetensors`, glm/checkpoint/adapter_peft.py).
 """
@@ -99,7 +99,7 @@ def load_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAModel | GLMNet
 
     Returns:
         The model with the adapter beside its weights; or the model itself, with the adapter merged into its weights,
-        where it is more than two matrices of one rank a layer (DoRA, biases, whole weights, an embedding …).
+        where it is more than two matrices of one rank per layer (DoRA, biases, whole weights, an embedding …).
 
     Raises:
         GLMError: no adapter there, a damaged one, or one of a model with other shapes.

@@ -1,7 +1,7 @@
 """The GLM decoder and its language-model head.
 
-Shapes: B rows, T tokens, S prompt columns, G beams a row, P position rows a token, H hidden, V vocabulary, M target
-tokens of a batch.
+Shapes: B rows, T tokens, S prompt columns, G beams per sequence, P position ids per token, H hidden, V vocabulary, M
+target tokens of a batch.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class GLMModel(GLMPretrainedModel):
         self.enable_recompute = False
 
     def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attends: Sequence[Attend]) -> Tensor:
-        """Hidden states [B, T, H]; `attends` is one attention core a layer (glm/model/attention.py)."""
+        """Hidden states [B, T, H]; `attends` is one attention core per layer (glm/model/attention.py)."""
         x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), position_ids_BPT))
         rotate = self.positions.rotation(position_ids_BPT)
         if self.enable_recompute and self.training:
@@ -69,7 +69,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             self.lm_head = None
             if not config.tie_word_embeddings:
                 self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
-        self.ranks, self.shared = Ranks(config), config.heads_a_group
+        self.ranks, self.shared = Ranks(config), config.heads_per_group
         randomise(self, seed)
 
     def forward(

@@ -1,7 +1,7 @@
 """Where a token stands: a table of position schemes with one interface.
 
 A scheme does its work at one or both of two places: `embed` adds to the word embeddings, `rotation` gives what turns
-queries and keys. Position ids are [B, P, T] int64, with P rows a token (GLM: position in the text, position in the
+queries and keys. Position ids are [B, P, T] int64, with P rows per token (GLM: position in the text, position in the
 blank).
 
 Shapes: B rows, T tokens, N heads, D head_dim, R rotary dimensions.

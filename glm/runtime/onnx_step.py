@@ -59,7 +59,7 @@ class OnnxStepRuntime:
     Args:
         model_file: `<prefix>.onnx`, with its weights beside it.
         capacity: most columns of a cache: the model's positions.
-        threads: of the matmuls; 0 = one a core.
+        threads: of the matmuls; 0 = one per core.
         providers: ONNX Runtime's, best first. The cache stays in the computer's memory.
 
     Raises:

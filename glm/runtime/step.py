@@ -1,7 +1,7 @@
 """The interfaces of loaded graphs: one that generates whole texts, and one that reads tokens into a key/value cache of
 fixed size and says what follows. No paddle.
 
-Shapes: B rows that decode together, T tokens of a chunk, P position rows a token, V vocabulary, L layers, K key/value
+Shapes: B rows that decode together, T tokens of a chunk, P position ids per token, V vocabulary, L layers, K key/value
 heads, C columns of a cache, D head_dim.
 """
 

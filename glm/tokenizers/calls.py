@@ -110,7 +110,7 @@ class TokenizerCalls(ABC):
             padding: True or "longest", "max_length", or False.
             truncation: True or "longest_first", "only_first", "only_second", or False. A max_length without padding
                 cuts as well, as in both libraries.
-            max_length: most tokens a row, those around the text included.
+            max_length: most tokens per row, those around the text included.
             return_tensors: "pd" for Paddle tensors, "np" for numpy arrays, int64; a single text has an axis of rows
                 then. None gives lists.
             return_attention_mask, return_position_ids, return_token_type_ids: what else is wanted; what the family's

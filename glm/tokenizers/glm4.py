@@ -57,7 +57,7 @@ class _GLM4(Tokenizer):
 
 
 class GLM4Tokenizer(_GLM4):
-    """GLM-4-9B, -chat and -chat-1m: one base64 token and its rank a line.
+    """GLM-4-9B, -chat and -chat-1m: one base64 token and its rank per line.
 
     Raises GLMError where the vocabulary file is no such list, or its ids collide with those of tokenizer_config.json.
     """

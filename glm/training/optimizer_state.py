@@ -3,7 +3,8 @@
 PaddleNLP saves what `optimizer.state_dict()` gives, under names that count up through a process and in the pieces of
 the run that wrote it. Here an entry is `<weight's name>.<moment1_0 | moment2_0 | beta1_pow_acc_0 | …>`, with
 `master_weights` for the float32 copy of a half-precision weight. Moments have the shape of their weight, so the plan
-(glm/distributed/plan.py) cuts and joins them as it does weights. Files: `optimizer[.tpNN][_shardNN].pdopt`, one a rank.
+(glm/distributed/plan.py) cuts and joins them as it does weights. Files: `optimizer[.tpNN][_shardNN].pdopt`, one per
+rank.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Random numbers of a run: seeded alike where ranks share activations, apart where each has its own, and restored.
 
 Dropout of whole activations must be the same on all ranks of a tensor-parallel group and different on replicas; that
-of attention heads differs between all ranks (`Ranks.own_random_numbers`). PaddleNLP seeds and saves it so, one state a
-process. Those states fit another run only where its processes have the same roles on the same devices.
+of attention heads differs between all ranks (`Ranks.own_random_numbers`). PaddleNLP seeds and saves it so, one state
+per process. Those states fit another run only where its processes have the same roles on the same devices.
 """
 
 import random

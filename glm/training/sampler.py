@@ -28,7 +28,7 @@ class EpochSampler(DistributedBatchSampler):
     target token among them weighs the same. Only the end of an epoch depends on the cut: micro-batches that do not fill
     a step are left for another epoch, and replicas that would have a row less take one again.
 
-    A run that goes on with other rows a step, or other rows, goes on behind as many rows of its epoch. The Trainer
+    A run that goes on with other rows per step, or other rows, goes on behind as many rows of its epoch. The Trainer
     counts its epochs in steps and passes over those of the epoch that are done; they are empty batches here.
 
     Args:
@@ -48,8 +48,8 @@ class EpochSampler(DistributedBatchSampler):
                 "--dataloader_drop_last leaves smaller ones out: choose a smaller batch"
             )
         self.accumulation = min(accumulation, super().__len__())
-        self.rows_a_step = self.batch_size * self.nranks * self.accumulation
-        self.start = Place(step // self._steps(), step % self._steps() * self.rows_a_step, seed)
+        self.rows_per_step = self.batch_size * self.nranks * self.accumulation
+        self.start = Place(step // self._steps(), step % self._steps() * self.rows_per_step, seed)
         if place:
             self.start = place if self._steps(place.row) else Place(place.epoch + 1, 0, seed)
 
@@ -70,9 +70,9 @@ class EpochSampler(DistributedBatchSampler):
         """Where the run stands when it has trained a step."""
         new, rest = step - self.step, self._steps(self.start.row)
         if new < rest:
-            return Place(self.start.epoch, self.start.row + new * self.rows_a_step, self.start.seed)
+            return Place(self.start.epoch, self.start.row + new * self.rows_per_step, self.start.seed)
         epochs, steps = divmod(new - rest, self._steps())
-        return Place(self.start.epoch + 1 + epochs, steps * self.rows_a_step, self.seed)
+        return Place(self.start.epoch + 1 + epochs, steps * self.rows_per_step, self.seed)
 
     def __iter__(self) -> Iterator[list[tuple[int, float]]]:
         """Micro-batches of (row, share): the share of a token in the mean over its step, times the micro-batches of the
@@ -98,8 +98,8 @@ class EpochSampler(DistributedBatchSampler):
         order = np.random.default_rng([place.seed, place.epoch]).permutation(len(self.dataset))
         order = np.resize(order, place.row + self._rows(place.row))[place.row :]
         for number in range(self._steps(place.row) * self.accumulation):
-            start = number // self.accumulation * self.rows_a_step
-            step = order[start : start + self.rows_a_step]
+            start = number // self.accumulation * self.rows_per_step
+            step = order[start : start + self.rows_per_step]
             tokens = sum(self.dataset.rows[row].trained_tokens for row in step)
             share = self.accumulation * self.nranks / tokens
             own = step[self.local_rank :: self.nranks]

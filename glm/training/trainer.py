@@ -194,8 +194,8 @@ class GLMTrainer(Trainer):
     def _say_place(self, max_steps: int) -> None:
         """Where a run goes on whose steps, or epochs, have other rows than before."""
         sampler, before = self._sampler, self._found and self._found[2]
-        if before and (before != sampler.rows_a_step or sampler.added_steps):
-            rows = f"a step has {sampler.rows_a_step} rows{f', and had {before}' * (before != sampler.rows_a_step)}"
+        if before and (before != sampler.rows_per_step or sampler.added_steps):
+            rows = f"a step has {sampler.rows_per_step} rows{f', and had {before}' * (before != sampler.rows_per_step)}"
             place = f"epoch {sampler.start.epoch + 1} behind its row {sampler.start.row}"
             note(f"{rows}: the run goes on in {place}, and ends at step {max_steps}")
 
@@ -356,7 +356,9 @@ class GLMTrainer(Trainer):
 
 
 def linear_schedule(learning_rate: float, warmup: int, steps: int, decay_ratio: float):
-    """Learning rate a step: up to `learning_rate` over `warmup` steps, then down to `decay_ratio` of it at `steps`."""
+    """Learning rate per step: up to `learning_rate` over `warmup` steps, then down to `decay_ratio` of it at
+    `steps`.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -127,7 +127,7 @@ def test_a_tokenizer_of_elsewhere(chat, chat_models, tmp_path):
         glm.pipeline(model=bare, tokenizer=3)
     with pytest.raises(UsageError, match="device is 0, and must be a name such as cpu or gpu:0"):
         glm.pipeline(model=bare, tokenizer=text, device=0)
-    with pytest.raises(UsageError, match="the tokenizer is that of a chatglm model, with 2 positions a token"):
+    with pytest.raises(UsageError, match="the tokenizer is that of a chatglm model, with 2 positions per token"):
         glm.TextGenerationPipeline(loaded, glm.AutoTokenizer.from_pretrained(chat_models["chatglm"]))
     with pytest.raises(UsageError, match="unknown option 'beams'"):
         glm.pipeline(model=bare, tokenizer=text, beams=2)

@@ -136,7 +136,7 @@ def test_training_steps_change_what_they_should(open_side, prepared, task):
 def test_profiles_say_what_the_time_goes_to(open_side):
     graph = open_side("glm4", "onnx-int4").profile(TASKS["decode"])
     assert any(part["what"].startswith("MatMulNBits → ") for part in graph)
-    # One call a step and layer: the prompt's reading is left out.
+    # One call per step and layer: the prompt's reading is left out.
     attention = next(part for part in graph if part["what"] == "GroupQueryAttention")
     assert attention["calls"] == 2 * (QUICK_SHAPES["glm4"].new_tokens - 1)
     assert onnx.OUTSIDE in [part["what"] for part in graph]

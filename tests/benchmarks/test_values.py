@@ -57,7 +57,7 @@ def test_without_an_aim_there_is_only_a_ratio():
 def test_a_row_compares_with_every_peer_and_the_limit():
     row = build_row("decode-fp32", *measured_decode())
     ratios = {aim["side"]: aim["ratio"] for aim in row["aims"]}
-    # 440,000 bytes a second over 1000 weights of 4 bytes.
+    # 440,000 bytes per second over 1000 weights of 4 bytes.
     assert row["cells"]["machine"]["median"] == pytest.approx(110.0)
     assert ratios == pytest.approx({"transformers": 5.0, "llama-f32": 2.0, "machine": 100 / 110})
     assert missed([row]) == []

@@ -127,7 +127,7 @@ class TorchPickler(pickle.Pickler):
 
 
 def write_torch_bin(path, arrays, extra=None, views=None, byteorder="little"):
-    """Write a torch zip by hand: data.pkl, one storage a tensor, byteorder; headers are padded as torch pads them.
+    """Write a torch zip by hand: data.pkl, one storage per tensor, byteorder; headers are padded as torch pads them.
 
     Args:
         extra: further entries of the state dict, pickled as they are.

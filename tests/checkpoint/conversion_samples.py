@@ -61,7 +61,7 @@ def bin_directory(name: str, directory: Path) -> Path:
 
 
 def sharded_directory(directory: Path, shards: int, megabytes: int) -> Path:
-    """A GLM-4-0414 in bfloat16 of one layer a shard, with the word embedding and the head among them."""
+    """A GLM-4-0414 in bfloat16 of one layer per shard, with the word embedding and the head among them."""
     directory.mkdir()
     hidden = 1024
     mlp = (megabytes * 10**6 // 2 // hidden - 2 * hidden - 256) // 24 * 8

@@ -144,7 +144,7 @@ def test_bad_rows(tmp_path, row, said):
         (
             "q.jsonl",
             b"a question\nanother",
-            r"q\.jsonl, line 1: not valid JSON \(.*\); a file with a text a line",
+            r"q\.jsonl, line 1: not valid JSON \(.*\); a file with one text per line",
         ),
         ("q.json", b"[]", "holds no text"),
         ("q.csv", b"text\nq", r"q\.csv is a \.csv file, .*save its rows as JSON Lines"),

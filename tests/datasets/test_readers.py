@@ -30,7 +30,7 @@ LAYOUTS = {
     "json lines, Windows": "\r\n".join(json.dumps(row) for row in ROWS),
     "json lines, blank lines": "\n\n" + "\n\n".join(json.dumps(row) for row in ROWS) + "\n\n",
     "array in one line": json.dumps(ROWS),
-    "array, one row a line": "[\n" + ",\n".join(json.dumps(row) for row in ROWS) + "\n]\n",
+    "array, one row per line": "[\n" + ",\n".join(json.dumps(row) for row in ROWS) + "\n]\n",
     "pretty-printed array": json.dumps(ROWS, indent=4, ensure_ascii=False),
     "pretty-printed objects": "\n".join(json.dumps(row, indent=2) for row in ROWS),
     "objects with commas": ",\n".join(json.dumps(row, indent=2) for row in ROWS),

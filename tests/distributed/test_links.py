@@ -45,7 +45,7 @@ def run(rank: int, count: int, endpoint: str, body: str, *more: str) -> subproce
 
 
 def start(*bodies: str, more: tuple[str, ...] = ()) -> tuple[list[subprocess.Popen], list[str]]:
-    """A process a rank, each with its own lines, which begin when all have met; and the processes' numbers."""
+    """One process per rank, each with its own lines, which begin when all have met; and the processes' numbers."""
     endpoint = free_endpoint()
     processes = [run(rank, len(bodies), endpoint, f"input()\n{body}", *more) for rank, body in enumerate(bodies)]
     numbers = [process.stdout.readline().strip() for process in processes]

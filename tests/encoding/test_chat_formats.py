@@ -194,7 +194,7 @@ def test_glm4_prompts_are_the_published_ones(glm4):
 
 
 def test_glm4_alpaca_row(glm4):
-    """spec: [gMASK]<sop>, role token, line end and content a message, <|user|> at the very end; a turn in one row."""
+    """spec: [gMASK]<sop>, role token, line end and content per message, <|user|> at the very end; a turn in one row."""
     (row,) = chat_format(glm4).training_rows(glm4, CHAT[:2])
     assert row.ids == [151331, 151333, 151336, 198, 109377, 151337, 198, *GREETING_IDS, 151336]
     # The model itself writes the line end after <|assistant|>: a prompt ends with that token.

@@ -1,4 +1,4 @@
-"""Packed rows are the rows they were made of, at five bytes a token."""
+"""Packed rows are the rows they were made of, at five bytes per token."""
 
 import tracemalloc
 

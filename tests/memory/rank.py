@@ -1,4 +1,4 @@
-"""A rank of tests/memory/test_estimate.py on the simulated NPU: prints what it measured, a line of JSON a run."""
+"""A rank of tests/memory/test_estimate.py on the simulated NPU: prints what it measured, a line of JSON per run."""
 
 import glm  # noqa: F401  first: it chooses Paddle's settings
 

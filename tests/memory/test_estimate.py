@@ -253,7 +253,7 @@ def test_half_precision_of_a_block():
     # float32 softmax.
     plain = tokens * 2 * (6 * hidden + 2 * inner) + tokens * 4 * 2 * hidden + scores * (4 + 2)
     assert block(run, **NO_DROPOUT) == plain
-    assert block(run) == plain + scores + 2 * tokens * hidden  # a byte an element for each mask
+    assert block(run) == plain + scores + 2 * tokens * hidden  # a byte per element for each mask
     assert block(replace(run, recompute=True)) == tokens * hidden * 2
     # The residual stream and the activation's input stay float32; q, k and v each keep a cast input; weights are cast.
     casts = tokens * 2 * (2 * hidden + 2 * hidden + inner) + (4 * hidden + 2 * inner) * hidden * 2

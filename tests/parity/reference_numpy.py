@@ -75,7 +75,7 @@ def attention(q_BTND, k_BTGD, v_BTGD, visible_BTT, alternate_groups: bool = Fals
 
     Args:
         visible_BTT: true where the row's token sees the column's.
-        alternate_groups: wrong on purpose: head n uses group n mod G; right is N/G neighbouring heads a group.
+        alternate_groups: wrong on purpose: head n uses group n mod G; right is N/G neighbouring heads per group.
     """
     heads, groups = q_BTND.shape[2], k_BTGD.shape[2]
     group_of = np.arange(heads) % groups if alternate_groups else np.arange(heads) // (heads // groups)

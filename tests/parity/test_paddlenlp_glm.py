@@ -40,7 +40,7 @@ def layout(tokenizer, pairs):
 
 
 def real_rows(logits, pairs, starts: list[int]) -> np.ndarray:
-    """The logits of every real token, one row a token; `starts` are the columns of the first target tokens."""
+    """The logits of every real token, one row per token; `starts` are the columns of the first target tokens."""
     rows = list(zip(logits.numpy(), pairs, starts, strict=True))
     sources = [item[: len(source)] for item, (source, _), _ in rows]
     targets = [item[start : start + len(target)] for item, (_, target), start in rows]

@@ -56,7 +56,7 @@ def rows(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sources(rows, tmp_path_factory) -> Path:
-    """The sources of the evaluation rows, a text a line."""
+    """The sources of the evaluation rows, one text per line."""
     path = tmp_path_factory.mktemp("sources") / "sources.txt"
     dev = map(json.loads, (rows / "dev.json").read_text(encoding="utf-8").splitlines())
     path.write_text("".join(f"答案：{row['answer']}，上下文：{row['context']}\n" for row in dev), encoding="utf-8")

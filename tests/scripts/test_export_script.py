@@ -78,7 +78,7 @@ def test_a_preset(run, tmp_path, preset, kind):
         f"exported {manifest.parameters:,} parameters ({'float32' if not flags else manifest.weights}"
     )
     bits = 8 * manifest.files["glm.onnx.data"]["size"] / manifest.parameters
-    assert re.fullmatch(rf"  glm\.onnx, glm\.onnx\.data: [\d.]+ [kM]B, {bits:.2f} bits a weight", lines[1])
+    assert re.fullmatch(rf"  glm\.onnx, glm\.onnx\.data: [\d.]+ [kM]B, {bits:.2f} bits per weight", lines[1])
     assert lines[2] == f'next: python infer_generation.py --model_path {tmp_path}/infer --model_prefix glm "…"'
     model = GLMForCausalLM.from_pretrained(preset)
     model.eval()

@@ -37,7 +37,7 @@ def test_the_export_says_what_it_wrote(exported):
     directory, result = exported
     lines = result.out.splitlines()
     assert re.fullmatch(rf"exported 1,104,896 parameters \(float32\) to {directory}/glm\.\* in [\d.]+ s", lines[0])
-    assert re.fullmatch(r"  glm\.json, .*glm\.pdiparams.*: \d.\d MB, 32\.\d\d bits a weight", lines[1])
+    assert re.fullmatch(r"  glm\.json, .*glm\.pdiparams.*: \d.\d MB, 32\.\d\d bits per weight", lines[1])
     assert lines[2:] == [f'next: python infer_generation.py --model_path {directory} --model_prefix glm "…"']
     assert result.err == ""
     names = {path.name for path in directory.iterdir()}

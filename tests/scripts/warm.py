@@ -1,8 +1,9 @@
 """Runs scripts in fresh processes that find Paddle and PaddleNLP already imported, which saves six seconds each.
 
-Started by `commands.WarmRunner`. Reads a list of requests a line, {argv, cwd, environ, stdin, stdout, stderr, seconds},
-forks for each, and answers with the exit codes when all have ended. No tensor is computed before the fork, so the child
-has no lost threads. `glm` is imported anew in every child: what a script does at its own import happens there.
+Started by `commands.WarmRunner`. Reads a list of requests per line, {argv, cwd, environ, stdin, stdout, stderr,
+seconds}, forks for each, and answers with the exit codes when all have ended. No tensor is computed before the fork, so
+the child has no lost threads. `glm` is imported anew in every child: what a script does at its own import happens
+there.
 """
 
 import atexit

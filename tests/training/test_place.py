@@ -67,7 +67,7 @@ def test_another_cut_goes_on_behind_the_same_row(step, after):
     rest = [row for rows in steps(after, step, ends, step=step, place=place) for row in rows]
     assert set(before) | set(rest) <= set(range(37))
     left_out = 37 - len({*before, *rest})
-    assert left_out < going_on.rows_a_step and (left_out == 0 or after.get("accumulation"))
+    assert left_out < going_on.rows_per_step and (left_out == 0 or after.get("accumulation"))
     assert len(rest) - len(set(rest)) < after.get("ranks", 1)
     epoch = len(going_on) // going_on.accumulation
     assert going_on.place_behind(ends) == Place(place.epoch + 1, 0, 42)

@@ -1,6 +1,6 @@
 """A run that was killed, at whatever moment, and started again by the same command is the run that was never killed.
 
-To the last digit, with dropout, across epochs: the data has ten batches an epoch, the checkpoints lie at 15, 30, 45.
+To the last digit, with dropout, across epochs: the data has ten batches per epoch, the checkpoints lie at 15, 30, 45.
 """
 
 import json

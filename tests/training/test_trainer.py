@@ -155,7 +155,7 @@ class Rows(paddle.io.Dataset):
 
 @pytest.mark.parametrize(("ranks", "size", "accumulation"), [(1, 3, 1), (1, 2, 2), (2, 2, 1), (2, 1, 2), (4, 1, 1)])
 def test_every_target_token_of_a_step_weighs_the_same(ranks, size, accumulation):
-    """The mean over replicas and micro-batches of (share · tokens) is 1, and the share is one number a step."""
+    """The mean over replicas and micro-batches of (share · tokens) is 1, and the share is one number per step."""
     replicas = [shares(rank=rank, ranks=ranks, size=size, accumulation=accumulation) for rank in range(ranks)]
     for start in range(0, len(replicas[0]), accumulation):
         step = [row for batches in replicas for batch in batches[start : start + accumulation] for row in batch]

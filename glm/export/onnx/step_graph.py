@@ -6,7 +6,7 @@ last [B] int64, the column whose logits leave; past_key_i and past_value_i [B, K
 prompts that are read in both directions also bias [1 or B, 1, T, total] float32, added to the scores.
 Outputs: logits [B, V] float32, and present_key_i, present_value_i, to be bound to the memory of the past ones.
 
-Shapes: B rows, T tokens, P position rows a token, H hidden, N heads, K key/value heads, C columns of the cache,
+Shapes: B rows, T tokens, P position ids per token, H hidden, N heads, K key/value heads, C columns of the cache,
 D head_dim in the graph, V vocabulary.
 """
 
