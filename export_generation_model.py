@@ -120,17 +120,17 @@ def export_paddle(arguments: argparse.Namespace):
     paddle.set_device(device)
     from rich.console import Console
 
-    from glm.api.loading import load_encoder, load_merged_model, model_source
+    from glm.api.loading import load_merged_model, load_processor, model_source
     from glm.export.paddle_graphs import export_directory
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
     with Console(stderr=True).status("building the model and tracing its graph …"):  # on a terminal only
         model = load_merged_model(name, adapter, arguments.dtype)
-        return export_directory(model, load_encoder(name), arguments.output_path, model_source(name, adapter))
+        return export_directory(model, load_processor(name), arguments.output_path, model_source(name, adapter))
 
 
 def export_onnx(arguments: argparse.Namespace):
-    from glm.api.loading import load_encoder, model_source, stream_weights
+    from glm.api.loading import load_processor, model_source, stream_weights
     from glm.export.onnx.weights import weights_of
     from glm.export.onnx.write import export_step_graph
     from glm.export.writing import write_text_side
@@ -140,14 +140,14 @@ def export_onnx(arguments: argparse.Namespace):
         arguments.weights or "fp32", arguments.block_size, not arguments.asymmetric, arguments.head_bits
     )
     config, tensors = stream_weights(name, adapter)
-    encoder = load_encoder(name)
+    processor = load_processor(name)
     return export_step_graph(
         config,
         tensors,
         stored,
         arguments.output_path,
         source=model_source(name, adapter),
-        text=lambda directory: write_text_side(config, encoder, directory),
+        text=lambda directory: write_text_side(config, processor, directory),
     )
 
 

@@ -16,8 +16,8 @@ from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
 from glm.encoding.batches import BlockPositions, Positions, TextPositions, training_batch
-from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import IGNORED, TrainingRow
+from glm.encoding.processor import GLMProcessor
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
 from glm.export.paddle_graphs import export_graph
@@ -128,7 +128,7 @@ def causal_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow
 def block_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow], Positions]:
     """Random text in GLM's frame."""
     tokens = frame_tokens(config.vocab_size)
-    encoder = GLMEncoder(tokens, shape.train_source, shape.train_target + 1)
+    processor = GLMProcessor(tokens, shape.train_source, shape.train_target + 1)
     draw = np.random.default_rng(SEED)
 
     def text(length: int) -> list[int]:
@@ -140,7 +140,7 @@ def block_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow]
     pairs = [(source(), [*text(shape.train_target - 1), tokens.eop_token_id]) for _ in range(shape.train_batch)]
     prompts = np.array([[*source, tokens.sop_token_id] for source, _ in pairs])
     inputs = {"prompts": prompts, "mask_token_ids": np.array(tokens.mask_token_ids)}
-    return inputs, [encoder.row(*pair) for pair in pairs], encoder.positions
+    return inputs, [processor.row(*pair) for pair in pairs], processor.positions
 
 
 def frame_tokens(vocab_size: int) -> SimpleNamespace:

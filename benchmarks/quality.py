@@ -25,8 +25,8 @@ from benchmarks.quality_score import Quality, score
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
 from glm.datasets.tasks import load_examples
-from glm.encoding.encoder import Encoder, open_encoder
 from glm.encoding.examples import TrainingRow
+from glm.encoding.processor import Processor, open_processor
 from glm.errors import GLMError
 from glm.export.onnx.quantize import Blocks
 from glm.export.onnx.weights import FloatWeights, QuantizedWeights, Weights
@@ -93,15 +93,15 @@ def run(model: Path, data: list[str], rows: int, output: Path) -> dict:
     Raises:
         GLMError: no model, or no data at all. OSError: the output cannot be written.
     """
-    encoder, config = open_encoder(model), GLMConfig.from_pretrained(str(model))
-    encoder.check_fits(config.vocab_size, config.max_position_embeddings)
-    texts = {name: found for each in data for name, found in [rows_of(each, encoder, rows)] if found}
+    processor, config = open_processor(model), GLMConfig.from_pretrained(str(model))
+    processor.check_fits(config.vocab_size, config.max_position_embeddings)
+    texts = {name: found for each in data for name, found in [rows_of(each, processor, rows)] if found}
     if not texts:
         raise GLMError(f"none of {', '.join(data)} is there: give --data TASK=FILE")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".quality-", dir=output.parent) as directory:
         runtimes, megabytes = export(model, config, Path(directory))
-        measured = {name: score(runtimes, found, encoder.positions, name) for name, found in texts.items()}
+        measured = {name: score(runtimes, found, processor.positions, name) for name, found in texts.items()}
     report = {
         "command": shlex.join([sys.executable, "-m", "benchmarks.quality", *sys.argv[1:]]),
         "model": str(model),
@@ -115,7 +115,7 @@ def run(model: Path, data: list[str], rows: int, output: Path) -> dict:
     return report
 
 
-def rows_of(data: str, encoder: Encoder, most: int) -> tuple[str, list[TrainingRow]]:
+def rows_of(data: str, processor: Processor, most: int) -> tuple[str, list[TrainingRow]]:
     """A name and the training rows of `TASK=FILE`, or of a task's own sample; none where the file is missing."""
     task, _, path = data.partition("=")
     if path and not Path(path).is_file():
@@ -123,7 +123,7 @@ def rows_of(data: str, encoder: Encoder, most: int) -> tuple[str, list[TrainingR
         return data, []
     # A file is read as what to train on: it is all there is.
     loaded = load_examples(task, "train" if path else "dev", path or None)
-    rows = [row for example in loaded.examples[:most] for row in encoder.rows(example) if row.trained_tokens]
+    rows = [row for example in loaded.examples[:most] for row in processor.rows(example) if row.trained_tokens]
     return Path(path).name or f"{task}, the project's sample", rows
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import glm
-from glm.encoding.encoder import GLMEncoder
+from glm.encoding.processor import GLMProcessor
 from glm.tokenizers import GLMTokenizer
 from tests import tiers
 
@@ -39,8 +39,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def encoder(tokenizer):
-    return GLMEncoder(tokenizer, src_length=16, tgt_length=12)
+def processor(tokenizer):
+    return GLMProcessor(tokenizer, src_length=16, tgt_length=12)
 
 
 @pytest.fixture(scope="session")

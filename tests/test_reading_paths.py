@@ -8,7 +8,7 @@ import pytest
 from tiny_glm import pair_batch, random_pairs, tiny_model
 
 from glm import GenerationConfig, GLMTokenizer
-from glm.encoding.encoder import GLMEncoder
+from glm.encoding.processor import GLMProcessor
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
 from glm.inference.exported import EngineGenerator
@@ -37,8 +37,8 @@ def entered(call: Callable[[], object]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> GLMEncoder:
-    return GLMEncoder(GLMTokenizer.from_pretrained("glm-tiny-chinese"), src_length=24, tgt_length=12)
+def processor() -> GLMProcessor:
+    return GLMProcessor(GLMTokenizer.from_pretrained("glm-tiny-chinese"), src_length=24, tgt_length=12)
 
 
 def assert_short(files: list[str], *through: str) -> None:
@@ -47,8 +47,8 @@ def assert_short(files: list[str], *through: str) -> None:
     assert len(files) <= MOST, f"{len(files)} files: {', '.join(files)}"
 
 
-def test_a_forward_pass_with_its_loss(encoder):
-    model, batch = tiny_model(), pair_batch(encoder, random_pairs(encoder.tokenizer, [(5, 4), (7, 6)]))
+def test_a_forward_pass_with_its_loss(processor):
+    model, batch = tiny_model(), pair_batch(processor, random_pairs(processor.tokenizer, [(5, 4), (7, 6)]))
     model.train()
     files = entered(lambda: model(**batch, label_smoothing=0.1))
     assert_short(
@@ -56,14 +56,14 @@ def test_a_forward_pass_with_its_loss(encoder):
     )
 
 
-def test_a_token_from_an_export(encoder, tmp_path):
+def test_a_token_from_an_export(processor, tmp_path):
     """From what asks the engine for it to the id; how ids become text is another path."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
     model = tiny_model()
     weights = ((name, tensor.numpy()) for name, tensor in model.state_dict().items())
     write_step_graph(model.config, weights, weights_of("fp32"), tmp_path / "glm")
-    generator = EngineGenerator(OnnxStepRuntime(tmp_path / "glm.onnx", capacity=64, threads=1), encoder)
-    tokens = generator.stream_tokens(encoder.text_prompt("祥信塔共有9层"), GenerationConfig(10, min_length=10))
+    generator = EngineGenerator(OnnxStepRuntime(tmp_path / "glm.onnx", capacity=64, threads=1), processor)
+    tokens = generator.stream_tokens(processor.text_prompt("祥信塔共有9层"), GenerationConfig(10, min_length=10))
     next(tokens), next(tokens)  # the prompt is read
     files = entered(lambda: next(tokens))
     assert_short(files, "inference/exported.py", "engine/engine.py", "engine/search.py", "runtime/onnx_step.py")

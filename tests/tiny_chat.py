@@ -7,7 +7,7 @@ from pathlib import Path
 from tiny_glm import tiny_model
 
 from glm import GLMForCausalLM
-from glm.encoding.encoder import ChatEncoder
+from glm.encoding.processor import ChatProcessor
 from glm.generation.config_json import NAME
 from glm.tokenizers import GLMTokenizer
 
@@ -31,8 +31,8 @@ def tokenizer_of(kind: str):
     return GLMTokenizer.from_pretrained(vocabulary(kind))
 
 
-def encoder_of_tiny(kind: str, src_length: int = 48, tgt_length: int = 12, **options) -> ChatEncoder:
-    return ChatEncoder(tokenizer_of(kind), src_length, tgt_length, **options)
+def processor_of_tiny(kind: str, src_length: int = 48, tgt_length: int = 12, **options) -> ChatProcessor:
+    return ChatProcessor(tokenizer_of(kind), src_length, tgt_length, **options)
 
 
 def chat_model(kind: str) -> GLMForCausalLM:

@@ -37,7 +37,7 @@ def make_likely(embedding, final_norm, token: int, amount: float) -> None:
 
 
 def random_pairs(tokenizer, sizes: list[tuple[int, int]], seed: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Encoded (source, target) pairs with so many tokens of text, as `GLMEncoder.source` and `.target` frame them."""
+    """Encoded (source, target) pairs with so many tokens of text, as `GLMProcessor.source` and `.target` frame them."""
     draw = np.random.default_rng(seed)
     pairs = []
     for source, target in sizes:
@@ -81,14 +81,14 @@ def tensors(batch: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
     return {name: paddle.to_tensor(array) for name, array in batch.items()}
 
 
-def prompt_of(encoder, pairs) -> Prompt:
-    start = encoder.tokenizer.sop_token_id
-    return Prompt(**tensors(encoder.prompt_batch([[*source, start] for source, _ in pairs])))
+def prompt_of(processor, pairs) -> Prompt:
+    start = processor.tokenizer.sop_token_id
+    return Prompt(**tensors(processor.prompt_batch([[*source, start] for source, _ in pairs])))
 
 
-def pair_batch(encoder, pairs) -> dict[str, paddle.Tensor]:
+def pair_batch(processor, pairs) -> dict[str, paddle.Tensor]:
     """Encoded (source, target) pairs as a training batch."""
-    return tensors(encoder.training_batch([encoder.row(*pair) for pair in pairs]))
+    return tensors(processor.training_batch([processor.row(*pair) for pair in pairs]))
 
 
 def stop_of(tokenizer) -> StopTokens:

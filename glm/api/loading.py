@@ -14,7 +14,7 @@ from glm.config.config_json import refuse_adapter
 from glm.config.fields import PlainConfig
 from glm.config.hub import download_model
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
-from glm.encoding.encoder import Encoder, encoder_of, open_encoder
+from glm.encoding.processor import Processor, open_processor, processor_of
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import GenerationFile
 from glm.tokenizers import GLMTokenizer
@@ -23,10 +23,10 @@ from glm.tokenizers.calls import TokenizerCalls
 AdapterPaths = str | Path | Sequence[str | Path] | None  # a directory or several
 
 
-def load_encoder(
+def load_processor(
     name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), tokenizer: Any = None, **options
-) -> Encoder:
-    """The text side of a model directory or of a preset; other arguments and errors of `open_encoder`.
+) -> Processor:
+    """The text side of a model directory or of a preset; other arguments and errors of `open_processor`.
 
     Args:
         tokenizer: instead of the directory's: a tokenizer, or the name of its directory or preset.
@@ -36,18 +36,18 @@ def load_encoder(
     """
     directory = _text_directory(str(name_or_path))
     if tokenizer is None:
-        return open_encoder(directory, lengths, **options)
-    return encoder_of(load_tokenizer(tokenizer), GenerationFile.read(directory), lengths, **options)
+        return open_processor(directory, lengths, **options)
+    return processor_of(load_tokenizer(tokenizer), GenerationFile.read(directory), lengths, **options)
 
 
-def check_family(encoder: Encoder, config: Any) -> None:
+def check_family(processor: Processor, config: Any) -> None:
     """Raises UsageError for the tokenizer of a model that counts its tokens in another way."""
     from glm.model.positions import POSITIONS
 
-    given, wanted = len(encoder.positions.step), POSITIONS[config.position_type].position_rows
+    given, wanted = len(processor.positions.step), POSITIONS[config.position_type].position_rows
     if given != wanted:
         raise UsageError(
-            f"the tokenizer is that of a {encoder.tokenizer.kind} model, with {given} positions per token, and this "
+            f"the tokenizer is that of a {processor.tokenizer.kind} model, with {given} positions per token, and this "
             f"model has {wanted}: take the model's own"
         )
 

@@ -10,7 +10,7 @@ from glm.api.auto import dtype_name
 from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import AdapterPaths, check_family, load_tokenizer
 from glm.api.predictor import Predictor
-from glm.encoding.encoder import encoder_of
+from glm.encoding.processor import processor_of
 from glm.errors import UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.inference.generator import TextGenerator
@@ -47,7 +47,7 @@ class TextGenerationPipeline(pipelines.TextGenerationPipeline):
         Returns:
             [{"text_generation_text": [text, …]}]: prompts and answers as one text each, as they were written.
         """
-        rows, tokenizer = self.rows(prompts, options), self.predictor.encoder.tokenizer
+        rows, tokenizer = self.rows(prompts, options), self.predictor.processor.tokenizer
         return [{"text_generation_text": [tokenizer.text_of([*asked, *said]) for asked, said in rows]}]
 
 
@@ -120,8 +120,10 @@ def _generator(model: Any, tokenizer: Any, **options) -> TextGenerator:
     if not isinstance(model, GLMForCausalLM):
         raise UsageError(f"model is a {type(model).__name__}: glm.AutoModel.from_pretrained loads one")
     directory = model.source_directory
-    encoder = encoder_of(load_tokenizer(tokenizer), GenerationFile.read(directory) if directory else NO_FILE, **options)
-    check_family(encoder, model.config)
-    encoder.check_fits(model.config.vocab_size, model.config.max_position)
+    processor = processor_of(
+        load_tokenizer(tokenizer), GenerationFile.read(directory) if directory else NO_FILE, **options
+    )
+    check_family(processor, model.config)
+    processor.check_fits(model.config.vocab_size, model.config.max_position)
     model.eval()
-    return ModelGenerator(model, encoder)
+    return ModelGenerator(model, processor)

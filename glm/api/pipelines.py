@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glm.encoding.chat_formats import Message
-from glm.encoding.encoder import ChatEncoder
+from glm.encoding.processor import ChatProcessor
 from glm.errors import UsageError
 from glm.inference.call_options import call_config, check_options
 from glm.inference.generator import TextGenerator
@@ -44,21 +44,21 @@ class TextGenerationPipeline:
 
     def rows(self, prompts: Prompts, options: Mapping[str, Any]) -> list[tuple[list[int], list[int]]]:
         """Ids of each prompt and of what follows it."""
-        encoder, results = self.predictor.encoder, []
+        processor, results = self.predictor.processor, []
         ids = [self._ids(prompt) for prompt in _listed(prompts)]
         for start in range(0, len(ids), self.batch_size):
             batch = ids[start : start + self.batch_size]
-            config = call_config(encoder, {**self.options, **options}, max(map(len, batch)))
+            config = call_config(processor, {**self.options, **options}, max(map(len, batch)))
             results += zip(batch, self.predictor.generate(batch, config), strict=True)
         return results
 
     def _ids(self, prompt: str | Sequence[Message]) -> list[int]:
-        encoder = self.predictor.encoder
+        processor = self.predictor.processor
         if isinstance(prompt, str):
-            return encoder.text_prompt(prompt)
-        if not isinstance(encoder, ChatEncoder):
+            return processor.text_prompt(prompt)
+        if not isinstance(processor, ChatProcessor):
             raise UsageError("a GLM (2021) model holds no conversations: pass a text")
-        return encoder.messages_prompt(prompt)
+        return processor.messages_prompt(prompt)
 
 
 def check_defaults(batch_size: int, options: Mapping[str, Any]) -> None:

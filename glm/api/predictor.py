@@ -5,7 +5,7 @@ from pathlib import Path
 
 import paddle
 
-from glm.api.loading import AdapterPaths, check_family, load_encoder, load_merged_model
+from glm.api.loading import AdapterPaths, check_family, load_merged_model, load_processor
 from glm.checkpoint.file_names import CONFIG_NAME
 from glm.checkpoint.side_files import remove_text_side
 from glm.device.choice import check_dtype, choose_device
@@ -35,7 +35,7 @@ class Predictor(ModelGenerator):
         Args:
             lora_path: directory of an adapter to merge in, or several, in the order in which they are merged.
             dtype, device: the model's own, and the best one present, if not given.
-            lengths, options, among them another tokenizer: of `glm.api.loading.load_encoder`.
+            lengths, options, among them another tokenizer: of `glm.api.loading.load_processor`.
             stop_strings: see `TextGenerator`.
 
         Raises:
@@ -48,11 +48,11 @@ class Predictor(ModelGenerator):
         check_degrees(process_count(), 1, device)
         paddle.set_device(device)
         start(process_count())
-        encoder = load_encoder(name_or_path, lengths, **options)
+        processor = load_processor(name_or_path, lengths, **options)
         model = load_merged_model(name_or_path, lora_path, dtype)
-        check_family(encoder, model.config)
-        encoder.check_fits(model.config.vocab_size, model.config.max_position)
-        return cls(model, encoder, stop_strings)
+        check_family(processor, model.config)
+        processor.check_fits(model.config.vocab_size, model.config.max_position)
+        return cls(model, processor, stop_strings)
 
     def save(self, directory: Path) -> None:
         """The whole model as one checkpoint, with its tokenizer."""
@@ -60,4 +60,4 @@ class Predictor(ModelGenerator):
         self.model.save_pretrained(directory, is_main_process=first, merge_tensor_parallel=True)
         if first:
             remove_text_side(directory, keep={CONFIG_NAME})
-            self.encoder.save_pretrained(directory)
+            self.processor.save_pretrained(directory)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from glm.encoding.batches import BlockPositions, Positions, TextPositions
-from glm.encoding.encoder import encoder_of
+from glm.encoding.processor import processor_of
 from glm.errors import GLMError
 from glm.tokenizers import GLMTokenizer
 
@@ -85,11 +85,11 @@ def _unknown(config: Any) -> TextSide:
 
 
 def _of_tokenizer(tokenizer: Any) -> TextSide:
-    encoder = encoder_of(tokenizer)
-    blanks = isinstance(encoder.positions, BlockPositions)
+    processor = processor_of(tokenizer)
+    blanks = isinstance(processor.positions, BlockPositions)
     start = tokenizer.sop_token_id if blanks else None
     ends = tuple(tokenizer.stop_token_ids)
-    return TextSide(encoder.positions, ends, tokenizer.pad_token_id, start, encoder.defaults.gnmt_length)
+    return TextSide(processor.positions, ends, tokenizer.pad_token_id, start, processor.defaults.gnmt_length)
 
 
 def _listed(ids: int | Sequence[int] | None) -> tuple[int, ...]:

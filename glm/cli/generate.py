@@ -24,7 +24,7 @@ def answer(generator: TextGenerator, texts: Sequence[Prompt], arguments: argpars
 
     All processes of a launch generate; the first one prints and writes.
     """
-    config, speaks = generation_config(arguments, generator.encoder), process_rank() == 0
+    config, speaks = generation_config(arguments, generator.processor), process_rank() == 0
     if arguments.chat:
         converse(lambda: generator.conversation(config, arguments.system))
     elif arguments.stream:
@@ -39,7 +39,7 @@ def answer(generator: TextGenerator, texts: Sequence[Prompt], arguments: argpars
     if speaks:
         if notes := generator.notes():
             print(notes, file=sys.stderr)
-        report_truncation(generator.encoder)
+        report_truncation(generator.processor)
 
 
 def generate_texts(
@@ -69,7 +69,7 @@ def prompts_of(texts: Sequence[Prompt], generator: TextGenerator) -> list[list[i
     prompts = []
     for number, text in enumerate(texts, 1):
         try:
-            prompts.append(prompt_ids(generator.encoder, text))
+            prompts.append(prompt_ids(generator.processor, text))
         except GLMError as error:
             raise type(error)(f"text {number} of {len(texts)}: {error}" if len(texts) > 1 else str(error)) from None
     return prompts
@@ -83,7 +83,7 @@ def stream_texts(texts: Sequence[Prompt], generator: TextGenerator, config: Gene
         print(prompt_text(text), end="\n  → ", file=out)
         pieces = []
         tokens = generator.stream_tokens(ids, config)
-        for piece in generator.encoder.stream(tokens, generator.stop_strings):
+        for piece in generator.processor.stream(tokens, generator.stop_strings):
             print(piece, end="", flush=True, file=out)
             pieces.append(piece)
         print(file=out)

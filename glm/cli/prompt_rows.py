@@ -15,9 +15,9 @@ from typing import Any
 from glm.datasets.conversations import read_history, unpacked_turns
 from glm.datasets.readers import Parsed, RowProblem, check_row, parse_file, parse_text, read_text, type_name
 from glm.datasets.tasks import TASKS
-from glm.encoding.encoder import ChatEncoder, Encoder
 from glm.encoding.examples import Example
 from glm.encoding.messages import role_of
+from glm.encoding.processor import ChatProcessor, Processor
 from glm.errors import GLMError, UsageError
 
 Prompt = str | dict[str, Any]
@@ -180,21 +180,21 @@ def prompt_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt["text"]
 
 
-def prompt_ids(encoder: Encoder, prompt: Prompt) -> list[int]:
+def prompt_ids(processor: Processor, prompt: Prompt) -> list[int]:
     """Ids after which a model writes the answer.
 
     Raises:
         GLMError: a prompt that does not fit, or a conversation for a model that takes plain texts.
     """
     if isinstance(prompt, str):
-        return encoder.text_prompt(prompt)
-    if not isinstance(encoder, ChatEncoder):
-        return encoder.text_prompt(prompt["source"])
-    if not encoder.plain:
-        return encoder.messages_prompt(prompt["messages"], prompt["tools"] or None)
+        return processor.text_prompt(prompt)
+    if not isinstance(processor, ChatProcessor):
+        return processor.text_prompt(prompt["source"])
+    if not processor.plain:
+        return processor.messages_prompt(prompt["messages"], prompt["tools"] or None)
     if len(prompt["messages"]) > 1:
         raise UsageError("--plain asks a text as it is, and this row is a conversation: leave out --plain")
-    return encoder.text_prompt(prompt["text"])
+    return processor.text_prompt(prompt["text"])
 
 
 def encoded(prompt: Prompt) -> str:

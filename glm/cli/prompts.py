@@ -11,7 +11,7 @@ from pathlib import Path
 from glm.cli.prompt_rows import Prompt, encoded, file_prompts, prompt_text, text_prompts
 from glm.datasets.formats import JSON, TABLES, require_readable, split_name
 from glm.datasets.tasks import TASKS
-from glm.encoding.encoder import Encoder
+from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import atomic_write
 from glm.files.foreign_files import HEAD, decode_text, stand_in
@@ -134,16 +134,18 @@ def check_dialogue(arguments: argparse.Namespace) -> None:
         require_streaming(generation_config(arguments))
 
 
-def generation_config(arguments: argparse.Namespace, encoder: Encoder | None = None) -> GenerationConfig:
+def generation_config(arguments: argparse.Namespace, processor: Processor | None = None) -> GenerationConfig:
     """The flags, then what generation_config.json says, then the defaults of the kind of model.
 
     Args:
-        encoder: of the model; None checks the flags before there is one.
+        processor: of the model; None checks the flags before there is one.
     """
     flags = {name: value for name in DECODING if (value := getattr(arguments, name)) is not None}
     lengths = {"max_length": arguments.tgt_length, "min_length": arguments.min_tgt_length, "seed": arguments.seed}
     flags |= {name: value for name, value in lengths.items() if value is not None}
-    return encoder.generation_config(**flags) if encoder else GenerationConfig(**{"max_length": sys.maxsize} | flags)
+    return (
+        processor.generation_config(**flags) if processor else GenerationConfig(**{"max_length": sys.maxsize} | flags)
+    )
 
 
 def read_texts(arguments: argparse.Namespace) -> list[Prompt]:
@@ -232,11 +234,11 @@ def write_texts(texts: Sequence[Prompt], results: Sequence[str], arguments: argp
         print(f"results written to {RESULT_NAME}", file=sys.stderr)
 
 
-def report_truncation(encoder: Encoder) -> None:
+def report_truncation(processor: Processor) -> None:
     """Says how many sources were cut, if any."""
-    count = encoder.truncated["source"]
+    count = processor.truncated["source"]
     if count:
-        print(f"{count} text(s) cut to src_length {encoder.src_length}: {encoder.cuts['source']}", file=sys.stderr)
+        print(f"{count} text(s) cut to src_length {processor.src_length}: {processor.cuts['source']}", file=sys.stderr)
 
 
 def _check_output(path: Path) -> None:

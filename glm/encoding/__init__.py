@@ -1,1 +1,1 @@
-"""Texts and conversations as ids: chat formats, encoders, examples and their batches."""
+"""Texts and conversations as ids: chat formats, processors, examples and their batches."""

@@ -9,8 +9,8 @@ from copy import copy
 
 from tqdm import tqdm
 
-from glm.encoding.encoder import Encoder
 from glm.encoding.examples import Example, TrainingRow
+from glm.encoding.processor import Processor
 from glm.errors import GLMError
 
 SharedRow = tuple[TrainingRow, float]  # a row, and the share of each of its trained tokens in its step's loss
@@ -74,18 +74,18 @@ class EncodedDataset:
     """
 
     def __init__(
-        self, examples: Sequence[Example], encoder: Encoder, with_prompts: bool = False, skip_bad_rows: bool = False
+        self, examples: Sequence[Example], processor: Processor, with_prompts: bool = False, skip_bad_rows: bool = False
     ):
         self.examples: list[Example] = []
         self.prompts: list[list[int]] = []
         self.rows, count = PackedRows(), 0
         bad: list[str] = []
-        before, without_answer = Counter(encoder.counts), 0
+        before, without_answer = Counter(processor.counts), 0
         some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
         for number, example in enumerate(some, 1):
             try:
-                encoded = encoder.rows(example)
-                prompt = encoder.prompt(example) if with_prompts and encoded else []
+                encoded = processor.rows(example)
+                prompt = processor.prompt(example) if with_prompts and encoded else []
             except GLMError as error:
                 bad.append(f"row {number} of {len(examples)}: {error}")
                 if skip_bad_rows and len(bad) < len(examples):
@@ -97,7 +97,7 @@ class EncodedDataset:
                 self.rows.extend(row for row in encoded if row.trained_tokens)
                 self.prompts.append(prompt)
                 self.examples.append(example)
-        lengths = f"src_length {encoder.src_length} and tgt_length {encoder.tgt_length}"
+        lengths = f"src_length {processor.src_length} and tgt_length {processor.tgt_length}"
         if not count:
             why = f"{len(bad)} bad, {without_answer} whose answers are empty"
             raise GLMError(f"nothing is left to train of {len(examples)} rows: {why}")
@@ -107,7 +107,7 @@ class EncodedDataset:
         self.left_out = [f"{len(bad)} bad, the first is {why}" for why in bad[:1]]
         self.left_out += [f"{without_answer} whose answers are empty"] if without_answer else []
         self.left_out += [f"{short} in which {lengths} leave no trained token"] if short else []
-        self.counts = encoder.counts - before
+        self.counts = processor.counts - before
 
     @property
     def mean_tokens(self) -> float:

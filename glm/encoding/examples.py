@@ -1,4 +1,4 @@
-"""Examples, and the sequences to train on that encoders make of them, and batches are made of. Needs no framework."""
+"""Examples, and the sequences to train on that processors make of them, and batches are made of. Needs no framework."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Engine:
 
     Args:
         runtime: a loaded graph.
-        positions: where tokens stand, and how a prompt is read (`Encoder.positions`).
+        positions: where tokens stand, and how a prompt is read (`Processor.positions`).
         stop: ids that end a text.
         options: memory, chunks, reuse.
 
@@ -115,8 +115,8 @@ class Engine:
         prompt_tokens, reused_tokens: of all prompts so far, and how many of them did not have to be read again.
 
     Example:
-        >>> engine = Engine(runtime, encoder.positions, StopTokens.of(encoder))
-        >>> results = engine.generate([encoder.text_prompt(text) for text in texts], encoder.generation_config())
+        >>> engine = Engine(runtime, processor.positions, StopTokens.of(processor))
+        >>> results = engine.generate([processor.text_prompt(text) for text in texts], processor.generation_config())
     """
 
     def __init__(

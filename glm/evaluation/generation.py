@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from glm.distributed.processes import gather
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.encoder import Encoder
 from glm.encoding.examples import TrainingRow
+from glm.encoding.processor import Processor
 from glm.evaluation.metrics import METRICS, Score
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
@@ -32,7 +32,7 @@ class GenerationEvaluation:
     """How evaluation generates.
 
     Attributes:
-        encoder: of the examples.
+        processor: of the examples.
         config: decoding options.
         batch_size: rows that are evaluated together.
         show_progress: whether this process draws bars.
@@ -40,7 +40,7 @@ class GenerationEvaluation:
         loss_only: generate nothing.
     """
 
-    encoder: Encoder
+    processor: Processor
     config: GenerationConfig
     batch_size: int = 8
     show_progress: bool = True
@@ -65,25 +65,25 @@ class GenerationEvaluation:
         predictions = [""] * len(dataset.examples)
         for rank, (_, _, texts) in by_replica.items():
             predictions[rank :: replica.count] = texts
-        references = map(self.encoder.reference, dataset.examples)
+        references = map(self.processor.reference, dataset.examples)
         return loss, list(zip(predictions, references, strict=True))
 
     def _summed_loss(self, model, rows: Sequence[TrainingRow]) -> tuple[float, int]:
         """Sum over the trained tokens, and how many they are."""
         total, tokens = 0.0, 0
         for some in self._batches(rows, "loss"):
-            batch = self.encoder.training_batch(some)
+            batch = self.processor.training_batch(some)
             losses_M = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}, reduction="none")
             total += float(losses_M.sum())
             tokens += len(losses_M)
         return total, tokens
 
     def _generate(self, model, prompts: Sequence[list[int]]) -> list[str]:
-        texts, stop = [], StopTokens.of(self.encoder)
+        texts, stop = [], StopTokens.of(self.processor)
         for some in self._batches(prompts, "generate"):
-            prompt = Prompt.of(self.encoder.prompt_batch(some))
+            prompt = Prompt.of(self.processor.prompt_batch(some))
             tokens, _ = model.generate_batch(prompt, self.config, stop)
-            texts += map(self.encoder.decode, tokens.tolist())
+            texts += map(self.processor.decode, tokens.tolist())
         return texts
 
     def _batches(self, items: Sequence[Item], what: str) -> Iterator[Sequence[Item]]:

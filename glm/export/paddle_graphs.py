@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from glm.encoding.encoder import Encoder
+from glm.encoding.processor import Processor
 from glm.export.files import FORMAT_VERSION, Manifest
 from glm.export.paddle_step import export_step_graph
 from glm.export.writing import write_export, write_text_side
@@ -52,12 +52,12 @@ def export_graph(model: nn.Layer, stop: StopTokens, prefix: Path) -> None:
     save_graph(graph, [PROMPT_SPEC, CONTROL_SPEC], prefix)
 
 
-def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: str | None = None) -> Manifest:
+def export_directory(model: nn.Layer, processor: Processor, prefix: Path, source: str | None = None) -> Manifest:
     """Writes all that inference needs beside each other: graphs, configuration, tokenizer, and their manifest.
 
     Args:
         model: a `GLMForCausalLM` without LoRA adapters (merge them first).
-        encoder: its text side.
+        processor: its text side.
         prefix: path and common beginning of the graph's files, such as checkpoints/infer/glm.
         source: the model, as it was named; where it was read from if not given.
 
@@ -83,7 +83,7 @@ def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: st
 
     def graphs(staged: Path) -> None:
         step = staged.with_name(f"{staged.name}.step")
-        export_graph(model, StopTokens.of(encoder), staged)
+        export_graph(model, StopTokens.of(processor), staged)
         _require_whole(_parameters(staged), needed)
         export_step_graph(model, step)
         _require_whole(_parameters(step), needed)
@@ -91,7 +91,7 @@ def export_directory(model: nn.Layer, encoder: Encoder, prefix: Path, source: st
 
     # Each graph writes a file of parameters, and only then are they compared.
     return write_export(
-        prefix, draft, 2 * needed, lambda directory: write_text_side(config, encoder, directory), graphs
+        prefix, draft, 2 * needed, lambda directory: write_text_side(config, processor, directory), graphs
     )
 
 

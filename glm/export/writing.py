@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.config.config_json import config_json
-from glm.encoding.encoder import Encoder
+from glm.encoding.processor import Processor
 from glm.errors import GLMError
 from glm.export.files import FORMATS, OLD_SUFFIX, OPTIONAL, REQUIRED, Manifest, manifest_suffix, parse_manifest
 from glm.files.atomic import staged, sync, write_json
@@ -66,14 +66,14 @@ def write_export(
     return manifest
 
 
-def write_text_side(config: Any, encoder: Encoder, directory: Path) -> None:
+def write_text_side(config: Any, processor: Processor, directory: Path) -> None:
     """Writes what a runtime needs besides graphs: configuration, tokenizer, and generation_config.json if there is one.
 
     The configuration says nothing of a dtype, so that exports of one model in several can share it.
     """
     fields = {name: value for name, value in config_json(config).items() if name not in ("dtype", "torch_dtype")}
     write_json(directory / CONFIG_NAME, fields)
-    encoder.save_pretrained(directory)
+    processor.save_pretrained(directory)
 
 
 @contextmanager

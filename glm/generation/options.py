@@ -113,9 +113,9 @@ class StopTokens:
     pad_token_id: int
 
     @classmethod
-    def of(cls, encoder) -> "StopTokens":
-        """Those of a `glm.encoding.encoder.Encoder`."""
-        return cls(tuple(encoder.stop_token_ids), encoder.tokenizer.pad_token_id)
+    def of(cls, processor) -> "StopTokens":
+        """Those of a `glm.encoding.processor.Processor`."""
+        return cls(tuple(processor.stop_token_ids), processor.tokenizer.pad_token_id)
 
 
 SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")

@@ -28,7 +28,7 @@ __all__ = ["GenerationMixin", "Prompt", "StopTokens", "controls", "generate"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Input tensors of a generation, as `glm.encoding.encoder` builds them.
+    """Input tensors of a generation, as `glm.encoding.processor` builds them.
 
     Attributes:
         input_ids: [B, T] int64, the token to decode from in the last column.

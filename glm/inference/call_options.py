@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glm.encoding.encoder import Encoder
+from glm.encoding.processor import Processor
 from glm.errors import UsageError
 from glm.generation.options import NARROWEST, GenerationConfig
 
@@ -31,7 +31,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise UsageError(f"{name} is {value!r:.80}, and must be {words}")
 
 
-def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int) -> GenerationConfig:
+def call_config(processor: Processor, options: Mapping[str, Any], prompt_length: int) -> GenerationConfig:
     """Decoding options of a call.
 
     Args:
@@ -46,12 +46,12 @@ def call_config(encoder: Encoder, options: Mapping[str, Any], prompt_length: int
             than the model can count.
     """
     check_options(options)
-    config = encoder.generation_config(**_fields(options, prompt_length))
-    needed = encoder.positions.longest(prompt_length, config.max_length)
-    if needed > encoder.max_position:
+    config = processor.generation_config(**_fields(options, prompt_length))
+    needed = processor.positions.longest(prompt_length, config.max_length)
+    if needed > processor.max_position:
         raise UsageError(
             f"a prompt of {prompt_length} tokens and {config.max_length} new ones need position {needed}, and the "
-            f"model ends at {encoder.max_position}: ask for a shorter answer (--tgt_length, max_new_tokens)"
+            f"model ends at {processor.max_position}: ask for a shorter answer (--tgt_length, max_new_tokens)"
         )
     return config
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from glm.encoding.chat_formats import Message, Tools
-from glm.encoding.encoder import ChatEncoder, encoder_of
+from glm.encoding.processor import ChatProcessor, processor_of
 from glm.errors import UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.inference.call_options import call_config
@@ -27,7 +27,7 @@ class ChatMixin:
         """The answer to a question, and the conversation with it.
 
         Args:
-            tokenizer: of the model, or its `ChatEncoder`.
+            tokenizer: of the model, or its `ChatProcessor`.
             query: what the user says.
             history: messages, or (question, answer) pairs; it comes back in the same form, a new list.
             options: `role` (of the query), `tools`, `src_length`, and those of
@@ -56,28 +56,28 @@ class ChatMixin:
         **options,
     ) -> Iterator[tuple[str, History]]:
         """The answer so far and the conversation with it, each time there is more of it; arguments as in `chat`."""
-        encoder = self._chat_encoder(tokenizer, src_length)
+        processor = self._chat_processor(tokenizer, src_length)
         pairs = bool(history) and not isinstance(history[0], Mapping)
         messages = _messages(history or [], pairs)
         asked, text = [*messages, {"role": role, "content": query}], ""
-        prompt = encoder.chat.prompt_ids(encoder.tokenizer, asked, tools)
-        config = call_config(encoder, options, min(len(prompt), encoder.src_length))
-        conversation = Conversation(ModelGenerator(self, encoder), config, messages, tools)
+        prompt = processor.chat.prompt_ids(processor.tokenizer, asked, tools)
+        config = call_config(processor, options, min(len(prompt), processor.src_length))
+        conversation = Conversation(ModelGenerator(self, processor), config, messages, tools)
         for piece in conversation.ask(query, role):
             text += piece
             if piece:
                 yield text, _history([*asked, {"role": "assistant", "content": text}], pairs)
         yield conversation.messages[-1]["content"], _history(conversation.messages, pairs)
 
-    def _chat_encoder(self, tokenizer, src_length: int | None) -> ChatEncoder:
-        if isinstance(tokenizer, ChatEncoder):
+    def _chat_processor(self, tokenizer, src_length: int | None) -> ChatProcessor:
+        if isinstance(tokenizer, ChatProcessor):
             return tokenizer
         file = GenerationFile.read(self.source_directory) if self.source_directory else NO_FILE
-        encoder = encoder_of(tokenizer, file, (src_length, None))
-        if not isinstance(encoder, ChatEncoder):
+        processor = processor_of(tokenizer, file, (src_length, None))
+        if not isinstance(processor, ChatProcessor):
             raise UsageError("a GLM (2021) model holds no conversations: use glm.pipeline")
-        encoder.check_fits(self.config.vocab_size, self.config.max_position)
-        return encoder
+        processor.check_fits(self.config.vocab_size, self.config.max_position)
+        return processor
 
 
 def _messages(history: History, pairs: bool) -> list[Message]:

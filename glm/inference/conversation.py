@@ -18,7 +18,7 @@ class Conversation:
     """A conversation with a chat model.
 
     Args:
-        generator: of a chat model; its encoder's `src_length` bounds what is remembered, the oldest turns go first.
+        generator: of a chat model; its processor's `src_length` bounds what is remembered, the oldest turns go first.
         config: decoding options; one beam.
         messages: what was said so far, a system message first if there is one.
         tools: JSON schemas of functions that the model may call.
@@ -52,10 +52,10 @@ class Conversation:
             GLMError: a role that this model has no place for, or a turn that does not fit src_length.
         """
         asked = [*self.messages, {"role": role, "content": query}]
-        ids = self.generator.encoder.messages_prompt(asked, self.tools)
+        ids = self.generator.processor.messages_prompt(asked, self.tools)
         written: list[int] = []
         pieces: list[str] = []
-        for piece in self.generator.encoder.stream(self._tokens(ids, written), self.generator.stop_strings):
+        for piece in self.generator.processor.stream(self._tokens(ids, written), self.generator.stop_strings):
             pieces.append(piece)
             yield piece
         self.tokens = len(written)
@@ -70,7 +70,7 @@ class Conversation:
     def _message(self, written: list[int], text: str) -> Message:
         if self.generator.stop_strings:
             return {"role": "assistant", "content": text}
-        return self.generator.encoder.message(written, self.tools)
+        return self.generator.processor.message(written, self.tools)
 
 
 def require_streaming(config: GenerationConfig) -> None:

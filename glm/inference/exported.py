@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glm.device.choice import check_dtype
-from glm.encoding.encoder import Encoder, open_encoder
+from glm.encoding.processor import Processor, open_processor
 from glm.engine import Engine, EngineOptions, Request, StopStrings, StopTokens
 from glm.errors import GLMError, UsageError
 from glm.export.files import STEP_GRAPH, Manifest, exported_formats, read_manifest, start_check
@@ -27,18 +27,18 @@ class LoopGenerator(TextGenerator):
 
     Args:
         runtime: where it is loaded.
-        encoder, stop_strings: see `TextGenerator`.
+        processor, stop_strings: see `TextGenerator`.
         require_whole: raises where the export is not what was written; called before anything is shown.
     """
 
     def __init__(
         self,
         runtime: LoopRuntime,
-        encoder: Encoder,
+        processor: Processor,
         stop_strings: Sequence[str] = (),
         require_whole: Callable[[], None] = lambda: None,
     ):
-        super().__init__(encoder, stop_strings)
+        super().__init__(processor, stop_strings)
         self.runtime, self._require_whole = runtime, require_whole
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
@@ -46,12 +46,12 @@ class LoopGenerator(TextGenerator):
         control = control_arrays(config)
 
         def write(some: Sequence[Ids]) -> list[list[int]]:
-            ids, scores = self.runtime.run(self.encoder.prompt_batch(some) | control)
+            ids, scores = self.runtime.run(self.processor.prompt_batch(some) | control)
             self._require_whole()
             require_finite(scores)
             return ids.tolist()
 
-        return in_batches(prompts, batch_size, write, self.encoder.stop_token_ids)
+        return in_batches(prompts, batch_size, write, self.processor.stop_token_ids)
 
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
         """Raises UsageError: the graph shows nothing before its end."""
@@ -80,7 +80,7 @@ class EngineGenerator(TextGenerator):
 
     Args:
         runtime: where it is loaded.
-        encoder, stop_strings: see `TextGenerator`.
+        processor, stop_strings: see `TextGenerator`.
         options: of the engine.
         require_whole: see `LoopGenerator`.
     """
@@ -88,13 +88,13 @@ class EngineGenerator(TextGenerator):
     def __init__(
         self,
         runtime: StepRuntime,
-        encoder: Encoder,
+        processor: Processor,
         stop_strings: Sequence[str] = (),
         options: EngineOptions | None = None,
         require_whole: Callable[[], None] = lambda: None,
     ):
-        super().__init__(encoder, stop_strings)
-        self.engine = Engine(runtime, encoder.positions, StopTokens.of(encoder), options)
+        super().__init__(processor, stop_strings)
+        self.engine = Engine(runtime, processor.positions, StopTokens.of(processor), options)
         self._require_whole = require_whole
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
@@ -132,7 +132,7 @@ class EngineGenerator(TextGenerator):
         """What ends a text early; of beams the one that wins is cut at its end."""
         if not self.stop_strings or config.num_beams > 1:
             return None
-        return StopStrings(self.encoder.tokenizer, self.stop_strings)
+        return StopStrings(self.processor.tokenizer, self.stop_strings)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class ExportOptions:
         kv_cache_size: most bytes of key/value cache; a share of the memory that is free, if not given.
         streams: whether texts are to be seen before their end, as `stream` and `conversation` show them.
         stop_strings: see `TextGenerator`.
-        no_block_position, plain: see `Encoder`.
+        no_block_position, plain: see `Processor`.
     """
 
     path: Path
@@ -188,19 +188,19 @@ def open_export(wanted: ExportOptions) -> tuple[TextGenerator, Choice]:
         choice = replace(choice, reason=f"{choice.reason}; {manifest.weights} weights")
     require_whole = start_check(directory, manifest).result
     options = _runtime_options(wanted, manifest, choice.device)
-    encoder = _encoder(wanted)
-    encoder.check_fits(manifest.vocab_size, manifest.max_position)
-    options = replace(options, capacity=encoder.positions.columns(manifest.max_position))
+    processor = _processor(wanted)
+    processor.check_fits(manifest.vocab_size, manifest.max_position)
+    options = replace(options, capacity=processor.positions.columns(manifest.max_position))
     if choice.backend.loop and not _needs_steps(wanted, choice):
         if wanted.kv_cache_size is not None:
             raise UsageError(
                 f"--kv_cache_size is for graphs that go on from a cache, and {choice.name} runs the whole generation "
                 "as one graph: leave it out, or add --stream"
             )
-        return LoopGenerator(choice.backend.open_loop(options), encoder, wanted.stop_strings, require_whole), choice
+        return LoopGenerator(choice.backend.open_loop(options), processor, wanted.stop_strings, require_whole), choice
     runtime = choice.backend.open_step(_step_files(options, manifest, name))
     limits = EngineOptions(memory_limit=_cache_limit(wanted.kv_cache_size))
-    return EngineGenerator(runtime, encoder, wanted.stop_strings, limits, require_whole), choice
+    return EngineGenerator(runtime, processor, wanted.stop_strings, limits, require_whole), choice
 
 
 def _needs_steps(wanted: ExportOptions, choice: Choice) -> bool:
@@ -249,25 +249,25 @@ def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> Runti
     )
 
 
-def _encoder(wanted: ExportOptions) -> Encoder:
+def _processor(wanted: ExportOptions) -> Processor:
     """The text side of the export, with room for source and text in `max_length`.
 
     A tgt_length that was left open becomes half of it, at most, as `check_fits` does for a small model.
     """
     options = {"no_block_position": wanted.no_block_position, "plain": wanted.plain}
-    encoder = open_encoder(wanted.path, wanted.lengths, **options)
+    processor = open_processor(wanted.path, wanted.lengths, **options)
     if wanted.max_length is None:
-        return encoder
-    if "tgt_length" in encoder.open_lengths:
-        encoder.tgt_length = max(1, min(encoder.tgt_length, wanted.max_length // 2))
-    room = wanted.max_length - encoder.tgt_length
+        return processor
+    if "tgt_length" in processor.open_lengths:
+        processor.tgt_length = max(1, min(processor.tgt_length, wanted.max_length // 2))
+    room = wanted.max_length - processor.tgt_length
     if room < 4:
         raise UsageError(
             f"max_length {wanted.max_length} leaves {max(room, 0)} tokens for the source beside tgt_length "
-            f"{encoder.tgt_length}, and at least 4 are needed: raise --max_length or lower --tgt_length"
+            f"{processor.tgt_length}, and at least 4 are needed: raise --max_length or lower --tgt_length"
         )
-    encoder.src_length = min(encoder.src_length, room)
-    return encoder
+    processor.src_length = min(processor.src_length, room)
+    return processor
 
 
 def _cache_limit(wanted: int | None) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from glm.encoding.encoder import ChatEncoder, Encoder
+from glm.encoding.processor import ChatProcessor, Processor
 from glm.errors import GLMError, UsageError
 from glm.generation.options import NOT_FINITE, GenerationConfig
 from glm.inference.conversation import Conversation
@@ -21,14 +21,14 @@ class TextGenerator(ABC):
     """Writes what follows prompts.
 
     Args:
-        encoder: turns texts into prompts, and tokens into texts.
+        processor: turns texts into prompts, and tokens into texts.
         stop_strings: what ends a text besides the stop tokens and generation_config.json's strings, and is not part
             of it.
     """
 
-    def __init__(self, encoder: Encoder, stop_strings: Sequence[str] = ()):
-        strings = [*stop_strings, *encoder.generation.stop_strings]
-        self.encoder, self.stop_strings = encoder, StopStrings(encoder.tokenizer, strings).strings
+    def __init__(self, processor: Processor, stop_strings: Sequence[str] = ()):
+        strings = [*stop_strings, *processor.generation.stop_strings]
+        self.processor, self.stop_strings = processor, StopStrings(processor.tokenizer, strings).strings
 
     @abstractmethod
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
@@ -54,12 +54,14 @@ class TextGenerator(ABC):
 
     def answer(self, ids: Ids) -> str:
         """The text a user sees of generated tokens."""
-        return "".join(self.encoder.stream(ids, self.stop_strings)) if self.stop_strings else self.encoder.answer(ids)
+        return (
+            "".join(self.processor.stream(ids, self.stop_strings)) if self.stop_strings else self.processor.answer(ids)
+        )
 
     def stream(self, text: str, config: GenerationConfig) -> Iterator[str]:
         """Pieces of the text that follows a user's, as soon as they are certain."""
-        tokens = self.stream_tokens(self.encoder.text_prompt(text), config)
-        return self.encoder.stream(tokens, self.stop_strings)
+        tokens = self.stream_tokens(self.processor.text_prompt(text), config)
+        return self.processor.stream(tokens, self.stop_strings)
 
     def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
         """A new conversation.
@@ -70,9 +72,9 @@ class TextGenerator(ABC):
         Raises:
             UsageError: the model holds no conversations, or the options choose beams.
         """
-        if not isinstance(self.encoder, ChatEncoder):
+        if not isinstance(self.processor, ChatProcessor):
             raise UsageError("a GLM (2021) model holds no conversations: leave out --chat")
-        if system and "system" not in self.encoder.chat.roles:
+        if system and "system" not in self.processor.chat.roles:
             raise UsageError("this model's conversations have no system message: leave out --system")
         messages = [{"role": "system", "content": system}] if system else []
         return Conversation(self, config, messages)

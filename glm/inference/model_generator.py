@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from glm.encoding.encoder import Encoder
+from glm.encoding.processor import Processor
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
 from glm.inference.generator import Ids, TextGenerator, in_batches, require_finite
@@ -13,12 +13,12 @@ class ModelGenerator(TextGenerator):
 
     Args:
         model: a `GLMForCausalLM`.
-        encoder, stop_strings: see `TextGenerator`.
+        processor, stop_strings: see `TextGenerator`.
     """
 
-    def __init__(self, model, encoder: Encoder, stop_strings: Sequence[str] = ()):
-        super().__init__(encoder, stop_strings)
-        self.model, self.stop = model, StopTokens.of(encoder)
+    def __init__(self, model, processor: Processor, stop_strings: Sequence[str] = ()):
+        super().__init__(processor, stop_strings)
+        self.model, self.stop = model, StopTokens.of(processor)
 
     def results(self, prompts: Sequence[Ids], config: GenerationConfig, batch_size: int) -> Iterator[tuple[int, Ids]]:
         def write(some: Sequence[Ids]) -> list[list[int]]:
@@ -32,4 +32,4 @@ class ModelGenerator(TextGenerator):
         return map(int, self.model.stream(self._prompt([ids]), config, self.stop))
 
     def _prompt(self, prompts: Sequence[Ids]) -> Prompt:
-        return Prompt.of(self.encoder.prompt_batch(prompts))
+        return Prompt.of(self.processor.prompt_batch(prompts))

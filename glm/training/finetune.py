@@ -11,7 +11,7 @@ from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.api.causal_lm import GLMForCausalLM
-from glm.api.loading import adapter_paths, load_encoder
+from glm.api.loading import adapter_paths, load_processor
 from glm.cli.console import note, print_metrics, print_samples
 from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
@@ -19,8 +19,8 @@ from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.encoder import Encoder
 from glm.encoding.examples import Example
+from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS
@@ -61,22 +61,22 @@ def finetune(
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
-    encoder = load_encoder(
+    processor = load_processor(
         options.tokenizer_name_or_path or options.model_name_or_path,
         (data.src_length, data.tgt_length),
         no_block_position=data.no_block_position,
     )
     record = record_of(data, decode, options, training, splits)
     changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
-    encoder.generation.warn_of_unsupported()
+    processor.generation.warn_of_unsupported()
     model = load_model(options, training)
     if resume:
         changes += model_changes(resume, model.config)
-    encoder.check_fits(model.config.vocab_size, model.config.max_position)
+    processor.check_fits(model.config.vocab_size, model.config.max_position)
     _require_same_run(model, *splits.values())
-    datasets = encode_splits(splits, encoder, data, training)
-    trainer = build_trainer(model, encoder, data, decode, options, training, datasets, record)
-    _report_truncation(encoder)
+    datasets = encode_splits(splits, processor, data, training)
+    trainer = build_trainer(model, processor, data, decode, options, training, datasets, record)
+    _report_truncation(processor)
     if training.do_train:
         run_training(trainer, resume, changes)
         if options.save_peft and isinstance(trainer.model, GLMLoRAModel):
@@ -87,7 +87,7 @@ def finetune(
     if training.do_predict:
         run_evaluation(trainer, "test", datasets.get("test") or datasets["dev"])
     if training.do_export and training.should_save:
-        _export(trainer, encoder)
+        _export(trainer, processor)
     return trainer
 
 
@@ -228,17 +228,17 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     return model
 
 
-def build_trainer(model, encoder, data, decode, options, training, datasets, record=None) -> GLMTrainer:
+def build_trainer(model, processor, data, decode, options, training, datasets, record=None) -> GLMTrainer:
     """The trainer, with this project's progress bar in place of PaddleNLP's."""
     evaluation = GenerationEvaluation(
-        encoder,
-        decode.generation_config(encoder, training.seed),
+        processor,
+        decode.generation_config(processor, training.seed),
         training.per_device_eval_batch_size,
         show_progress=not training.disable_tqdm and training.local_process_index == 0,
         score=METRICS[TASKS[data.task_name].metrics],
         loss_only=training.prediction_loss_only,
     )
-    smoothing = encoder.defaults.label_smoothing if options.label_smoothing is None else options.label_smoothing
+    smoothing = processor.defaults.label_smoothing if options.label_smoothing is None else options.label_smoothing
     trainer = GLMTrainer(
         model=model,
         args=training,
@@ -260,7 +260,7 @@ def build_trainer(model, encoder, data, decode, options, training, datasets, rec
 
 
 def encode_splits(
-    splits: dict[str, list[Example]], encoder: Encoder, data: DataArguments, training: GLMTrainingArguments
+    splits: dict[str, list[Example]], processor: Processor, data: DataArguments, training: GLMTrainingArguments
 ) -> dict[str, EncodedDataset]:
     """The splits that this run needs; an error and what is left out name the split.
 
@@ -272,7 +272,7 @@ def encode_splits(
     for name, examples in needed.items():
         with_prompts = name != "train" and not training.prediction_loss_only
         try:
-            datasets[name] = EncodedDataset(examples, encoder, with_prompts, data.skip_bad_rows)
+            datasets[name] = EncodedDataset(examples, processor, with_prompts, data.skip_bad_rows)
         except GLMError as error:
             raise type(error)(f"{name}: {error}") from None
         for why in datasets[name].left_out:
@@ -322,15 +322,15 @@ def run_evaluation(trainer: GLMTrainer, prefix: str, dataset: EncodedDataset) ->
     return metrics
 
 
-def _report_truncation(encoder: Encoder) -> None:
-    if encoder.truncation:
-        note(f"truncated: {', '.join(encoder.truncation)}")
+def _report_truncation(processor: Processor) -> None:
+    if processor.truncation:
+        note(f"truncated: {', '.join(processor.truncation)}")
 
 
-def _export(trainer: GLMTrainer, encoder: Encoder) -> None:
+def _export(trainer: GLMTrainer, processor: Processor) -> None:
     from glm.export.paddle_graphs import export_directory
 
     lora = hasattr(trainer.model, "lora_config")
     model = merge_lora(trainer.model) if lora else trainer.model
     output = Path(trainer.args.output_dir)
-    export_directory(model, encoder, output / EXPORT_FOLDER / "glm", source=str(output))
+    export_directory(model, processor, output / EXPORT_FOLDER / "glm", source=str(output))

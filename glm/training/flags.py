@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Optional
 
 from glm.cli.script import HelpFormatter
-from glm.encoding.encoder import Encoder
+from glm.encoding.processor import Processor
 from glm.generation.options import GenerationConfig
 
 HELP_ALL = "show all of PaddleNLP's TrainingArguments as well, and exit"
@@ -112,7 +112,7 @@ class DecodeArguments:
         default=0.0, metadata={"help": "The same, as often as it was generated; -2 to 2; 0 = off."}
     )
 
-    def generation_config(self, encoder: Encoder, seed: int = 0) -> GenerationConfig:
+    def generation_config(self, processor: Processor, seed: int = 0) -> GenerationConfig:
         """The flags, and for those that are not given what the kind of model says.
 
         `min_tgt_length` gives way to a shorter `tgt_length`.
@@ -123,11 +123,13 @@ class DecodeArguments:
             "length_penalty": self.length_penalty,
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
         }
-        chosen = dict(encoder.defaults.evaluation) | {name: value for name, value in flags.items() if value is not None}
+        chosen = dict(processor.defaults.evaluation) | {
+            name: value for name, value in flags.items() if value is not None
+        }
         return GenerationConfig(
-            max_length=encoder.tgt_length,
-            min_length=min(chosen.pop("min_length"), encoder.tgt_length),
-            gnmt_length=encoder.defaults.gnmt_length,
+            max_length=processor.tgt_length,
+            min_length=min(chosen.pop("min_length"), processor.tgt_length),
+            gnmt_length=processor.defaults.gnmt_length,
             do_sample=not self.select_topk,
             temperature=self.temperature,
             top_k=self.top_k,

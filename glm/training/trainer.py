@@ -31,7 +31,7 @@ class GLMTrainer(Trainer):
     """Trains a `GLMForCausalLM` or its LoRA model on encoded pairs.
 
     Args:
-        evaluation: how to generate, and with which texts' encoder.
+        evaluation: how to generate, and with which texts' processor.
         label_smoothing, lr_decay_ratio, weight_format: see `glm.training.arguments.ModelArguments`.
         record: what the run was started with, for its checkpoints.
         kwargs: of PaddleNLP's Trainer.
@@ -48,7 +48,7 @@ class GLMTrainer(Trainer):
         **kwargs,
     ):
         random_state.forget()
-        super().__init__(*args, data_collator=partial(training_batch, evaluation.encoder), **kwargs)
+        super().__init__(*args, data_collator=partial(training_batch, evaluation.processor), **kwargs)
         random_state.seed_replica(self.args)
         self.evaluation, self.label_smoothing = evaluation, label_smoothing
         self.lr_decay_ratio, self.weight_format, self.record = lr_decay_ratio, weight_format, record
@@ -310,7 +310,7 @@ class GLMTrainer(Trainer):
         else:
             self._save_weights(directory)
         if self.args.should_save:
-            self.evaluation.encoder.save_pretrained(directory)
+            self.evaluation.processor.save_pretrained(directory)
             paddle.save(self.args, str(directory / "training_args.bin"))
 
     def _save_weights(self, directory: Path) -> None:

@@ -33,7 +33,7 @@ def texts(results) -> list[str]:
 def predicted(pipeline, **options) -> list[str]:
     """What predict_generation.py makes of TEXTS."""
     predictor = pipeline.predictor
-    config = predictor.encoder.generation_config(**options)
+    config = predictor.processor.generation_config(**options)
     return generate_texts(TEXTS, predictor, config, 2)[0]
 
 
@@ -71,8 +71,8 @@ def test_batches_do_not_change_texts(generate):
 
 
 def test_max_length_counts_the_prompt(generate):
-    encoder = generate.predictor.encoder
-    prompt = len(encoder.text_prompt(TEXTS[0]))
+    processor = generate.predictor.processor
+    prompt = len(processor.text_prompt(TEXTS[0]))
     bare = TextGenerationPipeline(generate.predictor)
     assert texts(bare(TEXTS[0], max_length=prompt + 4)) == texts(generate(TEXTS[0], max_new_tokens=4))
     assert texts(generate(TEXTS[0], max_length=prompt + 4)) == texts(generate(TEXTS[0]))  # max_new_tokens wins
@@ -81,9 +81,9 @@ def test_max_length_counts_the_prompt(generate):
 
 
 def test_an_answer_that_the_model_cannot_count(generate):
-    encoder = generate.predictor.encoder
-    assert encoder.max_position in (512, 1024)
-    prompt = len(encoder.text_prompt(TEXTS[0]))
+    processor = generate.predictor.processor
+    assert processor.max_position in (512, 1024)
+    prompt = len(processor.text_prompt(TEXTS[0]))
     with pytest.raises(
         UsageError, match=rf"a prompt of {prompt} tokens and 3000 new ones need position 300\d, and the mo"
     ):
@@ -101,7 +101,7 @@ def test_conversations(chat):
     assert len(one) == 1
     assert one != chat(messages[3:]) == chat("桥")
     assert chat([messages, messages[3:]]) == [*one, *chat("桥")]
-    answer, _ = chat.predictor.model.chat(chat.predictor.encoder, "桥", messages[:3], max_new_tokens=10)
+    answer, _ = chat.predictor.model.chat(chat.predictor.processor, "桥", messages[:3], max_new_tokens=10)
     assert texts(one) == [answer]
 
 
@@ -136,7 +136,7 @@ def test_a_tokenizer_of_elsewhere(chat, chat_models, tmp_path):
 def test_plain_texts_have_no_turns(chat, chat_models):
     plain = glm.pipeline(model=chat_models["glm4"], device="cpu", plain=True, max_new_tokens=10)
     assert plain("你好") != chat("你好")
-    assert plain.predictor.encoder.text_prompt("你好")[2:] == [296, 351]
+    assert plain.predictor.processor.text_prompt("你好")[2:] == [296, 351]
 
 
 def test_no_conversation_with_glm_2021():
@@ -165,7 +165,7 @@ def test_values_of_another_type(chat, options, message):
     with pytest.raises(UsageError, match=message):
         chat("a", **options)
     with pytest.raises(UsageError, match=message):
-        chat.predictor.model.chat(chat.predictor.encoder, "a", **options)
+        chat.predictor.model.chat(chat.predictor.processor, "a", **options)
 
 
 def test_numpys_numbers_are_numbers(chat):
@@ -196,7 +196,7 @@ def test_what_is_wrong_is_said(chat, chat_models):
         UsageError, match="model is a GLMForCausalLM: give a directory or a name; a loaded model has mo"
     ):
         glm.pipeline(model=chat.predictor.model)
-    model, tokenizer = chat.predictor.model, chat.predictor.encoder.tokenizer
+    model, tokenizer = chat.predictor.model, chat.predictor.processor.tokenizer
     with pytest.raises(UsageError, match="lora_path goes with the name of a model, and this model is loaded already"):
         glm.pipeline(model=model, tokenizer=tokenizer, lora_path="adapter")
     with pytest.raises(UsageError, match=r"model is a int: glm\.AutoModel\.from_pretrained loads one"):

@@ -11,7 +11,7 @@ import pytest
 from glm.cli.prompt_rows import prompt_ids, prompt_text
 from glm.cli.prompts import add_text_arguments, read_texts, write_texts
 from glm.datasets import TASKS, load_examples
-from glm.encoding.encoder import open_encoder
+from glm.encoding.processor import open_processor
 from glm.errors import GLMError, UsageError
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -37,8 +37,8 @@ def ask(path, *more) -> list:
 
 
 @pytest.fixture(scope="module")
-def encoders():
-    return {name: open_encoder(DATA / folder, (2000, 100)) for name, folder in FAMILIES.items()}
+def processors():
+    return {name: open_processor(DATA / folder, (2000, 100)) for name, folder in FAMILIES.items()}
 
 
 @pytest.mark.parametrize("form", ["lines", "array", "pretty"])
@@ -59,7 +59,7 @@ def test_rows_that_are_texts(tmp_path):
     "task", ["dureader_qg", "school_math_0.25M", "multiturn_chat_0.8M", "adgen", "alpaca", "messages"]
 )
 @pytest.mark.parametrize("answered", [True, False])
-def test_rows_of_a_task_are_asked_as_in_training(tmp_path, encoders, task, answered):
+def test_rows_of_a_task_are_asked_as_in_training(tmp_path, processors, task, answered):
     """The prompt of a training example, with the answer in the row and without it."""
     source = DATA / TASKS[task].collection / task / "dev.json"
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()[:12]]
@@ -67,11 +67,11 @@ def test_rows_of_a_task_are_asked_as_in_training(tmp_path, encoders, task, answe
         rows = [_unanswered(row) for row in rows]
     examples = load_examples(task, "dev").examples[:12]
     prompts = ask(write(tmp_path / "q.jsonl", rows), "--task_name", task)
-    for name, encoder in encoders.items():
+    for name, processor in processors.items():
         for prompt, example in zip(prompts, examples, strict=True):
             if name == "chatglm" and task == "messages":  # has no place for their system messages
                 continue
-            assert prompt_ids(encoder, prompt) == encoder.prompt(example)
+            assert prompt_ids(processor, prompt) == processor.prompt(example)
 
 
 def _unanswered(row: dict) -> dict:
@@ -205,12 +205,12 @@ def test_texts_of_joined_files(tmp_path):
 
 
 def test_plain_prompts_of_rows(tmp_path):
-    encoder = open_encoder(DATA / FAMILIES["glm4"], (200, 20), plain=True)
+    processor = open_processor(DATA / FAMILIES["glm4"], (200, 20), plain=True)
     (prompt,) = ask(write(tmp_path / "q.jsonl", [{"instruction": "甲", "output": "乙"}]))
-    assert prompt_ids(encoder, prompt) == encoder.text_prompt("甲")
+    assert prompt_ids(processor, prompt) == processor.text_prompt("甲")
     (prompt,) = ask(write(tmp_path / "q.jsonl", [{"query": "三", "history": [["一", "二"]]}]))
     with pytest.raises(UsageError, match="--plain asks a text as it is, and this row is a conversation"):
-        prompt_ids(encoder, prompt)
+        prompt_ids(processor, prompt)
 
 
 def test_results_of_rows(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from shared_files import SHARED
 
 from glm import GLMConfig, GLMForCausalLM
-from glm.api.loading import load_encoder
+from glm.api.loading import load_processor
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.config.config_json import config_json
 from glm.config.families import FAMILIES
@@ -190,7 +190,7 @@ def test_no_model_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lora_config.json", "adapter_config.json"])
-@pytest.mark.parametrize("read", [GLMConfig.from_pretrained, GLMForCausalLM.from_pretrained, load_encoder, converted])
+@pytest.mark.parametrize("read", [GLMConfig.from_pretrained, GLMForCausalLM.from_pretrained, load_processor, converted])
 def test_an_adapter_is_no_model(name, read, tmp_path):
     (tmp_path / name).write_text("{}", encoding="utf-8")
     with pytest.raises(
@@ -201,7 +201,7 @@ def test_an_adapter_is_no_model(name, read, tmp_path):
     assert GLMConfig.from_pretrained(str(tmp_path)).hidden_size == 64  # a model with an adapter beside it is one
 
 
-@pytest.mark.parametrize("read", [GLMConfig.from_pretrained, GLMForCausalLM.from_pretrained, load_encoder])
+@pytest.mark.parametrize("read", [GLMConfig.from_pretrained, GLMForCausalLM.from_pretrained, load_processor])
 def test_an_over_long_name_is_no_model(read):
     with pytest.raises(GLMError, match=r"'n{300}' is neither a directory nor a preset"):
         read("n" * 300)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_chat import encoder_of_tiny
+from tiny_chat import processor_of_tiny
 
 from glm.datasets import load_examples
 from glm.datasets.tasks import TASKS
@@ -61,13 +61,13 @@ def test_earlier_turns_of_an_advertisement_are_context(tmp_path):
         assert example.source == f"{TEXT.partition(chr(10))[2][1:]}Human: 谁建的？\n Assistant: "
         alone = example_of(tmp_path, "adgen", {**row, "history": []})
         assert (list(alone.messages), alone.source) == (LAST, "谁建的？")
-    encoder = encoder_of_tiny("chatglm", src_length=200)
-    (row,) = encoder.rows(example)
-    assert encoder.tokenizer.decode(row.ids[: row.prefix_length]) == (
+    processor = processor_of_tiny("chatglm", src_length=200)
+    (row,) = processor.rows(example)
+    assert processor.tokenizer.decode(row.ids[: row.prefix_length]) == (
         "[Round 0]\n问:祥云塔在哪里?\n答:在城南。\n[Round 1]\n问:多高?\n答:三十米。\n[Round 2]\n问:谁建的?\n答:"
     )
-    (row,) = encoder_of_tiny("glm4", src_length=400).rows(example)
-    assert sum(row.trained) == len(encoder_of_tiny("glm4").tokenizer.text_ids("\n云明。")) + 1
+    (row,) = processor_of_tiny("glm4", src_length=400).rows(example)
+    assert sum(row.trained) == len(processor_of_tiny("glm4").tokenizer.text_ids("\n云明。")) + 1
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_history_column_of_another_name(tmp_path):
 def test_a_system_message_that_a_model_has_no_place_for(tmp_path):
     row = example_of(tmp_path, "alpaca", {**QUESTIONS["alpaca"], "system": "你是导游"})
     with pytest.raises(GLMError, match=r"message 1 has the role 'system'; .*: put its text into the user's question"):
-        encoder_of_tiny("chatglm").rows(row)
+        processor_of_tiny("chatglm").rows(row)
 
 
 def test_columns_as_llama_factory_calls_them(tmp_path):

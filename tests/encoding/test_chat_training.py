@@ -4,11 +4,10 @@ import shutil
 from collections import Counter
 
 import pytest
-from tiny_chat import KINDS, encoder_of_tiny, tokenizer_of, vocabulary
+from tiny_chat import KINDS, processor_of_tiny, tokenizer_of, vocabulary
 
 from glm.encoding.chat_formats import chat_format
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.encoder import ChatEncoder, GLMEncoder
 from glm.encoding.examples import (
     CUT_BY_TEMPLATE,
     EMPTY_ANSWERS,
@@ -17,6 +16,7 @@ from glm.encoding.examples import (
     OPEN_THOUGHTS,
     Example,
 )
+from glm.encoding.processor import ChatProcessor, GLMProcessor
 from glm.errors import GLMError, UsageError
 from glm.tokenizers import GLMTokenizer
 
@@ -108,10 +108,10 @@ def test_a_conversation_that_is_context_alone_is_refused(kind):
 
 def test_evaluation_asks_for_the_last_answer_that_is_trained():
     for kind in KINDS:
-        encoder = encoder_of_tiny(kind)
+        processor = processor_of_tiny(kind)
         marked = example(user(), assistant("你"), user("湖"), assistant("好", loss=False), user("a"), assistant(""))
-        assert encoder.prompt(marked) == encoder.messages_prompt([user()])
-        assert encoder.reference(marked) == "你"
+        assert processor.prompt(marked) == processor.messages_prompt([user()])
+        assert processor.reference(marked) == "你"
 
 
 # Ends of turns
@@ -147,21 +147,21 @@ def test_the_end_of_a_turn_is_trained_as_a_stop_token(kind, messages, expected):
 
 @pytest.mark.parametrize("kind", GLM4)
 def test_two_answers_in_a_row_are_evaluated_as_they_are_trained(kind):
-    encoder = encoder_of_tiny(kind)
+    processor = processor_of_tiny(kind)
     twice = example(user(), assistant("好"), assistant("你"))
-    *_, row = encoder.rows(twice)
-    prompt = encoder.prompt(twice)
+    *_, row = processor.rows(twice)
+    prompt = processor.prompt(twice)
     assert row.ids[: len(prompt)] == prompt
-    assert encoder.reference(twice) == "你"
+    assert processor.reference(twice) == "你"
 
 
 @pytest.mark.parametrize("kind", GLM4)
 def test_words_and_their_calls_are_evaluated_as_one_answer(kind):
-    encoder = encoder_of_tiny(kind)
+    processor = processor_of_tiny(kind)
     calls = example(user(), assistant("好"), CALL, CALL)
-    assert encoder.prompt(calls) == encoder.messages_prompt([user()])
-    assert encoder.reference(calls) == encoder.decode(
-        encoder.tokenizer.text_ids("\n好<|assistant|>f\n{}<|assistant|>f\n{}")
+    assert processor.prompt(calls) == processor.messages_prompt([user()])
+    assert processor.reference(calls) == processor.decode(
+        processor.tokenizer.text_ids("\n好<|assistant|>f\n{}<|assistant|>f\n{}")
     )
 
 
@@ -181,14 +181,14 @@ def test_an_empty_answer_is_context_in_every_family(kind, empty):
 
 @pytest.mark.parametrize("kind", [*KINDS, "glm"])
 def test_rows_with_empty_answers_alone_are_left_out_and_counted(kind, tokenizer):
-    encoder = GLMEncoder(tokenizer, 48, 12) if kind == "glm" else encoder_of_tiny(kind)
+    processor = GLMProcessor(tokenizer, 48, 12) if kind == "glm" else processor_of_tiny(kind)
     full, empty = Example.of_texts("桥", "好"), Example.of_texts("桥", " ")
-    dataset = EncodedDataset([full, empty, empty], encoder, with_prompts=True)
+    dataset = EncodedDataset([full, empty, empty], processor, with_prompts=True)
     assert (dataset.examples, len(dataset.prompts), len(dataset)) == ([full], 1, 1)
     assert dataset.left_out == ["2 whose answers are empty"]
     assert dataset.counts == {EMPTY_ANSWERS: 2}
     with pytest.raises(GLMError, match="nothing is left to train of 2 rows: 0 bad, 2 whose answers are empty"):
-        EncodedDataset([empty, empty], encoder)
+        EncodedDataset([empty, empty], processor)
 
 
 # Thoughts
@@ -198,25 +198,25 @@ def test_rows_with_empty_answers_alone_are_left_out_and_counted(kind, tokenizer)
 def test_a_row_begins_as_the_prompt_that_begins_thoughts(tmp_path, end):
     """The prompt's ids, the thoughts, the answer; earlier answers without thoughts, as the template writes them."""
     tokenizer = with_template(tmp_path, Z1.replace("END", end))
-    encoder = ChatEncoder(tokenizer, 300, 100)
+    processor = ChatProcessor(tokenizer, 300, 100)
     answer = {"own field": assistant("四。", reasoning_content="二加二")}
     answer |= {"text": assistant("<think>\n二加二\n</think>\n四。")}
     # What the model generated stands behind the prompt's <think>.
     answer |= {"generated": assistant("\n二加二\n</think>\n四。")}
     for message in answer.values():
-        rows = encoder.rows(example(user("湖"), message, user("桥"), message))
+        rows = processor.rows(example(user("湖"), message, user("桥"), message))
         assert [runs(tokenizer, row) for row in rows] == [["\n<think>\n二加二\n</think>\n四。<|user|>"]] * 2
         assert whole(tokenizer, rows[1]).startswith(
             "[gMASK]<sop><|user|>\n湖<|assistant|>\n四。<|user|>\n桥<|assistant|>"
         )
         for row, messages in zip(rows, ([user("湖")], [user("湖"), message, user("桥")]), strict=True):
-            prompt = encoder.messages_prompt(messages)
+            prompt = processor.messages_prompt(messages)
             assert row.ids[: len(prompt)] == prompt
             assert all(row.trained[len(prompt) :])
         last = example(user("湖"), message)
-        written = rows[0].ids[len(encoder.prompt(last)) : -1]
-        assert encoder.reference(last) == encoder.decode(written) == "二加二\n</think>\n四。"
-    assert encoder.counts == {}
+        written = rows[0].ids[len(processor.prompt(last)) : -1]
+        assert processor.reference(last) == processor.decode(written) == "二加二\n</think>\n四。"
+    assert processor.counts == {}
 
 
 def test_the_tokens_of_a_prompt_do_not_run_over_into_the_answer(tmp_path):
@@ -324,7 +324,7 @@ def test_a_prompt_that_begins_what_no_answer_begins(tmp_path):
 
 def test_thoughts_are_counted_where_a_glm_reads_texts(tokenizer):
     messages = (user(), assistant(reasoning_content="嗯"))
-    dataset = EncodedDataset([Example("桥", "好", messages)], GLMEncoder(tokenizer, 48, 12))
+    dataset = EncodedDataset([Example("桥", "好", messages)], GLMProcessor(tokenizer, 48, 12))
     assert dataset.counts == {NO_PLACE_FOR_THOUGHTS: 1}
 
 
@@ -334,14 +334,14 @@ def test_thoughts_are_counted_where_a_glm_reads_texts(tokenizer):
 @pytest.mark.parametrize("kind", GLM4)
 def test_a_long_question_is_cut_in_evaluation_as_in_training_and_counted(kind):
     """Nothing stops: the question loses its end. A user's own prompt is refused instead, who can shorten it."""
-    encoder = encoder_of_tiny(kind, src_length=9, tgt_length=20)
+    processor = processor_of_tiny(kind, src_length=9, tgt_length=20)
     long = example(SYSTEM, user("湖"), assistant("好"), user("桥" * 12), assistant("你"))
-    dataset = EncodedDataset([long, example(user(), assistant())], encoder, with_prompts=True)
-    tokenizer = encoder.tokenizer
+    dataset = EncodedDataset([long, example(user(), assistant())], processor, with_prompts=True)
+    tokenizer = processor.tokenizer
     # The oldest turn goes first, then the end of the question; what begins the answer stays.
     cut = "[gMASK]<sop><|system|>\n你<|user|>\n桥<|assistant|>"
     assert tokenizer.decode(dataset.prompts[0], skip_special_tokens=False) == cut
-    assert [len(dataset.prompts[0]), encoder.truncated["source"]] == [9, 1]
-    assert dataset.prompts[1] == encoder.messages_prompt([user()])
+    assert [len(dataset.prompts[0]), processor.truncated["source"]] == [9, 1]
+    assert dataset.prompts[1] == processor.messages_prompt([user()])
     with pytest.raises(UsageError, match="the last turn has 20 tokens, and the prompt's limit is 9: raise src_length"):
-        encoder.messages_prompt(long.messages[:-1])
+        processor.messages_prompt(long.messages[:-1])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import IGNORED
+from glm.encoding.processor import GLMProcessor
 from glm.errors import GLMError, UsageError
 
 # Ids of the bundled vocabulary: ▁ 109, 桥 164, 建于 40, a 118, 哪一年 69, 年 132.
@@ -14,7 +14,7 @@ BRIDGE, WHICH_YEAR, A = [109, 164, 40], [109, 69], [109, 118]
 
 @pytest.fixture
 def short(tokenizer):
-    return GLMEncoder(tokenizer, src_length=8, tgt_length=6)
+    return GLMProcessor(tokenizer, src_length=8, tgt_length=6)
 
 
 def test_the_ids_above(tokenizer):
@@ -78,13 +78,15 @@ def test_a_prompt_batch(short):
 
 def test_without_block_positions(tokenizer):
     """Targets count on from the last source token, whatever the padding of the batch."""
-    encoder = GLMEncoder(tokenizer, 8, 6, no_block_position=True)
-    batch = encoder.training_batch([encoder.row(encoder.source(t), encoder.target("哪一年")) for t in ("桥建于", "a")])
+    processor = GLMProcessor(tokenizer, 8, 6, no_block_position=True)
+    batch = processor.training_batch(
+        [processor.row(processor.source(t), processor.target("哪一年")) for t in ("桥建于", "a")]
+    )
     assert batch["position_ids"].tolist() == [
         [[0, 1, 2, 3, 4, 5, 6, 7, 8], [0] * 9],
         [[0, 1, 2, 3, 4, 5, 6, 7, 0], [0] * 9],
     ]
-    prompt = encoder.prompt_batch([encoder.text_prompt(t) for t in ("桥建于", "a")])
+    prompt = processor.prompt_batch([processor.text_prompt(t) for t in ("桥建于", "a")])
     assert prompt["position_ids"][:, :, -1].tolist() == [[6, 0], [5, 0]]
     assert prompt["position_step"].tolist() == [1, 0]
 
@@ -101,7 +103,7 @@ def test_long_sources_lose_their_beginning(tokenizer):
     text = "桥建于哪一年"
     ids = tokenizer.text_ids(text)
     assert len(ids) == 4
-    exact, tight = GLMEncoder(tokenizer, 7, 6), GLMEncoder(tokenizer, 5, 6)
+    exact, tight = GLMProcessor(tokenizer, 7, 6), GLMProcessor(tokenizer, 5, 6)
     assert exact.source(text) == [CLS, *ids, GMASK, END]
     assert tight.source(text) == [CLS, *ids[-2:], GMASK, END]
     assert len(tight.source(text)) == tight.src_length
@@ -112,7 +114,7 @@ def test_long_targets_lose_their_end(tokenizer):
     """A text keeps T - 2 tokens: its last column is the reference's, which trains nothing."""
     text = "桥建于哪一年"
     ids = tokenizer.text_ids(text)
-    exact, tight = GLMEncoder(tokenizer, 8, 6), GLMEncoder(tokenizer, 8, 5)
+    exact, tight = GLMProcessor(tokenizer, 8, 6), GLMProcessor(tokenizer, 8, 5)
     assert exact.target(text) == [*ids, EOP]
     assert tight.target(text) == [*ids[:3], EOP]
     assert (exact.truncated, tight.truncated) == ({"source": 0, "target": 0}, {"source": 0, "target": 1})
@@ -131,8 +133,8 @@ def test_the_reference_layout(tokenizer):
     from tiny_glm import random_pairs, reference_layout
 
     pairs = random_pairs(tokenizer, [(5, 3), (1, 8), (12, 1), (7, 7)])
-    encoder = GLMEncoder(tokenizer, 20, 14)
-    batch = encoder.training_batch([encoder.row(*pair) for pair in pairs])
+    processor = GLMProcessor(tokenizer, 20, 14)
+    batch = processor.training_batch([processor.row(*pair) for pair in pairs])
     wanted = reference_layout(tokenizer, pairs, 20, 14)
     for row, (source, target) in enumerate(pairs):
         ours = [*range(len(source) + len(target))]
@@ -153,15 +155,15 @@ def test_the_reference_layout(tokenizer):
 )
 def test_lengths_that_are_too_short(tokenizer, lengths, message):
     with pytest.raises(UsageError, match=message):
-        GLMEncoder(tokenizer, *lengths)
+        GLMProcessor(tokenizer, *lengths)
 
 
-def largest_position(encoder: GLMEncoder) -> int:
+def largest_position(processor: GLMProcessor) -> int:
     """Of a source that fills src_length: in training, and after tgt_length generated tokens."""
-    source, target = encoder.source("a" * 50), encoder.target("a" * 50)
-    trained = encoder.training_batch([encoder.row(source, target)])["position_ids"].max()
-    prompt = encoder.prompt_batch([encoder.text_prompt("a" * 50)])
-    generated = prompt["position_ids"][0, :, -1] + prompt["position_step"] * (encoder.tgt_length - 1)
+    source, target = processor.source("a" * 50), processor.target("a" * 50)
+    trained = processor.training_batch([processor.row(source, target)])["position_ids"].max()
+    prompt = processor.prompt_batch([processor.text_prompt("a" * 50)])
+    generated = prompt["position_ids"][0, :, -1] + prompt["position_step"] * (processor.tgt_length - 1)
     return int(max(trained, prompt["position_ids"].max(), generated.max()))
 
 
@@ -169,12 +171,12 @@ def largest_position(encoder: GLMEncoder) -> int:
 @pytest.mark.parametrize("lengths", [(12, 7), (7, 12)])
 def test_lengths_beyond_the_models_positions(tokenizer, lengths, no_block_position):
     """Refused as soon as one position would not fit, and no earlier."""
-    encoder = GLMEncoder(tokenizer, *lengths, no_block_position)
-    largest = largest_position(encoder)
-    encoder.check_fits(384, largest)
+    processor = GLMProcessor(tokenizer, *lengths, no_block_position)
+    largest = largest_position(processor)
+    processor.check_fits(384, largest)
     message = f"src_length {lengths[0]} and tgt_length {lengths[1]} need position {largest}, and the model ends at"
     with pytest.raises(UsageError, match=message):
-        encoder.check_fits(384, largest - 1)
+        processor.check_fits(384, largest - 1)
 
 
 def test_a_tokenizer_larger_than_the_model(tokenizer, short):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_chat import chat_model, encoder_of_tiny, tokenizer_of
+from tiny_chat import chat_model, processor_of_tiny, tokenizer_of
 
 from glm.datasets.tasks import load_examples
 from glm.encoding.chat_formats import chat_format
@@ -81,12 +81,12 @@ def load(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_has_the_tokens_of_glms_own(form, kind, load):
-    encoder, chat = encoder_of_tiny(kind, src_length=400), chat_format(tokenizer_of(kind))
-    wanted = encoder.rows(load(OWN, tools=[WEATHER]))
-    assert encoder.rows(load(FORMS[form], tools=[WEATHER])) == wanted
-    assert chat.training_rows(encoder.tokenizer, FORMS[form], [WEATHER]) == wanted
-    prompt = chat.prompt_ids(encoder.tokenizer, OWN[:4], [WEATHER])
-    assert chat.prompt_ids(encoder.tokenizer, FORMS[form][:4], [WEATHER]) == prompt
+    processor, chat = processor_of_tiny(kind, src_length=400), chat_format(tokenizer_of(kind))
+    wanted = processor.rows(load(OWN, tools=[WEATHER]))
+    assert processor.rows(load(FORMS[form], tools=[WEATHER])) == wanted
+    assert chat.training_rows(processor.tokenizer, FORMS[form], [WEATHER]) == wanted
+    prompt = chat.prompt_ids(processor.tokenizer, OWN[:4], [WEATHER])
+    assert chat.prompt_ids(processor.tokenizer, FORMS[form][:4], [WEATHER]) == prompt
 
 
 def test_what_is_in_the_one_form_stays_as_it_is():
@@ -120,9 +120,9 @@ def test_parallel_calls_and_their_results_in_the_order_of_the_calls(load):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tools_beside_the_messages_and_inside_are_all_there(kind, load):
     more = {"type": "function", "function": {"name": "more", "parameters": {}}}
-    encoder = encoder_of_tiny(kind, src_length=500)
+    processor = processor_of_tiny(kind, src_length=500)
     inside = load([{**SYSTEM, "tools": [more, WEATHER]}, *OWN[1:]], tools=[WEATHER])
-    assert encoder.rows(inside) == encoder.rows(load(OWN, tools=[WEATHER, more]))
+    assert processor.rows(inside) == processor.rows(load(OWN, tools=[WEATHER, more]))
 
 
 def test_the_functions_of_openais_older_rows(load):
@@ -210,10 +210,12 @@ def test_calls_take_openais_forms():
     openai, history = model.chat(tokenizer, "晴", [*FORMS["parts"][:2], calling(ARGUMENTS)], role="Tool", **options)
     assert openai == own
     assert history[:3] == [*FORMS["parts"][:2], calling(ARGUMENTS)]
-    encoder = encoder_of_tiny("glm4", src_length=300, tgt_length=3)
+    processor = processor_of_tiny("glm4", src_length=300, tgt_length=3)
     answers = []
     for messages in (OWN[:4], FORMS["tool calls, null content"][:4]):
-        conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config(), messages, [WEATHER])
+        conversation = Conversation(
+            ModelGenerator(model, processor), processor.generation_config(), messages, [WEATHER]
+        )
         answers.append("".join(conversation.ask("桥", role="USER")))
     assert answers[0] == answers[1]
-    assert encoder.messages_prompt(FORMS["developer"][:2]) == encoder.messages_prompt(OWN[:2])
+    assert processor.messages_prompt(FORMS["developer"][:2]) == processor.messages_prompt(OWN[:2])

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 from dynamic_runtime import DynamicStepRuntime
-from tiny_chat import KINDS, chat_model, encoder_of_tiny
+from tiny_chat import KINDS, chat_model, processor_of_tiny
 from tiny_glm import make_likely, random_pairs, tiny_model
 
 from glm import GenerationConfig, GLMForCausalLM
 from glm.encoding.batches import BlockPositions, prompt_batch
-from glm.encoding.encoder import Encoder, GLMEncoder
+from glm.encoding.processor import GLMProcessor, Processor
 from glm.engine import Engine, EngineOptions, StopTokens
 from glm.generation.search import Prompt
 
@@ -24,16 +24,16 @@ class Case:
     """A model, its text side, prompts of different lengths, and stop tokens that come up now and then."""
 
     model: GLMForCausalLM
-    encoder: Encoder
+    processor: Processor
     prompts: list[list[int]]
     stop: StopTokens
 
     def engine(self, **options) -> Engine:
-        return Engine(DynamicStepRuntime(self.model), self.encoder.positions, self.stop, EngineOptions(**options))
+        return Engine(DynamicStepRuntime(self.model), self.processor.positions, self.stop, EngineOptions(**options))
 
     def wanted(self, config: GenerationConfig, prompts=None) -> tuple[list[list[int]], list[float]]:
         """Texts of `GLMForCausalLM.generate`, cut behind their ends, and their scores."""
-        prompt = Prompt.of(self.encoder.prompt_batch(prompts or self.prompts))
+        prompt = Prompt.of(self.processor.prompt_batch(prompts or self.prompts))
         tokens, scores = self.model.generate(prompt, config, self.stop)
         return [self.cut(row) for row in tokens.tolist()], scores.tolist()
 
@@ -44,14 +44,14 @@ class Case:
 
 def case_of(name: str, tokenizer) -> Case:
     if name == "glm":
-        encoder, model = GLMEncoder(tokenizer, src_length=24, tgt_length=12), tiny_model(seed=5)
+        processor, model = GLMProcessor(tokenizer, src_length=24, tgt_length=12), tiny_model(seed=5)
         pairs = random_pairs(tokenizer, [(3, 1), (14, 1), (7, 1), (1, 1)])
         prompts = [[*source, tokenizer.sop_token_id] for source, _ in pairs]
     else:
-        encoder, model = encoder_of_tiny(name), chat_model(name)
-        prompts = [encoder.text_prompt(text) for text in TEXTS]
+        processor, model = processor_of_tiny(name), chat_model(name)
+        prompts = [processor.text_prompt(text) for text in TEXTS]
     assert len(set(map(len, prompts))) > 2
-    case = Case(model, encoder, prompts, StopTokens((), encoder.tokenizer.pad_token_id))
+    case = Case(model, processor, prompts, StopTokens((), processor.tokenizer.pad_token_id))
     return replace(case, stop=replace(case.stop, eos_token_ids=tuple(sorted(often_ending(case)))))
 
 
@@ -69,5 +69,5 @@ def few_tokens(seed: int) -> Case:
         make_likely(model.model.embed_tokens, model.model.norm, token, 2.0)
     draw = np.random.default_rng(seed)
     prompts = [[*draw.integers(6, 12, size).tolist(), 5, 0] for size in (2, 7, 4, 3, 9)]
-    encoder = SimpleNamespace(positions=positions, prompt_batch=lambda rows: prompt_batch(rows, positions, 3))
-    return Case(model, encoder, prompts, StopTokens((1, 2), 3))
+    processor = SimpleNamespace(positions=positions, prompt_batch=lambda rows: prompt_batch(rows, positions, 3))
+    return Case(model, processor, prompts, StopTokens((1, 2), 3))

@@ -66,7 +66,7 @@ def runtime_of(prefix_of):
 
 
 def engine_of(case, runtime, **options) -> Engine:
-    return Engine(runtime, case.encoder.positions, case.stop, EngineOptions(**options))
+    return Engine(runtime, case.processor.positions, case.stop, EngineOptions(**options))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -121,7 +121,7 @@ def test_columns_outside_the_cache_are_refused(runtime_of, backend):
     ("backend", "name", "start", "prefix"), [("onnx", "glm4", 0, 3), ("onnx", "glm", 2, 3), ("paddle", "glm", 2, 3)]
 )
 def test_a_prefix_that_the_graph_cannot_read_is_refused(cases, runtime_of, backend, name, start, prefix):
-    runtime, step = runtime_of(backend, name), cases[name].encoder.positions.step
+    runtime, step = runtime_of(backend, name), cases[name].processor.positions.step
     with pytest.raises(GLMError, match=f"prefix_length is {prefix} at column {start}"):
         runtime.prefill(runtime.new_cache(1, 8), 0, [5] * 4, np.zeros([len(step), 4]), start, prefix)
 

@@ -27,7 +27,7 @@ def watched(tokenizer, ids, strings) -> tuple[StopStrings, int]:
 )
 @pytest.mark.parametrize("name", KINDS)
 def test_a_text_ends_before_the_first_stop_string(cases, name, strings):
-    tokenizer = cases[name].encoder.tokenizer
+    tokenizer = cases[name].processor.tokenizer
     ids = tokenizer.text_ids(SPOKEN)
     written = tokenizer.decode(ids)
     found = [(written.index(string), string) for string in strings if string in written]
@@ -42,7 +42,7 @@ def test_a_text_ends_before_the_first_stop_string(cases, name, strings):
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_certain_stays(cases, name):
     """At every token the certain part is a beginning of the text in the end; without stop strings it is all of it."""
-    tokenizer = cases[name].encoder.tokenizer
+    tokenizer = cases[name].processor.tokenizer
     for strings in ([], ["User: 你们"], ["User:"], ["aab", "高72米。User?"]):
         stops, shown = StopStrings(tokenizer, strings), []
         for token in tokenizer.text_ids(SPOKEN):
@@ -72,7 +72,7 @@ def test_held_back_text():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_engine_stops_there(cases, name):
     """A piece of what the model writes ends the same text earlier, and the other texts not at all."""
-    case, tokenizer = cases[name], cases[name].encoder.tokenizer
+    case, tokenizer = cases[name], cases[name].processor.tokenizer
     whole = case.wanted(CONFIG)[0]
     row, string = next(
         (row, piece)
@@ -92,7 +92,7 @@ def test_the_engine_stops_there(cases, name):
 
 
 def test_the_end_of_the_text_is_held_back_no_longer(cases):
-    tokenizer = cases["glm4"].encoder.tokenizer
+    tokenizer = cases["glm4"].processor.tokenizer
     stops = StopStrings(tokenizer, ["石桥。"])
     assert not any(stops.put(token) for token in tokenizer.text_ids("是石桥"))
     assert stops.text[: stops.certain] == "是"
@@ -101,19 +101,19 @@ def test_the_end_of_the_text_is_held_back_no_longer(cases):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_streamed_answers(cases, name):
-    """Joined they are the encoder's answer, and with a stop string what stands before that."""
+    """Joined they are the processor's answer, and with a stop string what stands before that."""
     case = cases[name]
     for prompt in case.prompts:
-        answer = case.encoder.answer(case.wanted(CONFIG, [prompt])[0][0])
-        assert "".join(case.encoder.stream(case.engine().stream(prompt, CONFIG))) == answer
+        answer = case.processor.answer(case.wanted(CONFIG, [prompt])[0][0])
+        assert "".join(case.processor.stream(case.engine().stream(prompt, CONFIG))) == answer
         for piece in (answer[2:4], answer[-1:], answer[:1]):
             if piece.strip():
-                short = "".join(case.encoder.stream(case.engine().stream(prompt, CONFIG), [piece]))
-                assert short == case.encoder.clean(answer[: answer.index(piece)])
+                short = "".join(case.processor.stream(case.engine().stream(prompt, CONFIG), [piece]))
+                assert short == case.processor.clean(answer[: answer.index(piece)])
 
 
 def test_what_is_refused(cases):
-    tokenizer = cases["glm4"].encoder.tokenizer
+    tokenizer = cases["glm4"].processor.tokenizer
     with pytest.raises(UsageError, match="an empty stop string"):
         StopStrings(tokenizer, ["a", ""])
     request = Request([1, 2], GenerationConfig(9, num_beams=2), StopStrings(tokenizer, ["a"]))

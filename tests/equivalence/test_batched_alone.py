@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tiny_chat import KINDS, chat_model, encoder_of_tiny
+from tiny_chat import KINDS, chat_model, processor_of_tiny
 from tiny_glm import tensors, tiny_model
 
-from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import Example
+from glm.encoding.processor import GLMProcessor
 from glm.generation.search import Prompt, StopTokens
 
 
@@ -23,37 +23,37 @@ def models():
 QUESTIONS = ["你好", "云溪桥建于哪一年？建于1920年。", "a", "答案：9层"]
 
 
-def generated(model, encoder, prompts, **options) -> list[list[int]]:
+def generated(model, processor, prompts, **options) -> list[list[int]]:
     """New tokens of each prompt, generated together; padding behind the end is cut off."""
-    batch = Prompt.of(encoder.prompt_batch(prompts))
-    stop = StopTokens.of(encoder)
-    tokens = model.generate(batch, encoder.generation_config(**options), stop)[0].tolist()
+    batch = Prompt.of(processor.prompt_batch(prompts))
+    stop = StopTokens.of(processor)
+    tokens = model.generate(batch, processor.generation_config(**options), stop)[0].tolist()
     return [row[: next((i + 1 for i, t in enumerate(row) if t in stop.eos_token_ids), len(row))] for row in tokens]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("kind", [*KINDS, "glm"])
 def test_a_batch_generates_what_each_prompt_generates_alone(models, kind, beams, tokenizer):
-    encoder = GLMEncoder(tokenizer, 48, 12) if kind == "glm" else encoder_of_tiny(kind)
-    prompts = [encoder.text_prompt(text) for text in QUESTIONS]
+    processor = GLMProcessor(tokenizer, 48, 12) if kind == "glm" else processor_of_tiny(kind)
+    prompts = [processor.text_prompt(text) for text in QUESTIONS]
     assert len(set(map(len, prompts))) > 2
-    alone = [generated(models[kind], encoder, [ids], num_beams=beams)[0] for ids in prompts]
-    assert generated(models[kind], encoder, prompts, num_beams=beams) == alone
+    alone = [generated(models[kind], processor, [ids], num_beams=beams)[0] for ids in prompts]
+    assert generated(models[kind], processor, prompts, num_beams=beams) == alone
     assert len(set(map(tuple, alone))) == len(alone)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "glm"])
 def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(models, kind, tokenizer):
     if kind == "glm":
-        encoder = GLMEncoder(tokenizer, 48, 12)
+        processor = GLMProcessor(tokenizer, 48, 12)
         examples = [Example.of_texts(text, "好" * n) for n, text in enumerate(QUESTIONS, 1)]
     else:
-        encoder = encoder_of_tiny(kind)
+        processor = processor_of_tiny(kind)
         examples = [conversation(text, "好" * n, "桥", "a") for n, text in enumerate(QUESTIONS, 1)]
-    rows = [row for example in examples for row in encoder.rows(example)]
+    rows = [row for example in examples for row in processor.rows(example)]
     model = models[kind]
-    alone = [float(model(**tensors(encoder.training_batch([row])))) for row in rows]
-    together = float(model(**tensors(encoder.training_batch(rows))))
+    alone = [float(model(**tensors(processor.training_batch([row])))) for row in rows]
+    together = float(model(**tensors(processor.training_batch(rows))))
     counts = [row.trained_tokens for row in rows]
     assert len(set(counts)) > 1
     assert together == pytest.approx(np.average(alone, weights=counts), rel=1e-5)

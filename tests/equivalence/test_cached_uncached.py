@@ -20,8 +20,8 @@ from tiny_glm import (
 )
 
 from glm import GenerationConfig
-from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import IGNORED
+from glm.encoding.processor import GLMProcessor
 from glm.generation.search import Prompt, StopTokens
 from glm.model.attention import MASKED, attention_bias, empty_tails, key_bias, scores_fp32, select_beams
 
@@ -49,7 +49,7 @@ def pairs(tokenizer):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["block positions", "no block positions"])
 def prompt(request, tokenizer, pairs):
-    return prompt_of(GLMEncoder(tokenizer, 16, 12, request.param), pairs)
+    return prompt_of(GLMProcessor(tokenizer, 16, 12, request.param), pairs)
 
 
 def test_greedy_search_is_the_argmax_of_forward(model, prompt):
@@ -111,11 +111,11 @@ def test_padding_changes_nothing(model, prompt, tokenizer, search):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_batch_is_its_rows(model, encoder, tokenizer, pairs, search):
-    tokens, scores = model.generate(prompt_of(encoder, pairs), SEARCHES[search], stop_of(tokenizer))
+def test_a_batch_is_its_rows(model, processor, tokenizer, pairs, search):
+    tokens, scores = model.generate(prompt_of(processor, pairs), SEARCHES[search], stop_of(tokenizer))
     assert len({(row == tokenizer.eop_token_id).argmax() for row in tokens.numpy()}) > 1, "all rows end alike"
     for row, pair in enumerate(pairs):
-        alone, score = model.generate(prompt_of(encoder, [pair]), SEARCHES[search], stop_of(tokenizer))
+        alone, score = model.generate(prompt_of(processor, [pair]), SEARCHES[search], stop_of(tokenizer))
         width = alone.shape[1]
         assert np.array_equal(alone.numpy()[0], tokens.numpy()[row, :width])
         assert (tokens.numpy()[row, width:] == tokenizer.pad_token_id).all()
@@ -144,9 +144,9 @@ def loss_and_gradients(model, batch) -> tuple[float, dict[str, np.ndarray]]:
     return float(loss), {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
 
-def test_short_padding_trains_as_full_length(model, encoder, tokenizer, pairs):
+def test_short_padding_trains_as_full_length(model, processor, tokenizer, pairs):
     """Batches padded to their own longest texts, and the reference's, padded to S + T."""
-    short = {name: tensor.numpy() for name, tensor in pair_batch(encoder, pairs).items()}
+    short = {name: tensor.numpy() for name, tensor in pair_batch(processor, pairs).items()}
     full = full_length_batch(tokenizer, pairs, 24, 20)
     assert short["input_ids"].shape[1] < full["input_ids"].shape[1]
     loss, gradients = loss_and_gradients(model, short)

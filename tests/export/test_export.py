@@ -8,7 +8,7 @@ from paddle import inference
 from tiny_glm import make_likely, random_pairs, relative_error, stop_of, tensors, tiny_model
 
 from glm import GenerationConfig
-from glm.encoding.encoder import GLMEncoder
+from glm.encoding.processor import GLMProcessor
 from glm.export.paddle_graphs import export_graph
 from glm.export.paddle_step import export_step_graph
 from glm.generation.options import control_arrays
@@ -68,8 +68,8 @@ def assert_same(model, predictor, batch, config, stop) -> np.ndarray:
 
 
 def batch_of(tokenizer, sizes, **options) -> dict[str, np.ndarray]:
-    encoder = GLMEncoder(tokenizer, src_length=16, tgt_length=12, **options)
-    return encoder.prompt_batch([[*source, tokenizer.sop_token_id] for source, _ in random_pairs(tokenizer, sizes)])
+    processor = GLMProcessor(tokenizer, src_length=16, tgt_length=12, **options)
+    return processor.prompt_batch([[*source, tokenizer.sop_token_id] for source, _ in random_pairs(tokenizer, sizes)])
 
 
 WAYS = {

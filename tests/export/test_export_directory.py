@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from tiny_chat import KINDS, chat_model, encoder_of_tiny
+from tiny_chat import KINDS, chat_model, processor_of_tiny
 
 from glm.export.files import read_manifest, start_check
 from glm.export.paddle_graphs import _share_parameters, export_directory
@@ -13,8 +13,8 @@ from glm.runtime.paddle_step import PaddleStepRuntime
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_step_graph_runs_over_the_parameters_of_the_loop(kind, tmp_path):
-    model, encoder = chat_model(kind), encoder_of_tiny(kind)
-    manifest = export_directory(model, encoder, tmp_path / "glm", source=kind)
+    model, processor = chat_model(kind), processor_of_tiny(kind)
+    manifest = export_directory(model, processor, tmp_path / "glm", source=kind)
     assert {name for name in manifest.files if name.startswith("glm.")} == {
         "glm.json",
         "glm.pdiparams",
@@ -22,9 +22,9 @@ def test_the_step_graph_runs_over_the_parameters_of_the_loop(kind, tmp_path):
     }
     assert read_manifest(tmp_path, "glm", "paddle") == manifest
     start_check(tmp_path, manifest).result()
-    ids = encoder.text_prompt("你好 3+4")
-    prefix = encoder.positions.prompt_prefix(ids)
-    positions = encoder.positions.of(ids, prefix)
+    ids = processor.text_prompt("你好 3+4")
+    prefix = processor.positions.prompt_prefix(ids)
+    positions = processor.positions.of(ids, prefix)
     arguments = [[ids], [[1] * len(ids)], positions[None], [prefix]]
     wanted = model(*(paddle.to_tensor(np.array(each, dtype="int64")) for each in arguments)).numpy()[0, -1]
     runtime = PaddleStepRuntime(RuntimeOptions(tmp_path / "glm.step.json", tmp_path / "glm.pdiparams", capacity=64))

@@ -8,7 +8,7 @@ from paddle import nn
 from tiny_glm import random_pairs, stop_of, tensors, tiny_model
 
 from glm import GenerationConfig
-from glm.encoding.encoder import GLMEncoder
+from glm.encoding.processor import GLMProcessor
 from glm.errors import UsageError
 from glm.export.paddle_graphs import CONTROL_SPEC, PROMPT_SPEC
 from glm.generation.search import Prompt, generate
@@ -49,14 +49,14 @@ def case(tokenizer, tmp_path_factory):
     graph.eval()
     save_graph(graph, [PROMPT_SPEC, {name: spec for name, spec in CONTROL_SPEC.items() if name not in NEW}], prefix)
     runtime = PaddleInferenceRuntime(RuntimeOptions(prefix.with_suffix(".json"), prefix.with_suffix(".pdiparams")))
-    encoder = GLMEncoder(tokenizer, src_length=16, tgt_length=12)
+    processor = GLMProcessor(tokenizer, src_length=16, tgt_length=12)
     prompts = [[*source, tokenizer.sop_token_id] for source, _ in random_pairs(tokenizer, [(9, 1), (3, 1), (7, 1)])]
 
     def wanted(config):
-        tokens, _ = model.generate(Prompt(**tensors(encoder.prompt_batch(prompts))), config, stop_of(tokenizer))
+        tokens, _ = model.generate(Prompt(**tensors(processor.prompt_batch(prompts))), config, stop_of(tokenizer))
         return tokens.tolist()
 
-    return LoopGenerator(runtime, encoder), prompts, wanted
+    return LoopGenerator(runtime, processor), prompts, wanted
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "top_k": 9, "seed": 4}], ids=str)

@@ -10,7 +10,7 @@ from glm.checkpoint.file_names import WEIGHT_FILES
 from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.unpickle import verify_pickle
 from glm.config.config_json import read_config_file
-from glm.encoding.encoder import open_encoder
+from glm.encoding.processor import open_processor
 from glm.errors import GLMError
 from glm.export.files import parse_manifest
 from glm.files.foreign_files import other_encoding
@@ -75,7 +75,7 @@ def test_vocabularies(tmp_path, family, content):
 @pytest.mark.parametrize("content", STAND_INS)
 def test_configurations(tmp_path, content):
     shutil.copytree(DATA / "glm4-tiny", tmp_path, dirs_exist_ok=True)
-    for name, call in (("config.json", read_config_file), ("generation_config.json", open_encoder)):
+    for name, call in (("config.json", read_config_file), ("generation_config.json", open_processor)):
         (tmp_path / name).write_bytes(content)
         assert f"{tmp_path / name} " in (said := said_by(call, tmp_path))
         assert STAND_INS[content] in said

@@ -14,7 +14,7 @@ from glm import GLMForCausalLM
 from glm.api.pipelines import TextGenerationPipeline
 from glm.api.predictor import Predictor
 from glm.cli.prompts import add_decode_arguments, add_text_arguments, generation_config
-from glm.encoding.encoder import encoder_of, open_encoder
+from glm.encoding.processor import open_processor, processor_of
 from glm.errors import GLMError
 from glm.export.paddle_graphs import export_directory
 from glm.generation.config_json import NAME, GenerationFile
@@ -73,15 +73,17 @@ def flags(*words: str) -> argparse.Namespace:
 def answer(directory, text="你好", **options) -> list[int]:
     """New tokens of a prompt, as predict_generation.py generates them."""
     predictor = Predictor.load(str(directory), device="cpu")
-    return predictor.generate([predictor.encoder.text_prompt(text)], predictor.encoder.generation_config(**options))[0]
+    return predictor.generate(
+        [predictor.processor.text_prompt(text)], predictor.processor.generation_config(**options)
+    )[0]
 
 
 # What it says
 
 
 def test_each_option_is_read(tmp_path):
-    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, OPTIONS)))
-    assert encoder.generation_config() == GenerationConfig(
+    processor = processor_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, OPTIONS)))
+    assert processor.generation_config() == GenerationConfig(
         max_length=30,
         min_length=2,
         num_beams=2,
@@ -102,26 +104,28 @@ def test_each_option_is_read(tmp_path):
 
 
 def test_without_a_file_the_kind_of_model_decides(tokenizer):
-    assert encoder_of(tokenizer_of("glm4")).generation_config() == GenerationConfig(max_length=1024, gnmt_length=False)
-    assert encoder_of(tokenizer).generation_config() == GenerationConfig(max_length=20, length_penalty=0.7)
+    assert processor_of(tokenizer_of("glm4")).generation_config() == GenerationConfig(
+        max_length=1024, gnmt_length=False
+    )
+    assert processor_of(tokenizer).generation_config() == GenerationConfig(max_length=20, length_penalty=0.7)
 
 
 def test_flags_win(tmp_path):
     directory = written(tmp_path, OPTIONS)
-    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(directory), (None, 7))
+    processor = processor_of(tokenizer_of("glm4"), GenerationFile.read(directory), (None, 7))
     given = "--num_beams 1 --length_penalty 0.5 --no_repeat_ngram_size 0 --no-do_sample --temperature 2 --top_k 0"
     given += " --min_p 0 --repetition_penalty 1 --presence_penalty 0 --frequency_penalty 0"
-    found = generation_config(flags(*given.split(), "--top_p", "0", "--seed", "4", "--tgt_length", "7"), encoder)
+    found = generation_config(flags(*given.split(), "--top_p", "0", "--seed", "4", "--tgt_length", "7"), processor)
     expected = GenerationConfig(max_length=7, min_length=2, length_penalty=0.5, temperature=2.0, seed=4)
     expected = replace(expected, suppress_tokens=(7, 9, 11), begin_suppress_tokens=(3,))
     assert found == replace(expected, gnmt_length=False)
-    assert generation_config(flags("--min_tgt_length", "0"), encoder).min_length == 0
-    assert generation_config(flags(), encoder).num_beams == 2
+    assert generation_config(flags("--min_tgt_length", "0"), processor).min_length == 0
+    assert generation_config(flags(), processor).num_beams == 2
 
 
 def test_its_shortest_text_gives_way_to_the_longest_one_asked_for(tmp_path):
-    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, OPTIONS)), (None, 1))
-    assert generation_config(flags("--tgt_length", "1"), encoder).min_length == 1
+    processor = processor_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, OPTIONS)), (None, 1))
+    assert generation_config(flags("--tgt_length", "1"), processor).min_length == 1
 
 
 def test_the_published_file_reads(tmp_path):
@@ -135,7 +139,7 @@ def test_the_published_file_reads(tmp_path):
     with pytest.raises(
         GLMError, match="eos_token_id 151329 is none of the model's 768 tokens: take it from the model's"
     ):
-        encoder_of(tokenizer_of("glm4"), file).check_fits(768, 256)
+        processor_of(tokenizer_of("glm4"), file).check_fits(768, 256)
 
 
 # What it does
@@ -151,8 +155,8 @@ def test_all_its_end_tokens_end_a_text(with_file, kind):
     assert stopped == free[: first + 1]
     assert 0 < len(stopped) < len(free)
     assert answer(with_file(kind, max_new_tokens=12, eos_token_id=free[5]))[-1] == free[5]
-    encoder = open_encoder(with_file(kind, eos_token_id=ends))
-    assert {*ends, *tokenizer_of(kind).stop_token_ids} == set(StopTokens.of(encoder).eos_token_ids)
+    processor = open_processor(with_file(kind, eos_token_id=ends))
+    assert {*ends, *tokenizer_of(kind).stop_token_ids} == set(StopTokens.of(processor).eos_token_ids)
 
 
 def test_sampling_as_it_says(with_file):
@@ -168,17 +172,19 @@ def test_sampling_as_it_says(with_file):
 def test_model_chat_obeys_it(with_file):
     """With no more than the tokenizer: the model knows its directory's file."""
     directory = with_file(max_new_tokens=5)
-    model, encoder = GLMForCausalLM.from_pretrained(directory), open_encoder(directory)
+    model, processor = GLMForCausalLM.from_pretrained(directory), open_processor(directory)
     model.eval()
-    prompt = Prompt.of(encoder.prompt_batch([encoder.text_prompt("你好")]))
-    tokens, _ = model.generate(prompt, GenerationConfig(max_length=5), StopTokens.of(encoder))
-    assert model.chat(encoder.tokenizer, "你好")[0] == encoder.answer(tokens[0].tolist())
-    assert len(model.chat(encoder.tokenizer, "你好", max_new_tokens=12)[0]) > len(encoder.answer(tokens[0].tolist()))
+    prompt = Prompt.of(processor.prompt_batch([processor.text_prompt("你好")]))
+    tokens, _ = model.generate(prompt, GenerationConfig(max_length=5), StopTokens.of(processor))
+    assert model.chat(processor.tokenizer, "你好")[0] == processor.answer(tokens[0].tolist())
+    assert len(model.chat(processor.tokenizer, "你好", max_new_tokens=12)[0]) > len(
+        processor.answer(tokens[0].tolist())
+    )
 
 
 def test_a_longest_answer_that_does_not_fit_the_model(with_file):
-    encoder = Predictor.load(str(with_file(max_new_tokens=4000)), device="cpu").encoder
-    assert (encoder.src_length, encoder.tgt_length) == (257, 256)
+    processor = Predictor.load(str(with_file(max_new_tokens=4000)), device="cpu").processor
+    assert (processor.src_length, processor.tgt_length) == (257, 256)
 
 
 # Where it goes
@@ -188,15 +194,15 @@ def test_it_is_saved_with_the_model_and_the_graph(with_file, tmp_path):
     content = {"eos_token_id": [7, 9], "max_new_tokens": 5, "transformers_version": "4.40.2", "max_length": 128000}
     predictor = Predictor.load(str(with_file(**content)), device="cpu")
     predictor.save(tmp_path / "saved")
-    export_directory(predictor.model, predictor.encoder, tmp_path / "graph" / "glm")
+    export_directory(predictor.model, predictor.processor, tmp_path / "graph" / "glm")
     for name in ("saved", "graph"):
         assert json.loads((tmp_path / name / NAME).read_text(encoding="utf-8")) == content
-    open_encoder(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    open_processor(tmp_path / "saved").save_pretrained(tmp_path / "again")
     assert GenerationFile.read(tmp_path / "again").eos_token_ids == [7, 9]
 
 
 def test_none_is_written_where_there_was_none(chat_models, tmp_path):
-    open_encoder(chat_models["glm4"]).save_pretrained(tmp_path)
+    open_processor(chat_models["glm4"]).save_pretrained(tmp_path)
     assert not (tmp_path / NAME).exists()
 
 
@@ -246,12 +252,12 @@ SAMPLES = {"do_sample": True}
 )
 def test_what_cannot_be_obeyed_is_refused_where_texts_are_written(tmp_path, content, message):
     """And stops no training, which reads the file for its end tokens."""
-    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, content)))
+    processor = processor_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, content)))
     with pytest.raises(GLMError, match=message) as error:
-        encoder.generation_config()
+        processor.generation_config()
     assert str(tmp_path / NAME) in str(error.value)
     assert "\n" not in str(error.value)
-    assert DecodeArguments().generation_config(encoder).num_beams == 1
+    assert DecodeArguments().generation_config(processor).num_beams == 1
 
 
 @pytest.mark.parametrize(
@@ -272,15 +278,15 @@ def test_what_cannot_be_obeyed_is_refused_where_texts_are_written(tmp_path, cont
     ids=str,
 )
 def test_what_does_nothing_is_greedy_search(tmp_path, content):
-    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, content)))
-    found = vars(encoder.generation_config()) | {"top_p": 0.0}
+    processor = processor_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, content)))
+    found = vars(processor.generation_config()) | {"top_p": 0.0}
     assert GenerationConfig(**found) == GenerationConfig(max_length=1024, gnmt_length=False)
 
 
 def test_numbers_in_the_other_form(tmp_path):
     content = {"do_sample": True, "temperature": 1, "top_k": 30.0, "max_new_tokens": 20.0, "repetition_penalty": 2}
-    encoder = encoder_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, content)))
-    found = encoder.generation_config()
+    processor = processor_of(tokenizer_of("glm4"), GenerationFile.read(written(tmp_path, content)))
+    found = processor.generation_config()
     assert (found.top_k, found.max_length, found.repetition_penalty) == (30, 20, 2.0)
     assert type(found.top_k) is type(found.max_length) is int
 
@@ -288,7 +294,7 @@ def test_numbers_in_the_other_form(tmp_path):
 def test_leftovers_of_a_file_that_does_not_sample(tmp_path):
     """Valid ones serve who asks for sampling; temperature 0 only says once more that the file does not."""
     file = GenerationFile.read(written(tmp_path, {"do_sample": False, "temperature": 0.0, "top_p": 0.9, "top_k": -7}))
-    found = encoder_of(tokenizer_of("glm4"), file).generation_config(do_sample=True)
+    found = processor_of(tokenizer_of("glm4"), file).generation_config(do_sample=True)
     assert (found.do_sample, found.temperature, found.top_p, found.top_k) == (True, 1.0, 0.9, 50)
 
 
@@ -297,7 +303,7 @@ def test_top_p_0_is_the_likeliest_token(with_file):
     read = {}
     for samples, top_p in ((True, 0), (True, 0.0), (False, 0)):
         file = GenerationFile.read(with_file(do_sample=samples, top_p=top_p))
-        read[samples] = encoder_of(tokenizer_of("glm4"), file).generation_config(do_sample=True).top_p
+        read[samples] = processor_of(tokenizer_of("glm4"), file).generation_config(do_sample=True).top_p
     assert read == {True: NARROWEST, False: 0}  # a leftover of a file that does not sample
     drawn = with_file(do_sample=True, top_p=0, max_new_tokens=8)
     greedy = answer(drawn, do_sample=False)
@@ -312,7 +318,7 @@ def test_top_k_where_nobody_says_one(tmp_path, tokenizer, kind):
 
     def top_k(content, **options) -> int:
         file = GenerationFile.read(written(tmp_path, content))
-        return encoder_of(tokenizer if kind == "glm" else tokenizer_of(kind), file).generation_config(**options).top_k
+        return processor_of(tokenizer if kind == "glm" else tokenizer_of(kind), file).generation_config(**options).top_k
 
     assert top_k({"do_sample": True, "temperature": 0.8, "top_p": 0.8}) == 50
     assert top_k({}, do_sample=True) == 50
@@ -333,7 +339,7 @@ def test_what_is_not_obeyed_is_said_once(tmp_path, caplog):
         file.warn_of_unsupported()
     for _ in range(2):
         file = GenerationFile.read(written(tmp_path, content | {"top_k": 3}))
-        encoder_of(tokenizer_of("glm4"), file).generation_config()
+        processor_of(tokenizer_of("glm4"), file).generation_config()
     assert [record.getMessage() for record in caplog.records] == [
         f"{place}: not supported, and refused where it would change a text: early_stopping",
         f"{place}: top_k is 'x', which is no whole number; mend it, or remove the entry",
@@ -344,10 +350,10 @@ def test_what_is_not_obeyed_is_said_once(tmp_path, caplog):
 
 def test_other_options_may_keep_an_unsupported_one_from_acting(tmp_path):
     file = GenerationFile.read(written(tmp_path, {"do_sample": True, "typical_p": 0.5}))
-    encoder = encoder_of(tokenizer_of("glm4"), file)
-    assert not encoder.generation_config(do_sample=False).do_sample
+    processor = processor_of(tokenizer_of("glm4"), file)
+    assert not processor.generation_config(do_sample=False).do_sample
     with pytest.raises(GLMError, match=r"sets typical_p to 0\.5"):
-        encoder.generation_config(num_beams=2)
+        processor.generation_config(num_beams=2)
 
 
 def test_penalties_and_forbidden_tokens_of_a_file_act(with_file):
@@ -361,12 +367,12 @@ def test_penalties_and_forbidden_tokens_of_a_file_act(with_file):
 
 def test_its_stop_strings_end_a_text(with_file):
     free = Predictor.load(str(with_file(max_new_tokens=12)), device="cpu")
-    tokens = free.generate([free.encoder.text_prompt("你好")], free.encoder.generation_config())[0]
+    tokens = free.generate([free.processor.text_prompt("你好")], free.processor.generation_config())[0]
     text = free.answer(tokens)
     stop = text[len(text) // 2]
     stopped = Predictor.load(str(with_file(max_new_tokens=12, stop_strings=[stop])), device="cpu")
     assert stopped.answer(tokens) == text[: text.index(stop)].rstrip()
-    assert "".join(stopped.stream("你好", stopped.encoder.generation_config())) == stopped.answer(tokens)
+    assert "".join(stopped.stream("你好", stopped.processor.generation_config())) == stopped.answer(tokens)
     assert TextGenerationPipeline(stopped)("你好") == [{"generated_text": stopped.answer(tokens)}]
     with pytest.raises(GLMError, match=r"stop_strings is \[3\], which is no text or list of texts"):
         Predictor.load(str(with_file(stop_strings=[3])), device="cpu")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_chat import encoder_of_tiny
+from tiny_chat import processor_of_tiny
 
 from glm import GenerationConfig
 from glm.errors import UsageError
@@ -11,8 +11,8 @@ from glm.inference.call_options import call_config
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return encoder_of_tiny("glm4")
+def processor():
+    return processor_of_tiny("glm4")
 
 
 DEFAULT = GenerationConfig(max_length=12, gnmt_length=False)
@@ -37,8 +37,8 @@ DEFAULT = GenerationConfig(max_length=12, gnmt_length=False)
     ],
     ids=str,
 )
-def test_options(encoder, options, wanted):
-    assert call_config(encoder, options, 5) == GenerationConfig(**vars(DEFAULT) | wanted)
+def test_options(processor, options, wanted):
+    assert call_config(processor, options, 5) == GenerationConfig(**vars(DEFAULT) | wanted)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,6 @@ def test_options(encoder, options, wanted):
         ({"presence_penality": 1}, "unknown option 'presence_penality'; known: .*presence_penalty"),
     ],
 )
-def test_what_is_refused(encoder, options, message):
+def test_what_is_refused(processor, options, message):
     with pytest.raises(UsageError, match=message):
-        call_config(encoder, options, 5)
+        call_config(processor, options, 5)

@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import paddle
 import pytest
-from tiny_chat import KINDS, chat_model, encoder_of_tiny, tokenizer_of
+from tiny_chat import KINDS, chat_model, processor_of_tiny, tokenizer_of
 from tiny_glm import tensors, tiny_model
 
 from glm import GLMTokenizer
-from glm.encoding.encoder import ChatEncoder, GLMEncoder
 from glm.encoding.examples import Example
+from glm.encoding.processor import ChatProcessor, GLMProcessor
 from glm.errors import GLMError, UsageError
 from glm.generation.search import Prompt, StopTokens
 from glm.inference.conversation import Conversation
@@ -48,11 +48,11 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
-def alone(model, encoder, messages, **options) -> str:
+def alone(model, processor, messages, **options) -> str:
     """The answer to `messages`, generated at once."""
-    prompt = Prompt.of(encoder.prompt_batch([encoder.messages_prompt(messages)]))
-    tokens, _ = model.generate(prompt, encoder.generation_config(**options), StopTokens.of(encoder))
-    return encoder.answer(tokens[0].tolist())
+    prompt = Prompt.of(processor.prompt_batch([processor.messages_prompt(messages)]))
+    tokens, _ = model.generate(prompt, processor.generation_config(**options), StopTokens.of(processor))
+    return processor.answer(tokens[0].tolist())
 
 
 # Pieces
@@ -62,9 +62,9 @@ def random_text(draw: random.Random) -> str:
     return "".join(draw.choices(FRAGMENTS, k=draw.randint(0, 14)))
 
 
-def assert_pieces(encoder, ids: list[int]) -> None:
-    pieces = list(encoder.stream(iter(ids)))
-    assert "".join(pieces) == encoder.answer(ids), encoder.tokenizer.decode(ids)
+def assert_pieces(processor, ids: list[int]) -> None:
+    pieces = list(processor.stream(iter(ids)))
+    assert "".join(pieces) == processor.answer(ids), processor.tokenizer.decode(ids)
     assert len(pieces) == len(ids) + 1
 
 
@@ -72,27 +72,27 @@ def assert_pieces(encoder, ids: list[int]) -> None:
 def test_pieces_make_the_answer(name, tokenizer):
     """Random texts of what cleaning touches; a piece is never taken back, as joined they are the cleaned whole."""
     if name == "glm":
-        encoder = GLMEncoder(tokenizer, 48, 12)
+        processor = GLMProcessor(tokenizer, 48, 12)
     else:
-        encoder = encoder_of_tiny("chatglm", plain=True) if name == "plain" else encoder_of_tiny(name)
+        processor = processor_of_tiny("chatglm", plain=True) if name == "plain" else processor_of_tiny(name)
     draw = random.Random(4)
     for _ in range(300):
-        assert_pieces(encoder, encoder.tokenizer.text_ids(random_text(draw)))
+        assert_pieces(processor, processor.tokenizer.text_ids(random_text(draw)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_of_random_tokens(kind):
     """Special tokens, and bytes that make no character."""
-    encoder, draw = encoder_of_tiny(kind), np.random.default_rng(5)
+    processor, draw = processor_of_tiny(kind), np.random.default_rng(5)
     for _ in range(100):
-        assert_pieces(encoder, draw.integers(0, len(encoder.tokenizer), draw.integers(0, 20)).tolist())
+        assert_pieces(processor, draw.integers(0, len(processor.tokenizer), draw.integers(0, 20)).tolist())
 
 
 def test_pieces_come_as_soon_as_they_are_certain():
-    encoder = encoder_of_tiny("chatglm")
-    ids = encoder.tokenizer.text_ids("你好,桥!a[[训练时间]]b")
-    shown = list(encoder.stream(ids))
-    first = shown[: len(encoder.tokenizer.text_ids("你好"))]
+    processor = processor_of_tiny("chatglm")
+    ids = processor.tokenizer.text_ids("你好,桥!a[[训练时间]]b")
+    shown = list(processor.stream(ids))
+    first = shown[: len(processor.tokenizer.text_ids("你好"))]
     assert "".join(first) == "你好"
     assert "".join(shown) == "你好，桥！a2023年b"
     assert shown[2] == ""  # the comma may stand before a Chinese character or not
@@ -104,27 +104,27 @@ def test_pieces_come_as_soon_as_they_are_certain():
 
 def test_a_conversation_remembers(kind, models):
     """Each answer is the one to all that was said before."""
-    model, encoder = models[kind], encoder_of_tiny(kind, src_length=150)
-    conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config())
+    model, processor = models[kind], processor_of_tiny(kind, src_length=150)
+    conversation = Conversation(ModelGenerator(model, processor), processor.generation_config())
     first = "".join(conversation.ask("你好"))
-    assert first == alone(model, encoder, [user("你好")])
+    assert first == alone(model, processor, [user("你好")])
     second = "".join(conversation.ask("桥"))
     said = [user("你好"), assistant(first), user("桥")]
-    assert second == alone(model, encoder, said) != alone(model, encoder, [user("桥")])
+    assert second == alone(model, processor, said) != alone(model, processor, [user("桥")])
     assert conversation.messages == [*said, assistant(second)]
-    assert conversation.tokens == encoder.tgt_length
+    assert conversation.tokens == processor.tgt_length
 
 
 def test_a_system_message_stays(models):
-    model, encoder = models["glm4"], encoder_of_tiny("glm4", src_length=150)
-    conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config(), [SYSTEM])
-    assert "".join(conversation.ask("你好")) == alone(model, encoder, [SYSTEM, user("你好")])
+    model, processor = models["glm4"], processor_of_tiny("glm4", src_length=150)
+    conversation = Conversation(ModelGenerator(model, processor), processor.generation_config(), [SYSTEM])
+    assert "".join(conversation.ask("你好")) == alone(model, processor, [SYSTEM, user("你好")])
     assert conversation.messages[0] == SYSTEM
 
 
 def test_what_does_not_fit_changes_nothing(models):
-    encoder = encoder_of_tiny("glm4", src_length=9)
-    conversation = Conversation(ModelGenerator(models["glm4"], encoder), encoder.generation_config())
+    processor = processor_of_tiny("glm4", src_length=9)
+    conversation = Conversation(ModelGenerator(models["glm4"], processor), processor.generation_config())
     list(conversation.ask("桥"))
     before = list(conversation.messages)
     with pytest.raises(UsageError, match="the last turn has 19 tokens, and the prompt's limit is 9"):
@@ -137,8 +137,8 @@ def test_what_does_not_fit_changes_nothing(models):
 
 
 def test_an_answer_that_is_broken_off_is_not_remembered(kind, models):
-    encoder = encoder_of_tiny(kind)
-    conversation = Conversation(ModelGenerator(models[kind], encoder), encoder.generation_config())
+    processor = processor_of_tiny(kind)
+    conversation = Conversation(ModelGenerator(models[kind], processor), processor.generation_config())
     pieces = conversation.ask("你好")
     next(pieces)
     pieces.close()
@@ -146,47 +146,47 @@ def test_an_answer_that_is_broken_off_is_not_remembered(kind, models):
 
 
 def test_beams_are_for_no_conversation(models):
-    encoder = encoder_of_tiny("glm4")
+    processor = processor_of_tiny("glm4")
     message = "a conversation or a stream shows tokens as they come, and num_beams 2 chooses them at the end: use 1"
     with pytest.raises(UsageError, match=message):
-        Conversation(ModelGenerator(models["glm4"], encoder), encoder.generation_config(num_beams=2))
+        Conversation(ModelGenerator(models["glm4"], processor), processor.generation_config(num_beams=2))
     with pytest.raises(UsageError, match=message):
-        models["glm4"].chat(encoder, "你好", num_beams=2)
+        models["glm4"].chat(processor, "你好", num_beams=2)
 
 
 # model.chat
 
 
 def test_chat_takes_a_tokenizer_and_gives_the_history(kind, models):
-    model, encoder = models[kind], encoder_of_tiny(kind, src_length=150)
-    first, history = model.chat(encoder.tokenizer, "你好", max_new_tokens=12)
-    assert first == alone(model, encoder, [user("你好")])
+    model, processor = models[kind], processor_of_tiny(kind, src_length=150)
+    first, history = model.chat(processor.tokenizer, "你好", max_new_tokens=12)
+    assert first == alone(model, processor, [user("你好")])
     assert history == [user("你好"), assistant(first)]
-    second, longer = model.chat(encoder, "桥", history)
-    assert second == alone(model, encoder, [*history, user("桥")])
+    second, longer = model.chat(processor, "桥", history)
+    assert second == alone(model, processor, [*history, user("桥")])
     assert longer == [*history, user("桥"), assistant(second)]
     assert len(history) == 2
 
 
 def test_pairs_come_back_as_pairs(kind, models):
-    model, encoder = models[kind], encoder_of_tiny(kind, src_length=150)
+    model, processor = models[kind], processor_of_tiny(kind, src_length=150)
     messages = [user("你好"), assistant("好")]
-    answer, pairs = model.chat(encoder, "桥", [("你好", "好")])
-    assert answer == model.chat(encoder, "桥", messages)[0]
+    answer, pairs = model.chat(processor, "桥", [("你好", "好")])
+    assert answer == model.chat(processor, "桥", messages)[0]
     assert pairs == [("你好", "好"), ("桥", answer)]
-    assert model.chat(encoder, "a", pairs)[1][:2] == pairs
+    assert model.chat(processor, "a", pairs)[1][:2] == pairs
 
 
 @pytest.mark.parametrize("wrong", [["你好"], [("你好",)], [("a", "b", "c")]])
 def test_a_history_that_is_none(models, wrong):
     with pytest.raises(UsageError, match=r"turn 1 of the history is no \(question, answer\) pair: "):
-        models["glm4"].chat(encoder_of_tiny("glm4"), "桥", wrong)
+        models["glm4"].chat(processor_of_tiny("glm4"), "桥", wrong)
 
 
 def test_stream_chat_grows_to_chats_answer(kind, models):
-    model, encoder = models[kind], encoder_of_tiny(kind, src_length=150)
-    steps = list(model.stream_chat(encoder, "你好"))
-    assert steps[-1] == model.chat(encoder, "你好")
+    model, processor = models[kind], processor_of_tiny(kind, src_length=150)
+    steps = list(model.stream_chat(processor, "你好"))
+    assert steps[-1] == model.chat(processor, "你好")
     texts = [text for text, _ in steps]
     assert len(texts) > 3
     assert all(later.startswith(text) for text, later in pairwise(texts))
@@ -195,21 +195,21 @@ def test_stream_chat_grows_to_chats_answer(kind, models):
 
 def test_options_of_chat(models):
     """Named as in Hugging Face's generate: max_length counts the prompt."""
-    model, encoder = models["glm4"], encoder_of_tiny("glm4", src_length=150)
-    question = encoder.messages_prompt([user("你好")])
-    longer, shorter = (model.chat(encoder, "你好", max_new_tokens=n)[0] for n in (12, 5))
+    model, processor = models["glm4"], processor_of_tiny("glm4", src_length=150)
+    question = processor.messages_prompt([user("你好")])
+    longer, shorter = (model.chat(processor, "你好", max_new_tokens=n)[0] for n in (12, 5))
     assert longer.startswith(shorter) and longer != shorter
-    assert model.chat(encoder, "你好", max_length=len(question) + 5)[0] == shorter
-    assert model.chat(encoder, "你好", max_length=len(question) + 9, max_new_tokens=5)[0] == shorter
-    drawn = {model.chat(encoder, "你好", do_sample=True, temperature=3.0, seed=seed)[0] for seed in (1, 2, 2)}
+    assert model.chat(processor, "你好", max_length=len(question) + 5)[0] == shorter
+    assert model.chat(processor, "你好", max_length=len(question) + 9, max_new_tokens=5)[0] == shorter
+    drawn = {model.chat(processor, "你好", do_sample=True, temperature=3.0, seed=seed)[0] for seed in (1, 2, 2)}
     assert len(drawn) == 2
-    assert model.chat(encoder.tokenizer, "你好", src_length=7, max_new_tokens=5)[0] == shorter
+    assert model.chat(processor.tokenizer, "你好", src_length=7, max_new_tokens=5)[0] == shorter
     with pytest.raises(UsageError, match="the last turn has 7 tokens, and the prompt's limit is 6"):
-        model.chat(encoder.tokenizer, "你好", src_length=6)
+        model.chat(processor.tokenizer, "你好", src_length=6)
     with pytest.raises(UsageError, match="max_length 7 has no room for an answer to a prompt of 7 tokens"):
-        model.chat(encoder, "你好", max_length=7)
+        model.chat(processor, "你好", max_length=7)
     with pytest.raises(UsageError, match="unknown option 'beams'; known: begin_suppress_tokens, do_sample, freq"):
-        model.chat(encoder, "你好", beams=3)
+        model.chat(processor, "你好", beams=3)
 
 
 def test_glm_2021_has_no_chat(tokenizer):
@@ -223,13 +223,13 @@ def test_glm_2021_has_no_chat(tokenizer):
 @pytest.fixture(scope="module", params=GLM4)
 def caller(request):
     """A model that has learnt one conversation with a call by heart."""
-    encoder = encoder_of_tiny(request.param, src_length=400, tgt_length=40)
+    processor = processor_of_tiny(request.param, src_length=400, tgt_length=40)
     turns = [user("鸡蛋？"), CALL, {"role": "observation", "content": RESULT}, assistant("有88个。")]
-    rows = encoder.rows(Example("", "", tuple(turns), (TOOL,)))
+    rows = processor.rows(Example("", "", tuple(turns), (TOOL,)))
     model = chat_model(request.param)
     model.train()
     optimizer = paddle.optimizer.AdamW(1e-2, parameters=model.parameters())
-    batch = tensors(encoder.training_batch(rows))
+    batch = tensors(processor.training_batch(rows))
     for _ in range(60):
         loss = model(**batch)
         loss.backward()
@@ -237,13 +237,13 @@ def caller(request):
         optimizer.clear_grad()
     assert float(loss) < 0.05
     model.eval()
-    return model, encoder
+    return model, processor
 
 
 def test_a_call_and_its_result(caller):
     """The call ends with <|observation|>, carries the tool's name, and its result makes the answer."""
-    model, encoder = caller
-    conversation = Conversation(ModelGenerator(model, encoder), encoder.generation_config(), tools=[TOOL])
+    model, processor = caller
+    conversation = Conversation(ModelGenerator(model, processor), processor.generation_config(), tools=[TOOL])
     assert "".join(conversation.ask("鸡蛋？")) == f"stock\n{CALL['content']}"
     assert conversation.messages[-1] == CALL
     assert "".join(conversation.ask(RESULT, role="observation")) == "有88个。"
@@ -252,37 +252,37 @@ def test_a_call_and_its_result(caller):
 
 
 def test_chat_with_tools(caller):
-    model, encoder = caller
-    call, history = model.chat(encoder, "鸡蛋？", tools=[TOOL])
+    model, processor = caller
+    call, history = model.chat(processor, "鸡蛋？", tools=[TOOL])
     assert (call, history[-1]) == (CALL["content"], CALL)
-    answer, history = model.chat(encoder, RESULT, history, role="observation", tools=[TOOL])
+    answer, history = model.chat(processor, RESULT, history, role="observation", tools=[TOOL])
     assert answer == "有88个。"
     assert history[1] == CALL
 
 
 def test_a_tool_that_was_not_offered_is_text():
-    encoder = encoder_of_tiny("glm4")
-    ids = encoder.tokenizer.text_ids("stock\n{}")
-    assert encoder.message(ids, [TOOL]) == {"role": "assistant", "metadata": "stock", "content": "{}"}
-    assert encoder.message(ids) == assistant("stock\n{}")
+    processor = processor_of_tiny("glm4")
+    ids = processor.tokenizer.text_ids("stock\n{}")
+    assert processor.message(ids, [TOOL]) == {"role": "assistant", "metadata": "stock", "content": "{}"}
+    assert processor.message(ids) == assistant("stock\n{}")
 
 
 def test_a_call_in_a_turn_of_its_own():
     """GLM-4 says something and goes on with <|assistant|>: the call counts; without one, all that was said."""
-    encoder = encoder_of_tiny("glm4")
-    ids = encoder.tokenizer.text_ids("\n好<|assistant|>stock\n{}<|observation|>")
-    assert encoder.message(ids, [TOOL])["metadata"] == "stock"
-    talk = encoder.tokenizer.text_ids("\n好<|assistant|>\n桥<|user|>")
-    assert encoder.message(talk, [TOOL]) == assistant("好\n桥") == assistant("".join(encoder.stream(talk)))
+    processor = processor_of_tiny("glm4")
+    ids = processor.tokenizer.text_ids("\n好<|assistant|>stock\n{}<|observation|>")
+    assert processor.message(ids, [TOOL])["metadata"] == "stock"
+    talk = processor.tokenizer.text_ids("\n好<|assistant|>\n桥<|user|>")
+    assert processor.message(talk, [TOOL]) == assistant("好\n桥") == assistant("".join(processor.stream(talk)))
 
 
 def test_chatglm_calls_no_tools(models):
     with pytest.raises(GLMError, match="this model calls no tools"):
-        models["chatglm"].chat(encoder_of_tiny("chatglm"), "你好", tools=[TOOL])
+        models["chatglm"].chat(processor_of_tiny("chatglm"), "你好", tools=[TOOL])
 
 
 def test_chatglm_answers_are_cleaned():
     tokenizer = tokenizer_of("chatglm")
     assert isinstance(tokenizer, GLMTokenizer) or tokenizer.kind == "chatglm"
-    encoder = ChatEncoder(tokenizer)
-    assert encoder.message(tokenizer.text_ids("好,桥")) == assistant("好，桥")
+    processor = ChatProcessor(tokenizer)
+    assert processor.message(tokenizer.text_ids("好,桥")) == assistant("好，桥")

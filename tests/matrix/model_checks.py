@@ -16,12 +16,12 @@ LENGTHS = (48, 16)
 def loss_and_tokens(directory: str, device: str = "cpu") -> tuple[float, list[list[int]]]:
     """The loss of an answer, and 12 greedy tokens behind each of two unequal prompts."""
     predictor = Predictor.load(directory, device=device, dtype="float32", lengths=LENGTHS)
-    encoder = predictor.encoder
-    rows = [row for text in TEXTS for row in encoder.rows(Example.of_texts(text, ANSWER))]
-    batch = {name: paddle.to_tensor(array) for name, array in encoder.training_batch(rows).items()}
+    processor = predictor.processor
+    rows = [row for text in TEXTS for row in processor.rows(Example.of_texts(text, ANSWER))]
+    batch = {name: paddle.to_tensor(array) for name, array in processor.training_batch(rows).items()}
     return float(predictor.model(**batch)), greedy_tokens(predictor)
 
 
 def greedy_tokens(generator: TextGenerator) -> list[list[int]]:
-    prompts = [generator.encoder.text_prompt(text) for text in TEXTS]
+    prompts = [generator.processor.text_prompt(text) for text in TEXTS]
     return generator.generate(prompts, GenerationConfig(max_length=12))

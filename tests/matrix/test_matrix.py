@@ -74,7 +74,7 @@ def made(name: str, folder: Path) -> Namespace:
     else:
         config = GLMConfig.preset(name, **SMALL_GLM)
         paddle.seed(0)
-        drawn = Predictor(GLMForCausalLM(config), Predictor.load("glm-tiny-chinese", lengths=LENGTHS).encoder)
+        drawn = Predictor(GLMForCausalLM(config), Predictor.load("glm-tiny-chinese", lengths=LENGTHS).processor)
         drawn.model.eval()
     drawn.save(folder / "drawn")
     target = folder / "hf"
@@ -131,7 +131,7 @@ def test_lora(model, ability):
     """The adapter, read again and merged, is the model that was trained."""
     trainer = run(model, "adapter", "--lora", "True", "--lora_targets", "all")
     merged = load_merged_model(str(model.directory), model.folder / "adapter")
-    batch = trainer.evaluation.encoder.training_batch(trainer.train_dataset.rows[:2])
+    batch = trainer.evaluation.processor.training_batch(trainer.train_dataset.rows[:2])
     tensors = {name: paddle.to_tensor(array) for name, array in batch.items()}
     trainer.model.eval()
     with paddle.no_grad():
@@ -173,10 +173,10 @@ def predictor(model) -> Predictor:
 @pytest.fixture(scope="module")
 def exported(model, predictor) -> Path:
     """The model in both formats; ONNX from the weights as they lie in the directory."""
-    prefix, encoder = model.folder / "infer" / "glm", predictor.encoder
-    export_directory(predictor.model, encoder, prefix)
+    prefix, processor = model.folder / "infer" / "glm", predictor.processor
+    export_directory(predictor.model, processor, prefix)
     config, weights = stream_weights(str(model.directory))
-    source, text = str(model.directory), lambda directory: write_text_side(config, encoder, directory)
+    source, text = str(model.directory), lambda directory: write_text_side(config, processor, directory)
     export_step_graph(config, weights, weights_of("fp32"), prefix, source=source, text=text)
     return model.folder / "infer"
 

@@ -31,8 +31,8 @@ PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 
 @pytest.fixture(scope="module")
-def batch(encoder, tokenizer):
-    return pair_batch(encoder, random_pairs(tokenizer, SIZES))
+def batch(processor, tokenizer):
+    return pair_batch(processor, random_pairs(tokenizer, SIZES))
 
 
 def logits(model, batch) -> np.ndarray:
@@ -75,9 +75,9 @@ def test_only_the_adapter_is_trained(batch, targets, matrices):
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_merged_is_unmerged(batch, encoder, tokenizer, targets):
+def test_merged_is_unmerged(batch, processor, tokenizer, targets):
     lora, plain = trained_lora(targets), logits(tiny_model(seed=1), batch)
-    prompt = prompt_of(encoder, random_pairs(tokenizer, SIZES))
+    prompt = prompt_of(processor, random_pairs(tokenizer, SIZES))
     config = GenerationConfig(8, num_beams=3)
     wanted, text = logits(lora, batch), lora.generate(prompt, config, stop_of(tokenizer))[0].numpy()
     merged = merge_lora(lora)

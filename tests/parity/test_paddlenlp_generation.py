@@ -61,24 +61,24 @@ def assert_same_tokens(found: np.ndarray, wanted: np.ndarray, pad: int) -> None:
 
 @pytest.mark.parametrize(("length_penalty", "min_length"), RULES)
 @pytest.mark.parametrize("num_beams", [2, 3, 5])
-def test_beam_search(theirs, ours, encoder, tokenizer, pairs, num_beams, length_penalty, min_length):
+def test_beam_search(theirs, ours, processor, tokenizer, pairs, num_beams, length_penalty, min_length):
     """PaddleNLP counts a text's length without its end token; its scores are penalised as they come out."""
     options = {"num_beams": num_beams, "length_penalty": length_penalty}
     wanted, their_scores = reference_generate(
         theirs, tokenizer, pairs, decode_strategy="beam_search", min_new_tokens=min_length, **options
     )
     config = GenerationConfig(max_length=NEW_TOKENS, min_length=min_length, **options)
-    found, our_scores = ours.generate(prompt_of(encoder, pairs), config, stop_of(tokenizer))
+    found, our_scores = ours.generate(prompt_of(processor, pairs), config, stop_of(tokenizer))
     assert_same_tokens(found.numpy(), wanted, tokenizer.pad_token_id)
     assert relative_error(our_scores, their_scores) < 1e-5
 
 
 @pytest.mark.parametrize("min_length", [0, 5])
-def test_greedy_search(theirs, ours, encoder, tokenizer, pairs, min_length):
+def test_greedy_search(theirs, ours, processor, tokenizer, pairs, min_length):
     """PaddleNLP scores a greedy text by the mean of its logits; the sum of log-probabilities comes from its model."""
     wanted, _ = reference_generate(theirs, tokenizer, pairs, decode_strategy="greedy_search", min_new_tokens=min_length)
     config = GenerationConfig(max_length=NEW_TOKENS, min_length=min_length)
-    found, our_scores = ours.generate(prompt_of(encoder, pairs), config, stop_of(tokenizer))
+    found, our_scores = ours.generate(prompt_of(processor, pairs), config, stop_of(tokenizer))
     assert_same_tokens(found.numpy(), wanted, tokenizer.pad_token_id)
     assert relative_error(our_scores, reference_log_probs(theirs, tokenizer, pairs, wanted)) < 1e-5
 

@@ -1,7 +1,7 @@
 """PaddleNLP's GLM, on the same random weights: logits, losses and gradients.
 
 PaddleNLP's implementation gives the logits of the original GLM repository's model to 3e-7. It gets its inputs in the
-reference's full-length layout, ours come from the encoder; weights and gradients pass through the checkpoint reader.
+reference's full-length layout, ours come from the processor; weights and gradients pass through the checkpoint reader.
 """
 
 import numpy as np
@@ -59,8 +59,8 @@ def logits_error(model, batch, pairs, their_logits) -> float:
     return relative_error(real_rows(model(**inputs), pairs, starts), their_logits)
 
 
-def test_logits(ours, encoder, pairs, their_logits):
-    assert logits_error(ours, pair_batch(encoder, pairs), pairs, their_logits) < BOUND
+def test_logits(ours, processor, pairs, their_logits):
+    assert logits_error(ours, pair_batch(processor, pairs), pairs, their_logits) < BOUND
 
 
 def with_block_positions_off_by_one(model, batch):
@@ -96,9 +96,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("mistake", "error"), MISTAKES.items(), ids=lambda x: getattr(x, "__name__", ""))
-def test_a_mistake_shows(theirs, encoder, pairs, their_logits, tmp_path, mistake, error):
+def test_a_mistake_shows(theirs, processor, pairs, their_logits, tmp_path, mistake, error):
     """What the same comparison gives for models that are slightly wrong."""
-    model, batch = load_ours(theirs, tmp_path), pair_batch(encoder, pairs)
+    model, batch = load_ours(theirs, tmp_path), pair_batch(processor, pairs)
     mistake(model, batch)
     assert logits_error(model, batch, pairs, their_logits) == pytest.approx(error, rel=0.05)
 
@@ -112,12 +112,12 @@ def reference_loss(model, layout, smoothing: float) -> paddle.Tensor:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradients(theirs, encoder, pairs, layout, tmp_path, smoothing):
+def test_loss_and_gradients(theirs, processor, pairs, layout, tmp_path, smoothing):
     ours = load_ours(theirs, tmp_path)
     ours.train()
     theirs.clear_gradients()
     wanted = reference_loss(theirs, layout, smoothing)
-    found = ours(**pair_batch(encoder, pairs), label_smoothing=smoothing)
+    found = ours(**pair_batch(processor, pairs), label_smoothing=smoothing)
     assert relative_error(found, wanted) < BOUND
     wanted.backward()
     found.backward()

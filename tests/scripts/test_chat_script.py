@@ -15,7 +15,7 @@ import infer_generation
 from glm.api.causal_lm import GLMForCausalLM
 from glm.api.predictor import Predictor
 from glm.cli.prompts import check_dialogue
-from glm.encoding.encoder import open_encoder
+from glm.encoding.processor import open_processor
 from glm.errors import UsageError
 from glm.evaluation.metrics import WORD_METRICS
 from glm.inference.exported import ExportOptions, open_export
@@ -44,11 +44,11 @@ def questions(tmp_path_factory) -> Path:
 
 def conversed(directory, *queries, history=()) -> list[str]:
     """The answers of model.chat to one question after the other."""
-    model, encoder = GLMForCausalLM.from_pretrained(directory), open_encoder(directory, (200, 10))
+    model, processor = GLMForCausalLM.from_pretrained(directory), open_processor(directory, (200, 10))
     model.eval()
     answers, history = [], list(history)
     for query in queries:
-        answer, history = model.chat(encoder, query, history)
+        answer, history = model.chat(processor, query, history)
         answers.append(answer)
     return answers
 
@@ -207,10 +207,10 @@ def test_the_graph_generates_what_the_model_generates(graph, chat_models):
     inferred, choice = open_export(ExportOptions(folder, device="cpu", lengths=(200, 10)))
     assert choice.device == "cpu"
     predicted = Predictor.load(str(chat_models[kind]), device="cpu", lengths=(200, 10))
-    prompts = [inferred.encoder.text_prompt(text) for text in ASKED]
+    prompts = [inferred.processor.text_prompt(text) for text in ASKED]
     found = []
     for options in DECODING.values():
-        config = predicted.encoder.generation_config(**options)
+        config = predicted.processor.generation_config(**options)
         found.append(inferred.generate(prompts, config))
         assert found[-1] == predicted.generate(prompts, config), options
     assert found[0] != found[1] != found[2]
@@ -221,8 +221,8 @@ def test_max_length_alone_leaves_half_for_the_text(graph, monkeypatch):
 
     def lengths(*arguments):
         monkeypatch.setattr("sys.argv", [*words, *arguments])
-        encoder = open_export(infer_generation.export_options(infer_generation.parse()))[0].encoder
-        return encoder.src_length, encoder.tgt_length
+        processor = open_export(infer_generation.export_options(infer_generation.parse()))[0].processor
+        return processor.src_length, processor.tgt_length
 
     assert lengths("100") == (50, 50)
     assert lengths("100", "--tgt_length", "90") == (10, 90)

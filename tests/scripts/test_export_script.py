@@ -10,7 +10,7 @@ import pytest
 from commands import run_cold
 
 from glm import GLMForCausalLM
-from glm.api.loading import load_encoder
+from glm.api.loading import load_processor
 from glm.encoding.batches import Positions
 from glm.export.files import exported_formats, read_manifest, start_check
 from glm.model.lora import load_lora
@@ -34,28 +34,28 @@ def export(run, source, prefix: Path, *flags):
     return result
 
 
-def prompt(encoder) -> tuple[list[int], np.ndarray, int]:
+def prompt(processor) -> tuple[list[int], np.ndarray, int]:
     """Ids, positions [P, T] and how many ids are read in both directions."""
-    ids, positions = encoder.text_prompt(TEXT), encoder.positions
+    ids, positions = processor.text_prompt(TEXT), processor.positions
     assert isinstance(positions, Positions)
     prefix = positions.prompt_prefix(ids)
     return ids, positions.of(ids, prefix), prefix
 
 
-def graph_logits(prefix: Path, encoder) -> np.ndarray:
+def graph_logits(prefix: Path, processor) -> np.ndarray:
     """[V], behind the prompt."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
     from glm.runtime.onnx_step import OnnxStepRuntime
 
-    ids, positions, count = prompt(encoder)
+    ids, positions, count = prompt(processor)
     runtime = OnnxStepRuntime(prefix.with_name(f"{prefix.name}.onnx"), len(ids), threads=1)
     if not runtime.bidirectional:
         count = 0
     return runtime.prefill(runtime.new_cache(1, len(ids)), 0, ids, positions, 0, count)
 
 
-def model_logits(model, encoder) -> np.ndarray:
-    ids, positions, prefix = prompt(encoder)
+def model_logits(model, processor) -> np.ndarray:
+    ids, positions, prefix = prompt(processor)
     arguments = [[ids], [[1] * len(ids)], positions[None], [prefix]]
     with paddle.no_grad():
         return model(*(paddle.to_tensor(np.array(each, dtype="int64")) for each in arguments)).numpy()[0, -1]
@@ -70,7 +70,7 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
 def test_a_preset(run, tmp_path, preset, kind):
     flags, stored, tolerance = KINDS[kind]
     result = export(run, preset, tmp_path / "infer" / "glm", *flags)
-    manifest, encoder = read_manifest(tmp_path / "infer", "glm", "onnx"), load_encoder(tmp_path / "infer")
+    manifest, processor = read_manifest(tmp_path / "infer", "glm", "onnx"), load_processor(tmp_path / "infer")
     assert (manifest.weights, manifest.block_size, manifest.symmetric) == stored
     assert (manifest.source, manifest.dtype) == (preset, "float32")
     lines = result.out.splitlines()
@@ -82,19 +82,19 @@ def test_a_preset(run, tmp_path, preset, kind):
     assert lines[2] == f'next: python infer_generation.py --model_path {tmp_path}/infer --model_prefix glm "…"'
     model = GLMForCausalLM.from_pretrained(preset)
     model.eval()
-    far = distance(graph_logits(tmp_path / "infer" / "glm", encoder), model_logits(model, encoder))
+    far = distance(graph_logits(tmp_path / "infer" / "glm", processor), model_logits(model, processor))
     assert (far < tolerance) and (kind == "fp32" or far > 1e-4)
 
 
 def test_an_adapter_is_merged(run, model, adapter, tmp_path):
     export(run, model, tmp_path / "glm", "--lora_path", adapter)
     assert read_manifest(tmp_path, "glm", "onnx").source == f"{model} + {adapter}"
-    base, encoder = GLMForCausalLM.from_pretrained(model), load_encoder(model)
+    base, processor = GLMForCausalLM.from_pretrained(model), load_processor(model)
     base.eval()
-    plain = model_logits(base, encoder)
+    plain = model_logits(base, processor)
     lora = load_lora(base, adapter)
     lora.eval()
-    unmerged, found = model_logits(lora.model, encoder), graph_logits(tmp_path / "glm", load_encoder(tmp_path))
+    unmerged, found = model_logits(lora.model, processor), graph_logits(tmp_path / "glm", load_processor(tmp_path))
     assert distance(found, unmerged) < 1e-5
     assert distance(found, plain) > 1e-2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glm.encoding.encoder import open_encoder
 from glm.encoding.examples import Example
+from glm.encoding.processor import open_processor
 from glm.errors import GLMError
 from glm.tokenizers import GLMTokenizer, byte_pairs
 from glm.tokenizers.added_tokens import AddedToken, Splitter
@@ -48,11 +48,11 @@ def test_lengths_around_the_cut(unit, difference):
 )
 def test_a_prompt_and_a_row(family, text):
     """A prompt and a training row of 1.5 million characters."""
-    encoder = open_encoder(DATA / family, (4 * LONG, 32))
+    processor = open_processor(DATA / family, (4 * LONG, 32))
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    assert encoder.text_prompt(f"甲{text}")
-    encoder.src_length = 64
-    assert encoder.rows(Example.of_texts(f"甲{text}", f"乙{text}"))
+    assert processor.text_prompt(f"甲{text}")
+    processor.src_length = 64
+    assert processor.rows(Example.of_texts(f"甲{text}", f"乙{text}"))
     assert time.process_time() - begin < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000_000  # kB
 

@@ -11,8 +11,8 @@ from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write
 import glm.model.network
 import glm.training.trainer
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.encoder import GLMEncoder
 from glm.encoding.examples import Example, TrainingRow
+from glm.encoding.processor import GLMProcessor
 from glm.errors import UsageError
 from glm.training.sampler import EpochSampler
 from glm.training.trainer import linear_schedule
@@ -208,13 +208,13 @@ def test_the_evaluation_loss_is_the_mean_over_tokens(model, data, tmp_path):
 
 def mean_token_loss(trainer, path: Path) -> float:
     """From the logits of the rows one by one."""
-    encoder, model = trainer.evaluation.encoder, trainer.model
+    processor, model = trainer.evaluation.processor, trainer.model
     model.eval()
     found = []
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        source = encoder.source(f"答案：{row['answer']}，上下文：{row['context']}")
-        target = encoder.target(f" 在已知答案的前提下，问题：{row['question']}")
-        batch = encoder.training_batch([encoder.row(source, target)])
+        source = processor.source(f"答案：{row['answer']}，上下文：{row['context']}")
+        target = processor.target(f" 在已知答案的前提下，问题：{row['question']}")
+        batch = processor.training_batch([processor.row(source, target)])
         labels = batch.pop("labels")[0]
         logits = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}).numpy()[0].astype("float64")
         log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -223,8 +223,8 @@ def mean_token_loss(trainer, path: Path) -> float:
 
 
 def test_an_encoded_dataset(tokenizer):
-    encoder = GLMEncoder(tokenizer, 8, 6)
-    dataset = EncodedDataset([Example.of_texts("桥建于", "a"), Example.of_texts("a", "桥建于")], encoder)
+    processor = GLMProcessor(tokenizer, 8, 6)
+    dataset = EncodedDataset([Example.of_texts("桥建于", "a"), Example.of_texts("a", "桥建于")], processor)
     assert len(dataset) == 2
-    assert dataset[1, 0.5] == (encoder.row(encoder.source("a"), encoder.target("桥建于")), 0.5)
+    assert dataset[1, 0.5] == (processor.row(processor.source("a"), processor.target("桥建于")), 0.5)
     assert dataset.mean_tokens == (6 + 1 + 3 + 5 + 1 + 4) / 2

@@ -1,4 +1,4 @@
-"""Texts and conversations as token ids: one encoder per kind of model. Imports neither paddle nor paddlenlp.
+"""Texts and conversations as token ids: one processor per kind of model. Imports neither paddle nor paddlenlp.
 
 GLM's layout of a generation task (arXiv:2103.10360, 2.1; the numbers of PaddleNLP's example suite):
 
@@ -31,7 +31,7 @@ from glm.tokenizers import GLMTokenizer
 from glm.tokenizers.stop_strings import StopStrings, stream_text
 
 
-class Encoder(ABC):
+class Processor(ABC):
     """The text side of a model: what training and generation need of texts.
 
     Args:
@@ -179,7 +179,7 @@ class Encoder(ABC):
         return prompt_batch(prompts, self.positions, self.tokenizer.pad_token_id)
 
 
-class GLMEncoder(Encoder):
+class GLMProcessor(Processor):
     """Encodes pairs of texts for GLM (2021).
 
     Args:
@@ -254,7 +254,7 @@ class GLMEncoder(Encoder):
         return TrainingRow([*before, *target], trained, prefix_length=len(source))
 
 
-class ChatEncoder(Encoder):
+class ChatProcessor(Processor):
     """Encodes conversations for ChatGLM-6B and GLM-4, as their chat formats say (glm/encoding/chat_formats.py).
 
     Args:
@@ -345,11 +345,11 @@ class ChatEncoder(Encoder):
         return message if "metadata" in message else {"role": "assistant", "content": self.answer(ids)}
 
 
-# Tokenizer kind → its encoder.
-ENCODERS: dict[str, type[Encoder]] = {"glm-chinese": GLMEncoder, **dict.fromkeys(CHAT_FORMATS, ChatEncoder)}
+# Tokenizer kind → its processor.
+PROCESSORS: dict[str, type[Processor]] = {"glm-chinese": GLMProcessor, **dict.fromkeys(CHAT_FORMATS, ChatProcessor)}
 
 
-def open_encoder(directory: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Encoder:
+def open_processor(directory: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Processor:
     """The text side of a model directory.
 
     Args:
@@ -360,17 +360,17 @@ def open_encoder(directory: str | Path, lengths: Sequence[int | None] = (None, N
     Raises:
         GLMError: missing or damaged tokenizer files, or an option that this kind of model does not have.
     """
-    return encoder_of(GLMTokenizer.from_pretrained(directory), GenerationFile.read(directory), lengths, **options)
+    return processor_of(GLMTokenizer.from_pretrained(directory), GenerationFile.read(directory), lengths, **options)
 
 
-def encoder_of(
+def processor_of(
     tokenizer, generation: GenerationFile = NO_FILE, lengths: Sequence[int | None] = (None, None), **options
-) -> Encoder:
-    """The text side of the model that a tokenizer belongs to; arguments as in `open_encoder`."""
-    cls = ENCODERS[tokenizer.kind]
+) -> Processor:
+    """The text side of the model that a tokenizer belongs to; arguments as in `open_processor`."""
+    cls = PROCESSORS[tokenizer.kind]
     src_length, tgt_length = cls.defaults.answer_lengths
     defaults = {"src_length": src_length, "tgt_length": generation.max_new_tokens or tgt_length}
     given = {name: length for name, length in zip(defaults, lengths, strict=True) if length is not None}
-    encoder = cls(tokenizer, **defaults | given, generation=generation, **options)
-    encoder.open_lengths = frozenset(defaults) - set(given)
-    return encoder
+    processor = cls(tokenizer, **defaults | given, generation=generation, **options)
+    processor.open_lengths = frozenset(defaults) - set(given)
+    return processor
