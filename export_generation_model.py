@@ -133,7 +133,7 @@ def export_onnx(arguments: argparse.Namespace):
     from glm.api.loading import load_processor, model_source, stream_weights
     from glm.export.onnx.weights import weights_of
     from glm.export.onnx.write import export_step_graph
-    from glm.export.writing import write_text_side
+    from glm.export.writing import write_side_files
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
     stored = weights_of(
@@ -147,7 +147,7 @@ def export_onnx(arguments: argparse.Namespace):
         stored,
         arguments.output_path,
         source=model_source(name, adapter),
-        text=lambda directory: write_text_side(config, processor, directory),
+        text=lambda directory: write_side_files(config, processor, directory),
     )
 
 

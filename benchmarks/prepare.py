@@ -93,7 +93,7 @@ def write_onnx(directory: Path, config: GLMConfig, weights: str) -> None:
     tensors = open_checkpoint(directory / MODEL).tensors(config)
     kind, _, head_bits = weights.partition("-head")
     stored = weights_of(kind, head_bits=int(head_bits) if head_bits else None)
-    # Its text side is the prompts' ids.
+    # Its prompts are ids already.
     export_step_graph(config, tensors, stored, prefix, source="random weights", text=lambda staging: None)
 
 

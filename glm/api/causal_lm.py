@@ -14,9 +14,9 @@ import paddle
 from paddle import Tensor
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithPast
 
+from glm.api.generation_defaults import GenerationDefaults, generation_defaults
 from glm.api.model_inputs import Inputs, as_array, check_ids, check_unused, complete
 from glm.api.options import CallOptions, read_options
-from glm.api.text_side import TextSide, text_side
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
 from glm.generation.options import NOT_FINITE, GenerationConfig, StopTokens
@@ -105,7 +105,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
 
     def _complete(self, *given) -> tuple[Tensor, ...]:
         """Inputs of `network`."""
-        inputs = complete(self._text_side(), *given)
+        inputs = complete(self._generation_defaults(), *given)
         check_ids(inputs.input_ids, self.config.vocab_size, "input_ids")
         names = ("input_ids", "attention_mask", "position_ids", "prefix_length")
         return tuple(paddle.to_tensor(getattr(inputs, name)) for name in names)
@@ -154,7 +154,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         if input_ids is None:
             raise UsageError("generate needs input_ids: what the tokenizer gives of a prompt")
         _check_objects(generation_config, stopping_criteria, streamer)
-        text, file = self._text_side(), self._generation_file()
+        text, file = self._generation_defaults(), self._generation_file()
         call = read_options(options, file, text.gnmt_length, generation_config)
         stop = self._stop(text, file, call, stopping_criteria)
         inputs = _with_blanks(text, complete(text, input_ids, attention_mask, position_ids, prefix_length))
@@ -194,20 +194,22 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
                 streamer.end()
                 return over.value
 
-    def _text_side(self) -> TextSide:
+    def _generation_defaults(self) -> GenerationDefaults:
         """Found once for each tokenizer that is set."""
         key = (id(self.tokenizer), self.source_directory)
         found = self.__dict__.get("_text")
         if found is None or found[0] != key:
             two_rows = POSITIONS[self.config.position_type].position_rows == 2
-            found = (key, text_side(self.config, self.tokenizer, self.source_directory, two_rows))
+            found = (key, generation_defaults(self.config, self.tokenizer, self.source_directory, two_rows))
             self.__dict__["_text"] = found
         return found[1]
 
     def _generation_file(self) -> GenerationFile:
         return GenerationFile.read(self.source_directory) if self.source_directory else NO_FILE
 
-    def _stop(self, text: TextSide, file: GenerationFile, call: CallOptions, given: StopTokens | None) -> StopTokens:
+    def _stop(
+        self, text: GenerationDefaults, file: GenerationFile, call: CallOptions, given: StopTokens | None
+    ) -> StopTokens:
         """The call's tokens, else generation_config.json's, else the model's."""
         if given:
             return given
@@ -221,7 +223,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
                 raise UsageError(f"token id {index} is none of the model's {self.config.vocab_size:,}")
         return StopTokens(ends, pad)
 
-    def _check_room(self, inputs: Inputs, text: TextSide, config: GenerationConfig) -> None:
+    def _check_room(self, inputs: Inputs, text: GenerationDefaults, config: GenerationConfig) -> None:
         last_BP, most = inputs.position_ids[:, :, -1], self.config.max_position
         needed = max(
             int(inputs.position_ids.max()), int((last_BP + (config.max_length - 1) * text.positions.step).max())
@@ -270,7 +272,7 @@ def _lengths(ids_BG: Tensor, stop: StopTokens) -> Tensor:
     return paddle.to_tensor(np.where(ends_BG.any(axis=1), ends_BG.argmax(axis=1) + 1, whole))
 
 
-def _with_blanks(text: TextSide, inputs: Inputs) -> Inputs:
+def _with_blanks(text: GenerationDefaults, inputs: Inputs) -> Inputs:
     """With the start of the blank behind rows that lack it. Raises UsageError where a row has no blank."""
     if text.start_token_id is None:
         return inputs
@@ -293,7 +295,7 @@ def _repeated(inputs: Inputs, count: int) -> Inputs:
     return Inputs(*(np.repeat(value, count, axis=0) for value in fields)) if count > 1 else inputs
 
 
-def _prompt(inputs: Inputs, text: TextSide, pad_token_id: int) -> Prompt:
+def _prompt(inputs: Inputs, text: GenerationDefaults, pad_token_id: int) -> Prompt:
     """Padding on the left only, where the token to decode from stands in the last column."""
     rows = [np.flatnonzero(seen) for seen in inputs.attention_mask]
     if not all(len(row) for row in rows):

@@ -1,4 +1,4 @@
-"""A model and its text side by name: a directory, or a preset."""
+"""A model and its processor by name: a directory, or a preset."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ AdapterPaths = str | Path | Sequence[str | Path] | None  # a directory or severa
 def load_processor(
     name_or_path: str | Path, lengths: Sequence[int | None] = (None, None), tokenizer: Any = None, **options
 ) -> Processor:
-    """The text side of a model directory or of a preset; other arguments and errors of `open_processor`.
+    """The processor of a model directory or of a preset; other arguments and errors of `open_processor`.
 
     Args:
         tokenizer: instead of the directory's: a tokenizer, or the name of its directory or preset.

@@ -44,7 +44,7 @@ class GLMChatModel(GLMForCausalLM):
         )
         ends = options.get("eos_token_id")
         if ends is None:
-            ends = self._generation_file().eos_token_ids or self._text_side().stop_token_ids
+            ends = self._generation_file().eos_token_ids or self._generation_defaults().stop_token_ids
         ends = as_array(ends, "eos_token_id").ravel()
         count = len(ids) // len(ids_BT)
         return [

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from glm.api.text_side import TextSide
+from glm.api.generation_defaults import GenerationDefaults
 from glm.errors import UsageError
 
 _UNKNOWN = (
@@ -72,7 +72,7 @@ def check_ids(ids: np.ndarray, vocab_size: int, name: str, negative: bool = Fals
         raise UsageError(f"{name}: {wrong[0]} is none of the model's tokens, which are 0 to {vocab_size - 1}")
 
 
-def complete(text: TextSide, input_ids, attention_mask=None, position_ids=None, prefix_length=None) -> Inputs:
+def complete(text: GenerationDefaults, input_ids, attention_mask=None, position_ids=None, prefix_length=None) -> Inputs:
     """Mask, positions and prefix as the original code makes them of the ids, where they are not given.
 
     Args:
@@ -111,7 +111,7 @@ def _each(values: np.ndarray | None, count: int) -> list[int | None]:
     return [None] * count if values is None else values.tolist()
 
 
-def _row(text: TextSide, ids_T: np.ndarray, seen_T: np.ndarray, prefix: int | None) -> tuple[np.ndarray, int]:
+def _row(text: GenerationDefaults, ids_T: np.ndarray, seen_T: np.ndarray, prefix: int | None) -> tuple[np.ndarray, int]:
     """Positions [P, T] and the columns of the prefix of one row; padding has position 0."""
     real = np.flatnonzero(seen_T)
     ids = ids_T[real].tolist()
@@ -122,7 +122,7 @@ def _row(text: TextSide, ids_T: np.ndarray, seen_T: np.ndarray, prefix: int | No
     return positions, int(real[inner - 1]) + 1 if inner else 0
 
 
-def _seen(text: TextSide, ids_BT: np.ndarray, attention_mask) -> tuple[np.ndarray, np.ndarray | None]:
+def _seen(text: GenerationDefaults, ids_BT: np.ndarray, attention_mask) -> tuple[np.ndarray, np.ndarray | None]:
     """Real tokens [B, T], and the prefix [B] where a mask of queries and keys says it."""
     if attention_mask is None:
         pads = text.pad_token_id is not None and text.pad_token_id not in text.stop_token_ids
@@ -161,7 +161,7 @@ def _mask_parts(mask_TT: np.ndarray) -> tuple[np.ndarray, int]:
     return seen_T.astype("int64"), prefix
 
 
-def _given_positions(text: TextSide, ids_BT: np.ndarray, position_ids) -> np.ndarray | None:
+def _given_positions(text: GenerationDefaults, ids_BT: np.ndarray, position_ids) -> np.ndarray | None:
     """[B, P, T], None where they are to be derived."""
     if position_ids is None:
         return None

@@ -16,7 +16,7 @@ class TextGenerationPipeline:
     """Generates for texts, or for conversations with a chat model.
 
     Args:
-        predictor: a model with its text side.
+        predictor: a model with its processor.
         batch_size: prompts that are generated together.
         options: defaults of `__call__`'s.
 

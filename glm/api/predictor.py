@@ -7,7 +7,7 @@ import paddle
 
 from glm.api.loading import AdapterPaths, check_family, load_merged_model, load_processor
 from glm.checkpoint.file_names import CONFIG_NAME
-from glm.checkpoint.side_files import remove_text_side
+from glm.checkpoint.side_files import remove_side_files
 from glm.device.choice import check_dtype, choose_device
 from glm.device.probe import require, require_dtype
 from glm.distributed.processes import check_degrees, process_count, process_rank
@@ -16,7 +16,7 @@ from glm.inference.model_generator import ModelGenerator
 
 
 class Predictor(ModelGenerator):
-    """A model that is loaded from its directory, with its text side."""
+    """A model that is loaded from its directory, with its processor."""
 
     @classmethod
     def load(
@@ -59,5 +59,5 @@ class Predictor(ModelGenerator):
         first = process_rank() == 0
         self.model.save_pretrained(directory, is_main_process=first, merge_tensor_parallel=True)
         if first:
-            remove_text_side(directory, keep={CONFIG_NAME})
+            remove_side_files(directory, keep={CONFIG_NAME})
             self.processor.save_pretrained(directory)

@@ -20,9 +20,9 @@ from glm.checkpoint.read import Checkpoint, open_checkpoint
 from glm.checkpoint.side_files import (
     carried_files,
     converted_config,
-    remove_text_side,
+    remove_side_files,
     require_no_export,
-    text_side_names,
+    side_file_names,
 )
 from glm.checkpoint.slices import WholeWeight, stored_tensors
 from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
@@ -231,7 +231,7 @@ def _refuse_files(conversion: Conversion, journal: Journal) -> None:
     if journal.moving:
         return
     require_no_export(conversion.target)
-    there = [*weight_names(conversion.target), *text_side_names(conversion.target)]
+    there = [*weight_names(conversion.target), *side_file_names(conversion.target)]
     if there and not conversion.overwrite:
         raise GLMError(f"{conversion.target} already holds {there[0]}: choose another target, or add --overwrite")
 
@@ -327,7 +327,7 @@ def _finish(
     for name in plan:
         if journal.where(name) != target / name:
             (journal.directory / name).replace(target / name)
-    remove_text_side(target, keep={path.name for path in carried})
+    remove_side_files(target, keep={path.name for path in carried})
     for path in carried:
         with atomic_file(target / path.name) as temporary:
             shutil.copyfile(path, temporary)

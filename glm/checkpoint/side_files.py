@@ -21,7 +21,7 @@ _LEFT = (
 _MODEL_CODE = ("modeling_*.py", "configuration_*.py", "quantization*.py")
 # Fields of config.json that mean the same in every family, and that GLMConfig does not know.
 _SHARED_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
-TEXT_SIDE = (CONFIG_NAME, GENERATION_NAME, *TOKENIZER_FILES, *(kind.vocabulary_file for kind in TOKENIZERS))
+SIDE_FILES = (CONFIG_NAME, GENERATION_NAME, *TOKENIZER_FILES, *(kind.vocabulary_file for kind in TOKENIZERS))
 MANIFESTS = "*.manifest.json"  # of exports
 
 
@@ -67,9 +67,9 @@ def _translated(raw: dict[str, Any], config: ConfigFields, target: ConfigFields)
     return foreign | content | {name: raw[name] for name in _SHARED_FIELDS if name in raw}
 
 
-def text_side_names(directory: Path) -> list[str]:
-    """What a directory holds of a text side."""
-    return [name for name in TEXT_SIDE if (directory / name).is_file()]
+def side_file_names(directory: Path) -> list[str]:
+    """The side files that a directory holds."""
+    return [name for name in SIDE_FILES if (directory / name).is_file()]
 
 
 def require_no_export(directory: Path) -> None:
@@ -90,11 +90,11 @@ def require_place_for_model(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise GLMError(f"{directory} is a file: choose a directory")
     require_no_export(directory)
-    if (names := text_side_names(directory)) and not weight_names(directory):
+    if (names := side_file_names(directory)) and not weight_names(directory):
         raise GLMError(f"{directory / names[0]} is of no model there, and would be replaced: choose another directory")
 
 
-def remove_text_side(directory: Path, keep: set[str]) -> None:
+def remove_side_files(directory: Path, keep: set[str]) -> None:
     """Removes an earlier model's files, which would be read with the new one's."""
-    for name in set(TEXT_SIDE) - keep:
+    for name in set(SIDE_FILES) - keep:
         (directory / name).unlink(missing_ok=True)

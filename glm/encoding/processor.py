@@ -32,7 +32,7 @@ from glm.tokenizers.stop_strings import StopStrings, stream_text
 
 
 class Processor(ABC):
-    """The text side of a model: what training and generation need of texts.
+    """What frames a model's prompts and reads its answers: what training and generation need of texts.
 
     Args:
         tokenizer: of the model.
@@ -350,7 +350,7 @@ PROCESSORS: dict[str, type[Processor]] = {"glm-chinese": GLMProcessor, **dict.fr
 
 
 def open_processor(directory: str | Path, lengths: Sequence[int | None] = (None, None), **options) -> Processor:
-    """The text side of a model directory.
+    """The processor of a model directory.
 
     Args:
         lengths: src_length and tgt_length. None leaves one open: it is what the kind of model says, or for tgt_length
@@ -366,7 +366,7 @@ def open_processor(directory: str | Path, lengths: Sequence[int | None] = (None,
 def processor_of(
     tokenizer, generation: GenerationFile = NO_FILE, lengths: Sequence[int | None] = (None, None), **options
 ) -> Processor:
-    """The text side of the model that a tokenizer belongs to; arguments as in `open_processor`."""
+    """The processor of the model that a tokenizer belongs to; arguments as in `open_processor`."""
     cls = PROCESSORS[tokenizer.kind]
     src_length, tgt_length = cls.defaults.answer_lengths
     defaults = {"src_length": src_length, "tgt_length": generation.max_new_tokens or tgt_length}

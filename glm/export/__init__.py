@@ -1,1 +1,1 @@
-"""From a model to a directory that a runtime opens: graphs, weights, text side and manifest."""
+"""From a model to a directory that a runtime opens: graphs, weights, side files and manifest."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.side_files import TEXT_SIDE
+from glm.checkpoint.side_files import SIDE_FILES
 from glm.errors import GLMError
 from glm.files.checksum import file_digest
 from glm.files.foreign_files import require_real
@@ -94,7 +94,7 @@ def read_manifest(directory: Path, name: str, format: str) -> Manifest:
         raise GLMError(f"{path} is damaged (it {what}): export the model again")
     for file, expected in manifest.files.items():
         _require_size(path, file, expected["size"])
-    if foreign := [file for file in TEXT_SIDE if file not in manifest.files and (directory / file).exists()]:
+    if foreign := [file for file in SIDE_FILES if file not in manifest.files and (directory / file).exists()]:
         raise GLMError(
             f"{directory / foreign[0]} is none of the files of {path.name}, and would be read with them: remove it, or "
             "export again"

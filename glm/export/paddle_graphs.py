@@ -12,7 +12,7 @@ from paddle.static import InputSpec
 from glm.encoding.processor import Processor
 from glm.export.files import FORMAT_VERSION, Manifest
 from glm.export.paddle_step import export_step_graph
-from glm.export.writing import write_export, write_text_side
+from glm.export.writing import write_export, write_side_files
 from glm.generation.options import CONTROL_DTYPES, SUPPRESSED
 from glm.generation.search import Prompt, StopTokens, generate
 from glm.model.tracing import save_graph
@@ -57,7 +57,7 @@ def export_directory(model: nn.Layer, processor: Processor, prefix: Path, source
 
     Args:
         model: a `GLMForCausalLM` without LoRA adapters (merge them first).
-        processor: its text side.
+        processor: of its prompts.
         prefix: path and common beginning of the graph's files, such as checkpoints/infer/glm.
         source: the model, as it was named; where it was read from if not given.
 
@@ -91,7 +91,7 @@ def export_directory(model: nn.Layer, processor: Processor, prefix: Path, source
 
     # Each graph writes a file of parameters, and only then are they compared.
     return write_export(
-        prefix, draft, 2 * needed, lambda directory: write_text_side(config, processor, directory), graphs
+        prefix, draft, 2 * needed, lambda directory: write_side_files(config, processor, directory), graphs
     )
 
 

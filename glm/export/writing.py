@@ -66,7 +66,7 @@ def write_export(
     return manifest
 
 
-def write_text_side(config: Any, processor: Processor, directory: Path) -> None:
+def write_side_files(config: Any, processor: Processor, directory: Path) -> None:
     """Writes what a runtime needs besides graphs: configuration, tokenizer, and generation_config.json if there is one.
 
     The configuration says nothing of a dtype, so that exports of one model in several can share it.
@@ -118,7 +118,7 @@ def _graph_names(name: str, format: str) -> list[str]:
 
 
 def _refuse_changes(directory: Path, staging: Path, name: str, format: str, others: dict[str, Manifest]) -> None:
-    """Compares the text side, which is staged, with what the directory's other exports need it to be."""
+    """Compares the side files, which are staged, with what the directory's other exports need them to be."""
     texts = {path.name: file_digest(path) for path in staging.iterdir()}
     for other, manifest in others.items():
         owner = other.removesuffix(manifest_suffix(manifest.format))
@@ -145,7 +145,7 @@ def _refuse_strays(directory: Path, staging: Path, name: str, format: str, named
     """Looks for files that no export has written, neither another one nor an earlier one of this name and format.
 
     Args:
-        staging: holds the text side.
+        staging: holds the side files.
         named: files of the other exports.
     """
     target, written = directory / f"{name}{manifest_suffix(format)}", {path.name for path in staging.iterdir()}

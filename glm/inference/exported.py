@@ -250,7 +250,7 @@ def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> Runti
 
 
 def _processor(wanted: ExportOptions) -> Processor:
-    """The text side of the export, with room for source and text in `max_length`.
+    """The processor of the export, with room for source and text in `max_length`.
 
     A tgt_length that was left open becomes half of it, at most, as `check_fits` does for a small model.
     """

@@ -1,4 +1,4 @@
-"""A loaded model with its text side, wherever it runs: what scripts, pipelines and conversations generate with.
+"""A loaded model with its processor, wherever it runs: what scripts, pipelines and conversations generate with.
 
 Imports no framework, so that an exported graph needs none but its runtime.
 """

@@ -9,7 +9,7 @@ from glm.inference.generator import Ids, TextGenerator, in_batches, require_fini
 
 
 class ModelGenerator(TextGenerator):
-    """A model with its text side.
+    """A model with its processor.
 
     Args:
         model: a `GLMForCausalLM`.

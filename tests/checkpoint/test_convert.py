@@ -286,7 +286,7 @@ def test_errors_about_directories(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
-def test_a_text_side_that_is_there_is_replaced_on_demand_and_whole(tmp_path, name):
+def test_side_files_that_are_there_are_replaced_on_demand_and_whole(tmp_path, name):
     """What an earlier model left would be read with this one."""
     source, target = hf_directory("glm4-g2-bias-rope1", tmp_path / "source"), tmp_path / "target"
     target.mkdir()

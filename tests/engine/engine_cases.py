@@ -21,7 +21,7 @@ TEXTS = ("你好", "云溪桥建于1920年,长30米,是石桥。", "祥信塔", 
 
 @dataclass
 class Case:
-    """A model, its text side, prompts of different lengths, and stop tokens that come up now and then."""
+    """A model, its processor, prompts of different lengths, and stop tokens that come up now and then."""
 
     model: GLMForCausalLM
     processor: Processor

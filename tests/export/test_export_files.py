@@ -279,7 +279,7 @@ OTHER_TEXT = {
 
 
 @pytest.mark.parametrize("file", OTHER_TEXT)
-def test_a_text_side_that_another_export_needs(both, file):
+def test_side_files_that_another_export_needs(both, file):
     """Changed, left out, or with a file more."""
     before = snapshot(both)
     text, *contents = OTHER_TEXT[file]
@@ -302,7 +302,7 @@ def test_a_name_whose_files_are_anothers(both):
     assert "glm.step.json belongs to glm.paddle.manifest.json: give --output_path another name or directory" in message
 
 
-def test_two_names_share_a_text_side(both):
+def test_two_names_share_side_files(both):
     export(both, "onnx", name="other", content="longer weights")
     for name in ("glm", "other"):
         start_check(both, read_manifest(both, name, "onnx")).result()

@@ -27,7 +27,7 @@ from glm.config.shapes import parameter_shapes
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
 from glm.export.paddle_graphs import export_directory
-from glm.export.writing import write_text_side
+from glm.export.writing import write_side_files
 from glm.inference.exported import open_export
 from glm.inference.generator import TextGenerator
 from glm.training.arguments import (
@@ -176,7 +176,7 @@ def exported(model, predictor) -> Path:
     prefix, processor = model.folder / "infer" / "glm", predictor.processor
     export_directory(predictor.model, processor, prefix)
     config, weights = stream_weights(str(model.directory))
-    source, text = str(model.directory), lambda directory: write_text_side(config, processor, directory)
+    source, text = str(model.directory), lambda directory: write_side_files(config, processor, directory)
     export_step_graph(config, weights, weights_of("fp32"), prefix, source=source, text=text)
     return model.folder / "infer"
 
@@ -191,7 +191,7 @@ def generator(exported: Path, **wanted) -> TextGenerator:
 
 
 def test_export(exported, ability):
-    """Graphs, weights, manifests and the text side."""
+    """Graphs, weights, manifests and side files."""
     wanted = {"config.json", "tokenizer_config.json", "glm.json", "glm.step.json", "glm.pdiparams"}
     wanted |= {"glm.onnx", "glm.onnx.data", "glm.paddle.manifest.json", "glm.onnx.manifest.json"}
     assert wanted <= {path.name for path in exported.iterdir()}

@@ -152,13 +152,13 @@ def test_neither_paddle_nor_paddlenlp_nor_a_runtime_is_imported(models, tmp_path
     (tmp_path / "test_stream_weights_code.py").write_text(
         "from pathlib import Path\n"
         "from glm.api.loading import load_processor, stream_weights\n"
-        "from glm.export.writing import write_text_side\n"
+        "from glm.export.writing import write_side_files\n"
         "from glm.export.onnx.weights import weights_of\n"
         "from glm.export.onnx.write import export_step_graph\n"
         "def run(source, target):\n"
         "    config, tensors = stream_weights(source)\n"
         "    processor = load_processor(source)\n"
-        "    text = lambda folder: write_text_side(config, processor, folder)\n"
+        "    text = lambda folder: write_side_files(config, processor, folder)\n"
         "    export_step_graph(config, tensors, weights_of('int4'), Path(target), source=source, text=text)\n"
     )
     root = str(Path(__file__).resolve().parents[3])

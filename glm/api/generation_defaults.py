@@ -19,7 +19,7 @@ from glm.tokenizers import GLMTokenizer
 
 
 @dataclass(frozen=True)
-class TextSide:
+class GenerationDefaults:
     """Of one model.
 
     Attributes:
@@ -54,8 +54,8 @@ class TextSide:
         return self.positions.of(ids, prefix)
 
 
-def text_side(config: Any, tokenizer: Any, directory: Path | None, two_rows: bool) -> TextSide:
-    """The text side of a model: its tokenizer's if it has one, else config.json's, else that of its directory.
+def generation_defaults(config: Any, tokenizer: Any, directory: Path | None, two_rows: bool) -> GenerationDefaults:
+    """Defaults of generation: the tokenizer's if it has one, else config.json's, else that of its directory.
 
     Args:
         config: of the model; may name bos, eos, pad, mask and gmask tokens.
@@ -67,29 +67,29 @@ def text_side(config: Any, tokenizer: Any, directory: Path | None, two_rows: boo
         return _of_tokenizer(tokenizer)
     stops = _listed(config.eos_token_id)
     if not two_rows:
-        return TextSide(TextPositions(), stops, config.pad_token_id)
+        return GenerationDefaults(TextPositions(), stops, config.pad_token_id)
     start, blank = config.bos_token_id, getattr(config, "gmask_token_id", None)
     if start is not None and blank is not None:
         masks = [token for token in (blank, getattr(config, "mask_token_id", None)) if token is not None]
-        return TextSide(BlockPositions(masks, ranked=True), stops, config.pad_token_id, start)
+        return GenerationDefaults(BlockPositions(masks, ranked=True), stops, config.pad_token_id, start)
     try:
         return _of_tokenizer(GLMTokenizer.from_pretrained(directory)) if directory else _unknown(config)
     except GLMError:
         return _unknown(config)
 
 
-def _unknown(config: Any) -> TextSide:
-    return TextSide(
+def _unknown(config: Any) -> GenerationDefaults:
+    return GenerationDefaults(
         BlockPositions(()), _listed(config.eos_token_id), config.pad_token_id, gnmt_length=True, known=False
     )
 
 
-def _of_tokenizer(tokenizer: Any) -> TextSide:
+def _of_tokenizer(tokenizer: Any) -> GenerationDefaults:
     processor = processor_of(tokenizer)
     blanks = isinstance(processor.positions, BlockPositions)
     start = tokenizer.sop_token_id if blanks else None
     ends = tuple(tokenizer.stop_token_ids)
-    return TextSide(processor.positions, ends, tokenizer.pad_token_id, start, processor.defaults.gnmt_length)
+    return GenerationDefaults(processor.positions, ends, tokenizer.pad_token_id, start, processor.defaults.gnmt_length)
 
 
 def _listed(ids: int | Sequence[int] | None) -> tuple[int, ...]:
