@@ -23,7 +23,7 @@ from rich.table import Table
 import glm
 from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.file_layout import safetensors_layout, write_layout
-from glm.checkpoint.names import Row, table_of
+from glm.checkpoint.names import TensorEntry, table_of
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.checkpoint.read import open_checkpoint
 from glm.checkpoint.tiles import Block
@@ -68,7 +68,7 @@ FINITE = np.uint16(0xBFFF)  # bfloat16 without the exponent's highest bit: below
 class MadeTensor:
     """A tensor of random bits that follow from its number; what `safetensors_layout` needs of one."""
 
-    row: Row
+    row: TensorEntry
     shape: tuple[int, ...]
     number: int
 

@@ -16,7 +16,7 @@ from glm.checkpoint.convert import Conversion, convert_checkpoint
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
 from glm.encoding.batches import BlockPositions, Positions, TextPositions, training_batch
-from glm.encoding.examples import IGNORED, TrainingRow
+from glm.encoding.examples import IGNORED, TrainingExample
 from glm.encoding.processor import GLMProcessor
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
@@ -112,7 +112,7 @@ def write_inputs(directory: Path, config: GLMConfig, shape: Shape) -> None:
         )
 
 
-def causal_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow], Positions]:
+def causal_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingExample], Positions]:
     """Random ids; every token is trained."""
     draw = np.random.default_rng(SEED)
 
@@ -120,12 +120,12 @@ def causal_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow
         return draw.integers(5, config.vocab_size, [rows, length])
 
     length = shape.train_source + shape.train_target + 1
-    rows = [TrainingRow(row, [True] * length) for row in ids(shape.train_batch, length).tolist()]
+    rows = [TrainingExample(row, [True] * length) for row in ids(shape.train_batch, length).tolist()]
     inputs = {"prompts": ids(PROMPTS, shape.prompt), "long_prompts": ids(1, shape.long_prompt)}
     return inputs | {"mask_token_ids": np.zeros([0], "int64")}, rows, TextPositions()
 
 
-def block_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingRow], Positions]:
+def block_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingExample], Positions]:
     """Random text in GLM's frame."""
     tokens = frame_tokens(config.vocab_size)
     processor = GLMProcessor(tokens, shape.train_source, shape.train_target + 1)

@@ -25,7 +25,7 @@ from benchmarks.quality_score import Quality, score
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
 from glm.datasets.tasks import load_examples
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import TrainingExample
 from glm.encoding.processor import Processor, open_processor
 from glm.errors import GLMError
 from glm.export.onnx.quantize import Blocks
@@ -115,7 +115,7 @@ def run(model: Path, data: list[str], rows: int, output: Path) -> dict:
     return report
 
 
-def rows_of(data: str, processor: Processor, most: int) -> tuple[str, list[TrainingRow]]:
+def rows_of(data: str, processor: Processor, most: int) -> tuple[str, list[TrainingExample]]:
     """A name and the training rows of `TASK=FILE`, or of a task's own sample; none where the file is missing."""
     task, _, path = data.partition("=")
     if path and not Path(path).is_file():

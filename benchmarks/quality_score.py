@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from glm.encoding.batches import Positions
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import TrainingExample
 from glm.runtime.step import StepRuntime
 
 BATCH = 32  # rows that are read together
@@ -35,7 +35,7 @@ class Quality:
 
 
 def score(
-    runtimes: dict[str, StepRuntime], rows: Sequence[TrainingRow], positions: Positions, title: str
+    runtimes: dict[str, StepRuntime], rows: Sequence[TrainingExample], positions: Positions, title: str
 ) -> dict[str, Quality]:
     """The quality of every runtime; the first one is what the others are compared with."""
     sums, tokens = {kind: np.zeros(3) for kind in runtimes}, 0
@@ -59,7 +59,7 @@ def _compare(found_BV: np.ndarray, exact_BV: np.ndarray, wanted_B: np.ndarray) -
 
 
 def _places(
-    runtimes: Sequence[StepRuntime], batch: Sequence[TrainingRow], positions: Positions
+    runtimes: Sequence[StepRuntime], batch: Sequence[TrainingExample], positions: Positions
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
     """The trained tokens [B] of each step, and every runtime's logits [B, V] of what comes there."""
     starts = [row.trained.index(True) for row in batch]
@@ -83,7 +83,7 @@ def _places(
             logits = [r.decode(cache, ids, at, columns) for r, cache in zip(runtimes, caches, strict=True)]
 
 
-def _prompts(runtime, cache, batch: Sequence[TrainingRow], starts: np.ndarray, placed: list) -> np.ndarray:
+def _prompts(runtime, cache, batch: Sequence[TrainingExample], starts: np.ndarray, placed: list) -> np.ndarray:
     """Reads what stands before the first trained tokens; logits [B, V] of those."""
     logits = []
     for index, (row, start) in enumerate(zip(batch, starts.tolist(), strict=True)):

@@ -1,7 +1,7 @@
 """Checkpoints: reading every supported format into one in-memory layout, merging, writing. Needs no Paddle."""
 
 from glm.checkpoint.file_names import remove_weights
-from glm.checkpoint.names import TABLES, NameTable, Packing, Row, from_memory
+from glm.checkpoint.names import TABLES, NameTable, Packing, TensorEntry, from_memory
 from glm.checkpoint.read import Checkpoint, check_state, load_state, open_checkpoint
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import load_pdparams, verify_pickle
@@ -13,7 +13,7 @@ __all__ = [
     "Checkpoint",
     "NameTable",
     "Packing",
-    "Row",
+    "TensorEntry",
     "atomic_directory",
     "atomic_file",
     "atomic_write",

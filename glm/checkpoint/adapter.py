@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from glm.checkpoint.adapter_names import EMBEDDING, HEAD, Layout, find_layout
 from glm.checkpoint.adapter_settings import MLX, PADDLE, PEFT, Settings, read_settings
-from glm.checkpoint.names import Row
+from glm.checkpoint.names import TensorEntry
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import load_pdparams
 from glm.config.shapes import parameter_shapes
@@ -77,7 +77,7 @@ class Change:
     added: np.ndarray | None = None
     init: str = ""
     r: int = 0
-    fused: Row | None = None
+    fused: TensorEntry | None = None
 
 
 @dataclass
@@ -249,7 +249,7 @@ def _add_lora_bias(adapter: LoadedAdapter, module: str, array: np.ndarray, layou
         adapter.changes.setdefault(memory, Change()).added = piece
 
 
-def _add_whole(adapter: LoadedAdapter, name: str, array: np.ndarray, row: Row, config: Any) -> None:
+def _add_whole(adapter: LoadedAdapter, name: str, array: np.ndarray, row: TensorEntry, config: Any) -> None:
     if row.linear and adapter.settings.kind != PADDLE:
         array = array.T
     for memory, piece in zip(row.memory, _pieces(array, row, "weight", config, adapter.directory), strict=True):
@@ -258,7 +258,7 @@ def _add_whole(adapter: LoadedAdapter, name: str, array: np.ndarray, row: Row, c
         change.weight, change.init = piece, ""
 
 
-def _pieces(array: np.ndarray, row: Row, part: str, config: Any, directory: Path) -> list[np.ndarray]:
+def _pieces(array: np.ndarray, row: TensorEntry, part: str, config: Any, directory: Path) -> list[np.ndarray]:
     """What each weight of a stored one has of a part: the first matrix is theirs together, the others are cut."""
     if part in ("lora_A", "tokens") or len(row.memory) == 1:
         return [array] * len(row.memory)

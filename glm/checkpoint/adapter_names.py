@@ -6,7 +6,7 @@ Adapters are trained on published models, whose layers are those of the checkpoi
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from glm.checkpoint.names import TABLES, NameTable, Row, table_of
+from glm.checkpoint.names import TABLES, NameTable, TensorEntry, table_of
 from glm.config.shapes import parameter_shapes
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -20,7 +20,7 @@ class Layout:
         matrices: modules with a weight that can have an adapter: linear layers and embeddings → the row of the weight.
     """
 
-    def __init__(self, rows: dict[str, Row], config: Any):
+    def __init__(self, rows: dict[str, TensorEntry], config: Any):
         self.rows, self._tied = rows, config.tie_word_embeddings
         shapes = parameter_shapes(config) | {HEAD: (config.hidden_size, config.vocab_size)}
         self.matrices = {
@@ -51,7 +51,7 @@ def find_layout(names: Iterable[str], config: Any) -> Layout:
     return Layout(max(layouts, key=lambda rows: len(names & rows.keys())), config)
 
 
-def _layouts(config: Any) -> Iterator[dict[str, Row]]:
+def _layouts(config: Any) -> Iterator[dict[str, TensorEntry]]:
     own = table_of(config)
     yield from _of_table(own, config)
     yield _with_head(own.identity(config), [HEAD], config)
@@ -64,7 +64,7 @@ def _layouts(config: Any) -> Iterator[dict[str, Row]]:
         yield {name.partition(".")[2]: row for name, row in rows.items() if name.count(".") > 1}
 
 
-def _of_table(table: NameTable, config: Any) -> Iterator[dict[str, Row]]:
+def _of_table(table: NameTable, config: Any) -> Iterator[dict[str, TensorEntry]]:
     heads = [name for name, original in table.tied.items() if original == EMBEDDING]
     for prefix in table.prefixes:
         yield _with_head(table.expand(config, prefix), heads, config)
@@ -74,7 +74,7 @@ def _weights(table: NameTable, config: Any) -> set[str]:
     return {name for row in table.expand(config) for name in row.memory}
 
 
-def _with_head(rows: list[Row], heads: list[str], config: Any) -> dict[str, Row]:
+def _with_head(rows: list[TensorEntry], heads: list[str], config: Any) -> dict[str, TensorEntry]:
     """By stored name; a tied head has no weight of its own until an adapter gives it one."""
-    tied = [Row(name, (HEAD,), linear=True) for name in heads if config.tie_word_embeddings]
+    tied = [TensorEntry(name, (HEAD,), linear=True) for name in heads if config.tie_word_embeddings]
     return {row.stored: row for row in (*rows, *tied)}

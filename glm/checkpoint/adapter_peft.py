@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from glm.checkpoint.adapter import PEFT_WEIGHTS, Adapter
 from glm.checkpoint.adapter_settings import PEFT_CONFIG
-from glm.checkpoint.names import Row, table_of
+from glm.checkpoint.names import TensorEntry, table_of
 from glm.config.shapes import parameter_shapes
 from glm.files.atomic import atomic_file, write_json
 
@@ -69,7 +69,7 @@ def _published(adapter: Adapter, config: Any) -> dict[str, Pair]:
     return layers
 
 
-def _together(pairs: list[tuple], row: Row, config: Any) -> Pair:
+def _together(pairs: list[tuple], row: TensorEntry, config: Any) -> Pair:
     if len(pairs) == 1:
         return pairs[0]
     there = [pair for pair in pairs if pair[0] is not None]
@@ -88,7 +88,7 @@ def _together(pairs: list[tuple], row: Row, config: Any) -> Pair:
     return np.concatenate([a for a, _ in there], axis=1), row.packing.pack(parts, config)
 
 
-def _widths(pairs: list[tuple], row: Row, config: Any) -> list[int]:
+def _widths(pairs: list[tuple], row: TensorEntry, config: Any) -> list[int]:
     """Columns of each weight of a fused one, those without an adapter included."""
     shapes = parameter_shapes(config)
     return [shapes[name][1] for name in row.memory]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from glm.checkpoint.file_layout import Layout, pdparams_layout, safetensors_layout, write_layout
 from glm.checkpoint.file_names import CONFIG_NAME, SHARD_NAME, is_weights, part_names, weight_names
 from glm.checkpoint.journal import Journal, fingerprint
-from glm.checkpoint.names import Row, table_of
+from glm.checkpoint.names import TensorEntry, table_of
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.checkpoint.read import Checkpoint, open_checkpoint
 from glm.checkpoint.side_files import (
@@ -168,7 +168,9 @@ def source_files(source: Path) -> list[Path]:
     return [path for path in source.iterdir() if path.name == CONFIG_NAME or is_weights(path.name)]
 
 
-def open_weights(checkpoint: Checkpoint, config: Any) -> tuple[dict[str, WholeWeight], list[tuple[Row, WholeWeight]]]:
+def open_weights(
+    checkpoint: Checkpoint, config: Any
+) -> tuple[dict[str, WholeWeight], list[tuple[TensorEntry, WholeWeight]]]:
     """Every weight of a checkpoint by in-memory name, none of them read, and what the table ignores.
 
     Raises:
@@ -176,7 +178,7 @@ def open_weights(checkpoint: Checkpoint, config: Any) -> tuple[dict[str, WholeWe
     """
     rows, torch_layout = checkpoint.rows(config)
     known = {row.stored for row in rows}
-    ignored = [Row(name, (name,)) for name in checkpoint.ranks[0] if table_of(config).is_ignored(name)]
+    ignored = [TensorEntry(name, (name,)) for name in checkpoint.ranks[0] if table_of(config).is_ignored(name)]
     weights = dict(_whole_weights(rows, checkpoint, config, torch_layout))
     extra = [(row, weight) for row in ignored for _, weight in _whole_weights([row], checkpoint, config, torch_layout)]
     expected = {name for row in table_of(config).expand(config) for name in row.memory}
@@ -195,7 +197,7 @@ def open_weights(checkpoint: Checkpoint, config: Any) -> tuple[dict[str, WholeWe
 
 
 def _whole_weights(
-    rows: list[Row], checkpoint: Checkpoint, config: Any, torch_layout: bool
+    rows: list[TensorEntry], checkpoint: Checkpoint, config: Any, torch_layout: bool
 ) -> Iterator[tuple[str, WholeWeight]]:
     for row in rows:
         tensors = stored_tensors(row, checkpoint.ranks, config, torch_layout)
@@ -247,7 +249,7 @@ def _target_config(conversion: Conversion, config: ConfigFields) -> ConfigFields
 
 
 def _plan(
-    conversion: Conversion, config: Any, weights: dict[str, WholeWeight], extra: list[tuple[Row, WholeWeight]]
+    conversion: Conversion, config: Any, weights: dict[str, WholeWeight], extra: list[tuple[TensorEntry, WholeWeight]]
 ) -> dict[str, Layout]:
     """Every weight file that will be there, by name."""
     if conversion.degree > 1:
@@ -265,7 +267,7 @@ def _outgoing(
     conversion: Conversion,
     config: Any,
     weights: dict[str, WholeWeight],
-    extra: list[tuple[Row, WholeWeight]],
+    extra: list[tuple[TensorEntry, WholeWeight]],
     rank: int = 0,
 ) -> list[Outgoing]:
     tile = tile_size(max(path.stat().st_size for path in source_files(conversion.source)))

@@ -94,7 +94,7 @@ FUSED_GATE_UP = Packing((1, 1))
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorEntry:
     """One stored tensor.
 
     Args:
@@ -137,13 +137,13 @@ class NameTable:
         torch_layout: linear weights lie [out, in] in the safetensors files of this format.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[TensorEntry, ...]
     prefixes: tuple[str, ...] = ("",)
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     torch_layout: bool = False
 
-    def expand(self, config: Any, prefix: str | None = None) -> list[Row]:
+    def expand(self, config: Any, prefix: str | None = None) -> list[TensorEntry]:
         """All rows with their full stored names, layer by layer; by default with the prefix that is written."""
         prefix = self.prefixes[0] if prefix is None else prefix
         copies = self.tied if config.tie_word_embeddings else {}
@@ -154,32 +154,32 @@ class NameTable:
         rows = once + [_at_layer(row, i) for i in range(config.num_hidden_layers) for row in layered]
         return [row if row.bare else replace(row, stored=prefix + row.stored) for row in rows]
 
-    def identity(self, config: Any) -> list[Row]:
+    def identity(self, config: Any) -> list[TensorEntry]:
         """Rows for files that already carry the in-memory names."""
-        return [Row(name, (name,), row.linear) for row in self.expand(config) for name in row.memory]
+        return [TensorEntry(name, (name,), row.linear) for row in self.expand(config) for name in row.memory]
 
     def is_ignored(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
 
 
-def _at_layer(row: Row, i: int) -> Row:
+def _at_layer(row: TensorEntry, i: int) -> TensorEntry:
     return replace(row, stored=row.stored.format(i=i), memory=tuple(name.format(i=i) for name in row.memory))
 
 
-def _linear(stored: str, *memory: str, bias_when: str | None = None, **packing: Packing) -> list[Row]:
+def _linear(stored: str, *memory: str, bias_when: str | None = None, **packing: Packing) -> list[TensorEntry]:
     weights, biases = (tuple(f"{name}.{kind}" for name in memory) for kind in ("weight", "bias"))
     return [
-        Row(f"{stored}.weight", weights, linear=True, **packing),
-        Row(f"{stored}.bias", biases, when=bias_when, **packing),
+        TensorEntry(f"{stored}.weight", weights, linear=True, **packing),
+        TensorEntry(f"{stored}.bias", biases, when=bias_when, **packing),
     ]
 
 
-def _rms(stored: str, memory: str, when: str | None = None) -> list[Row]:
-    return [Row(f"{stored}.weight", (f"{memory}.weight",), when=when)]
+def _rms(stored: str, memory: str, when: str | None = None) -> list[TensorEntry]:
+    return [TensorEntry(f"{stored}.weight", (f"{memory}.weight",), when=when)]
 
 
-def _norm(stored: str, memory: str) -> list[Row]:
-    return [Row(f"{stored}.{kind}", (f"{memory}.{kind}",)) for kind in ("weight", "bias")]
+def _norm(stored: str, memory: str) -> list[TensorEntry]:
+    return [TensorEntry(f"{stored}.{kind}", (f"{memory}.{kind}",)) for kind in ("weight", "bias")]
 
 
 _STORED, _LAYER, _ENCODER = "transformer.layers.{i}", "model.layers.{i}", "transformer.encoder.layers.{i}"
@@ -190,9 +190,11 @@ _QKV = [f"{_LAYER}.self_attn.{part}_proj" for part in "qkv"]
 GLM = NameTable(
     prefixes=("glm.", ""),
     rows=(
-        Row("word_embeddings.weight", ("model.embed_tokens.weight",)),
-        Row("transformer.position_embeddings.weight", ("model.positions.position_embeddings.weight",)),
-        Row("transformer.block_position_embeddings.weight", ("model.positions.block_position_embeddings.weight",)),
+        TensorEntry("word_embeddings.weight", ("model.embed_tokens.weight",)),
+        TensorEntry("transformer.position_embeddings.weight", ("model.positions.position_embeddings.weight",)),
+        TensorEntry(
+            "transformer.block_position_embeddings.weight", ("model.positions.block_position_embeddings.weight",)
+        ),
         *_norm(f"{_STORED}.input_layernorm", f"{_LAYER}.input_layernorm"),
         *_linear(f"{_STORED}.attention.query_key_value", *_QKV, packing=FUSED_QKV, shard_packing=QKV_PER_HEAD),
         *_linear(f"{_STORED}.attention.dense", f"{_LAYER}.self_attn.o_proj"),
@@ -209,7 +211,7 @@ GLM = NameTable(
 CHATGLM = NameTable(
     prefixes=("transformer.", ""),
     rows=(
-        Row("word_embeddings.weight", ("model.embed_tokens.weight",)),
+        TensorEntry("word_embeddings.weight", ("model.embed_tokens.weight",)),
         *_norm("layers.{i}.input_layernorm", f"{_LAYER}.input_layernorm"),
         *_linear("layers.{i}.attention.query_key_value", *_QKV, packing=QKV_PER_HEAD),
         *_linear("layers.{i}.attention.dense", f"{_LAYER}.self_attn.o_proj"),
@@ -217,7 +219,7 @@ CHATGLM = NameTable(
         *_linear("layers.{i}.mlp.dense_h_to_4h", f"{_LAYER}.mlp.up_proj"),
         *_linear("layers.{i}.mlp.dense_4h_to_h", f"{_LAYER}.mlp.down_proj"),
         *_norm("final_layernorm", "model.norm"),
-        Row("lm_head.weight", ("lm_head.weight",), linear=True, bare=True),
+        TensorEntry("lm_head.weight", ("lm_head.weight",), linear=True, bare=True),
     ),
     ignored=("*.inv_freq", "*.attention_bias"),
     torch_layout=True,
@@ -228,15 +230,15 @@ _MLP = (f"{_LAYER}.mlp.gate_proj.weight", f"{_LAYER}.mlp.up_proj.weight")
 # GLM-4-9B as its own repositories publish it: fused q|k|v and gate|up.
 GLM4_REMOTE = NameTable(
     rows=(
-        Row("transformer.embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
+        TensorEntry("transformer.embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
         *_rms(f"{_ENCODER}.input_layernorm", f"{_LAYER}.input_layernorm"),
         *_linear(f"{_ENCODER}.self_attention.query_key_value", *_QKV, packing=FUSED_GROUPS, bias_when="attention_bias"),
-        Row(f"{_ENCODER}.self_attention.dense.weight", (f"{_LAYER}.self_attn.o_proj.weight",), linear=True),
+        TensorEntry(f"{_ENCODER}.self_attention.dense.weight", (f"{_LAYER}.self_attn.o_proj.weight",), linear=True),
         *_rms(f"{_ENCODER}.post_attention_layernorm", f"{_LAYER}.post_attention_layernorm"),
-        Row(f"{_ENCODER}.mlp.dense_h_to_4h.weight", _MLP, linear=True, packing=FUSED_GATE_UP),
-        Row(f"{_ENCODER}.mlp.dense_4h_to_h.weight", (f"{_LAYER}.mlp.down_proj.weight",), linear=True),
+        TensorEntry(f"{_ENCODER}.mlp.dense_h_to_4h.weight", _MLP, linear=True, packing=FUSED_GATE_UP),
+        TensorEntry(f"{_ENCODER}.mlp.dense_4h_to_h.weight", (f"{_LAYER}.mlp.down_proj.weight",), linear=True),
         *_rms("transformer.encoder.final_layernorm", "model.norm"),
-        Row("transformer.output_layer.weight", ("lm_head.weight",), linear=True),
+        TensorEntry("transformer.output_layer.weight", ("lm_head.weight",), linear=True),
     ),
     tied={"transformer.output_layer.weight": "model.embed_tokens.weight"},
     ignored=("*.inv_freq",),
@@ -246,17 +248,17 @@ GLM4_REMOTE = NameTable(
 # GLM-4-9B (-hf) and GLM-4-0414 as transformers has them; the norms behind attention and MLP are 0414's.
 GLM4 = NameTable(
     rows=(
-        Row("model.embed_tokens.weight", ("model.embed_tokens.weight",)),
+        TensorEntry("model.embed_tokens.weight", ("model.embed_tokens.weight",)),
         *_rms(f"{_LAYER}.input_layernorm", f"{_LAYER}.input_layernorm"),
         *(row for name in _QKV for row in _linear(name, name, bias_when="attention_bias")),
-        Row(f"{_LAYER}.self_attn.o_proj.weight", (f"{_LAYER}.self_attn.o_proj.weight",), linear=True),
+        TensorEntry(f"{_LAYER}.self_attn.o_proj.weight", (f"{_LAYER}.self_attn.o_proj.weight",), linear=True),
         *_rms(f"{_LAYER}.post_self_attn_layernorm", f"{_LAYER}.post_self_attn_layernorm", when="post_norms"),
         *_rms(f"{_LAYER}.post_attention_layernorm", f"{_LAYER}.post_attention_layernorm"),
-        Row(f"{_LAYER}.mlp.gate_up_proj.weight", _MLP, linear=True, packing=FUSED_GATE_UP),
-        Row(f"{_LAYER}.mlp.down_proj.weight", (f"{_LAYER}.mlp.down_proj.weight",), linear=True),
+        TensorEntry(f"{_LAYER}.mlp.gate_up_proj.weight", _MLP, linear=True, packing=FUSED_GATE_UP),
+        TensorEntry(f"{_LAYER}.mlp.down_proj.weight", (f"{_LAYER}.mlp.down_proj.weight",), linear=True),
         *_rms(f"{_LAYER}.post_mlp_layernorm", f"{_LAYER}.post_mlp_layernorm", when="post_norms"),
         *_rms("model.norm", "model.norm"),
-        Row("lm_head.weight", ("lm_head.weight",), linear=True),
+        TensorEntry("lm_head.weight", ("lm_head.weight",), linear=True),
     ),
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     ignored=("*.inv_freq",),
@@ -278,7 +280,7 @@ def table_of(config: Any) -> NameTable:
     return TABLES[config.checkpoint_table]
 
 
-def match_rows(names: Iterable[str], config: Any, source: str) -> list[Row]:
+def match_rows(names: Iterable[str], config: Any, source: str) -> list[TensorEntry]:
     """The rows that describe a file with these stored names: the table's under one of its prefixes, or the identity.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 
 from glm.checkpoint.file_names import NUMBERED, SHARD_NAME, SHARD_PATTERN, WEIGHT_FILES, parts_there
 from glm.checkpoint.files import TensorFile, join_parts, open_file
-from glm.checkpoint.names import Row, is_torch_layout, match_rows, table_of
+from glm.checkpoint.names import TensorEntry, is_torch_layout, match_rows, table_of
 from glm.checkpoint.slices import read_row
 from glm.distributed.plan import COLUMN
 from glm.errors import GLMError
@@ -61,7 +61,7 @@ class Checkpoint:
         for name in self.unknown(rows, config):
             yield name, np.array(self.ranks[0][name], order="C")
 
-    def rows(self, config: Any) -> tuple[list[Row], bool]:
+    def rows(self, config: Any) -> tuple[list[TensorEntry], bool]:
         """The table's rows whose tensors are there, and whether linear weights lie [out, in] in the files.
 
         Raises:
@@ -82,7 +82,7 @@ class Checkpoint:
                 )
         return names
 
-    def _torch_layout(self, rows: list[Row], config: Any) -> bool:
+    def _torch_layout(self, rows: list[TensorEntry], config: Any) -> bool:
         """The weights' own shapes decide; the format's label only where every matrix is square."""
         label = self.ranks[0].torch_layout
         shapes = {row.stored: self.ranks[0].shape(row.stored) for row in rows if row.linear and row.split == COLUMN}
@@ -92,7 +92,7 @@ class Checkpoint:
             logger.warning("%s is marked as %s's, but its weights lie %s: reading them so", self.source, marked, lies)
         return bool(label if seen is None else seen)
 
-    def unknown(self, rows: list[Row], config: Any) -> list[str]:
+    def unknown(self, rows: list[TensorEntry], config: Any) -> list[str]:
         """Stored names that are no row's, and neither ignored nor copies of tied weights.
 
         Raises:

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glm.checkpoint.files import TensorFile
-from glm.checkpoint.names import Row, unpack_blocks
+from glm.checkpoint.names import TensorEntry, unpack_blocks
 from glm.distributed.plan import COLUMN, ROW, held, is_padded, padded, rank_range
 from glm.errors import GLMError
 
 
 def read_row(
-    row: Row,
+    row: TensorEntry,
     files: Sequence[TensorFile],
     config: Any,
     *,
@@ -55,7 +55,9 @@ def read_row(
     yield from zip(row.memory, arrays, strict=True)
 
 
-def stored_tensors(row: Row, files: Sequence[TensorFile], config: Any, torch_layout: bool) -> list["StoredTensor"]:
+def stored_tensors(
+    row: TensorEntry, files: Sequence[TensorFile], config: Any, torch_layout: bool
+) -> list["StoredTensor"]:
     """A row's tensor in every file, or in the first one where each has all of it.
 
     Raises:
@@ -162,7 +164,7 @@ class StoredTensor:
         GLMError: when its shape does not allow that.
     """
 
-    def __init__(self, row: Row, file: TensorFile, config: Any, shards: int, torch_layout: bool):
+    def __init__(self, row: TensorEntry, file: TensorFile, config: Any, shards: int, torch_layout: bool):
         self.row, self.file, self.path = row, file, file.path
         self.transposed = torch_layout and row.linear
         self.stored_shape = file.shape(row.stored)
@@ -244,7 +246,7 @@ class StoredTensor:
         return self.file.read(self.row.stored, block)
 
 
-def _require_alike(row: Row, tensors: list[StoredTensor]) -> None:
+def _require_alike(row: TensorEntry, tensors: list[StoredTensor]) -> None:
     """Tensor-parallel files agree in shapes and types, and in the tensors that each of them has whole."""
     first = tensors[0]
     for other in tensors[1:]:

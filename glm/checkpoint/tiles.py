@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from glm.checkpoint.names import Row
+from glm.checkpoint.names import TensorEntry
 from glm.checkpoint.slices import WholeWeight
 from glm.distributed.plan import rank_range
 from glm.errors import GLMError
@@ -59,7 +59,7 @@ class Outgoing:
 
     def __init__(
         self,
-        row: Row,
+        row: TensorEntry,
         weights: list[WholeWeight],
         config: Any,
         *,
@@ -153,7 +153,7 @@ class Outgoing:
         return cast
 
 
-def _common_dtype(row: Row, weights: list[WholeWeight]) -> np.dtype:
+def _common_dtype(row: TensorEntry, weights: list[WholeWeight]) -> np.dtype:
     dtypes = {weight.dtype for weight in weights}
     if len(dtypes) > 1:
         found = ", ".join(f"{weight.name} {weight.dtype}" for weight in weights)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glm.encoding.examples import IGNORED, TrainingRow
+from glm.encoding.examples import IGNORED, TrainingExample
 
 Batch = dict[str, np.ndarray]
 
@@ -89,7 +89,7 @@ class BlockPositions:
 Positions = TextPositions | BlockPositions
 
 
-def training_batch(rows: Sequence[TrainingRow], positions: Positions, pad_token_id: int) -> Batch:
+def training_batch(rows: Sequence[TrainingExample], positions: Positions, pad_token_id: int) -> Batch:
     """Inputs of `GLMForCausalLM.forward`, labels included: column i is trained to give token i + 1."""
     inputs = [row.ids[:-1] for row in rows]
     width = max(map(len, inputs))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glm.encoding.chat_roles import encode_role_prompt, encode_role_rows, last_role_answer, last_turn, read_role_answer
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingRow
+from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingExample
 from glm.encoding.messages import ROLES, Message, Tools, is_trained, normal_messages, without_oldest
 from glm.errors import GLMError, UsageError
 from glm.tokenizers.base import Tokenizer
@@ -40,7 +40,7 @@ class ChatFormat:
     roles: tuple[str, ...]
     encode_prompt: Callable[[Tokenizer, list[Message], Tools | None, int | None, bool], list[int]]
     encode_rows: Callable[
-        [Tokenizer, list[Message], Tools | None, int | None, int | None, Counter[str]], list[TrainingRow]
+        [Tokenizer, list[Message], Tools | None, int | None, int | None, Counter[str]], list[TrainingExample]
     ]
     last_answer: Callable[[Tokenizer, list[Message], Tools | None], tuple[list[Message], list[int]]]
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
@@ -71,7 +71,7 @@ class ChatFormat:
             raise GLMError("the last message is the assistant's; end with the user's question or a tool's result")
         return self.encode_prompt(tokenizer, messages, tools, max_length, False)
 
-    def training_rows(
+    def training_examples(
         self,
         tokenizer: Tokenizer,
         messages: Sequence[Message],
@@ -79,7 +79,7 @@ class ChatFormat:
         src_length: int | None = None,
         tgt_length: int | None = None,
         counts: Counter[str] | None = None,
-    ) -> list[TrainingRow]:
+    ) -> list[TrainingExample]:
         """Every assistant turn and the token that ends it is trained once, in one row or in several.
 
         Answers with nothing in them are context; there are no rows where all are of that kind.
@@ -112,7 +112,7 @@ class ChatFormat:
         Args:
             max_length: most ids of the prompt; the oldest turns go first, then the end of the question.
 
-        Raises GLMError as `training_rows`.
+        Raises GLMError as `training_examples`.
         """
         before, answer = self.last_answer(tokenizer, self._checked(messages), tools)
         ids = self.encode_prompt(tokenizer, before, tools, None, True)
@@ -193,7 +193,7 @@ def _encode_round_prompt(tokenizer, messages, tools, longest, cuts_question) -> 
     return tokenizer.build_inputs(ids)
 
 
-def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, counts) -> list[TrainingRow]:
+def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, counts) -> list[TrainingExample]:
     """One row per answer, the rounds before it in its prompt.
 
     At most S-1 ids of text, [gMASK] <sop>, at most T-2 ids of the answer, <eop>; trained from <sop> on, as in
@@ -217,7 +217,7 @@ def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, count
         prompt, answer = tokenizer.build_inputs(text), whole[:target_room]
         ids = [*prompt, *answer, tokenizer.eop_token_id]
         prefix = len(prompt) - 1
-        rows.append(TrainingRow(ids, [i >= prefix for i in range(len(ids))], prefix, cut or answer != whole))
+        rows.append(TrainingExample(ids, [i >= prefix for i in range(len(ids))], prefix, cut or answer != whole))
     return rows
 
 

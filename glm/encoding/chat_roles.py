@@ -16,7 +16,7 @@ from glm.encoding.examples import (
     NO_PLACE_FOR_THOUGHTS,
     NO_THOUGHTS,
     OPEN_THOUGHTS,
-    TrainingRow,
+    TrainingExample,
 )
 from glm.encoding.messages import Message, Tools, is_trained, without_oldest
 from glm.errors import GLMError, UsageError
@@ -87,7 +87,7 @@ def encode_role_rows(
     src_length: int | None,
     tgt_length: int | None,
     counts: Counter[str],
-) -> list[TrainingRow]:
+) -> list[TrainingExample]:
     """The whole conversation in one row, cut at S+T ids.
 
     What the model writes is trained: all that follows the token <|assistant|>, and the stop token that ends the turn.
@@ -193,10 +193,10 @@ class _Row:
         self._trained += [trained or (ends_answer and i == 0) for i in range(len(ids))]
         self.text = text
 
-    def encode(self, limit: int | None) -> TrainingRow:
+    def encode(self, limit: int | None) -> TrainingExample:
         ids = [*self._ids, self._tokenizer.convert_tokens_to_ids(self.end)]
         trained = [*self._trained, self._trained[-1]]
-        return TrainingRow(ids[:limit], trained[:limit], cut=limit is not None and len(ids) > limit)
+        return TrainingExample(ids[:limit], trained[:limit], cut=limit is not None and len(ids) > limit)
 
 
 def _turn(tokenizer: Tokenizer, messages: list[Message], number: int, tools: Tools | None) -> _Turn:

@@ -9,14 +9,14 @@ from copy import copy
 
 from tqdm import tqdm
 
-from glm.encoding.examples import Example, TrainingRow
+from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import Processor
 from glm.errors import GLMError
 
-SharedRow = tuple[TrainingRow, float]  # a row, and the share of each of its trained tokens in its step's loss
+SharedExample = tuple[TrainingExample, float]  # a row, and the share of each of its trained tokens in its step's loss
 
 
-class PackedRows(Sequence[TrainingRow]):
+class PackedRows(Sequence[TrainingExample]):
     """Rows behind each other in flat arrays, five bytes per token: an int32 id and a flag. As lists it is 44.
 
     A slice is a view of the same arrays.
@@ -27,7 +27,7 @@ class PackedRows(Sequence[TrainingRow]):
         self._ends, self._prefixes, self._cut = array("q", [0]), array("i"), bytearray()
         self._places = range(0)
 
-    def extend(self, rows: Iterable[TrainingRow]) -> None:
+    def extend(self, rows: Iterable[TrainingExample]) -> None:
         """Adds rows; not to a slice."""
         for row in rows:
             self._ids.extend(row.ids)
@@ -45,7 +45,7 @@ class PackedRows(Sequence[TrainingRow]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int | slice) -> TrainingRow | PackedRows:
+    def __getitem__(self, index: int | slice) -> TrainingExample | PackedRows:
         if isinstance(index, slice):
             view = copy(self)
             view._places = self._places[index]
@@ -53,7 +53,7 @@ class PackedRows(Sequence[TrainingRow]):
         place = self._places[index]
         part = slice(self._ends[place], self._ends[place + 1])
         trained = list(map(bool, self._trained[part]))
-        return TrainingRow(self._ids[part].tolist(), trained, self._prefixes[place], bool(self._cut[place]))
+        return TrainingExample(self._ids[part].tolist(), trained, self._prefixes[place], bool(self._cut[place]))
 
 
 class EncodedDataset:
@@ -117,7 +117,7 @@ class EncodedDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, float]) -> SharedRow:
+    def __getitem__(self, key: tuple[int, float]) -> SharedExample:
         """A row by what `EpochSampler` yields: its number and its tokens' share."""
         index, share = key
         return self.rows[index], share

@@ -49,7 +49,7 @@ def dialogue(question: str, answer: str) -> list[Message]:
 
 
 @dataclass(frozen=True)
-class TrainingRow:
+class TrainingExample:
     """One sequence to train on.
 
     Attributes:

@@ -22,7 +22,7 @@ from glm.encoding.batches import Batch, BlockPositions, Positions, TextPositions
 from glm.encoding.chat_formats import CHAT_FORMATS, chat_format
 from glm.encoding.chat_roles import ASSISTANT
 from glm.encoding.defaults import CHAT, GLM_2021, ModelDefaults
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, Example, TrainingRow
+from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, Example, TrainingExample
 from glm.encoding.messages import Message, Tools
 from glm.errors import GLMError, UsageError
 from glm.generation.config_json import NO_FILE, GenerationFile
@@ -61,7 +61,7 @@ class Processor(ABC):
         self.max_position = sys.maxsize
 
     @abstractmethod
-    def rows(self, example: Example) -> list[TrainingRow]:
+    def rows(self, example: Example) -> list[TrainingExample]:
         """What is trained of an example, [] where its answers are empty."""
 
     @abstractmethod
@@ -170,7 +170,7 @@ class Processor(ABC):
                 f"ends at {max_position}: choose shorter ones"
             )
 
-    def training_batch(self, rows: Sequence[TrainingRow]) -> Batch:
+    def training_batch(self, rows: Sequence[TrainingExample]) -> Batch:
         """Inputs of `GLMForCausalLM.forward`, labels included."""
         return training_batch(rows, self.positions, self.tokenizer.pad_token_id)
 
@@ -210,7 +210,7 @@ class GLMProcessor(Processor):
         super().__init__(tokenizer, src_length, tgt_length, generation)
         self.positions = BlockPositions(tokenizer.mask_token_ids, not no_block_position)
 
-    def rows(self, example: Example) -> list[TrainingRow]:
+    def rows(self, example: Example) -> list[TrainingExample]:
         if example.has_thoughts:
             self.counts[NO_PLACE_FOR_THOUGHTS] += 1
         if not example.target.strip():
@@ -247,11 +247,11 @@ class GLMProcessor(Processor):
         self.truncated["target"] += len(ids) > room
         return [*ids[:room], self.tokenizer.eop_token_id]
 
-    def row(self, source: list[int], target: list[int]) -> TrainingRow:
+    def row(self, source: list[int], target: list[int]) -> TrainingExample:
         """An encoded source, the start-of-piece, and an encoded target, which is trained."""
         before = [*source, self.tokenizer.sop_token_id]
         trained = [False] * len(before) + [True] * len(target)
-        return TrainingRow([*before, *target], trained, prefix_length=len(source))
+        return TrainingExample([*before, *target], trained, prefix_length=len(source))
 
 
 class ChatProcessor(Processor):
@@ -293,9 +293,11 @@ class ChatProcessor(Processor):
             BlockPositions(tokenizer.mask_token_ids, ranked=True) if self.chat.fills_blank else TextPositions()
         )
 
-    def rows(self, example: Example) -> list[TrainingRow]:
+    def rows(self, example: Example) -> list[TrainingExample]:
         lengths = self.src_length, self.tgt_length
-        rows = self.chat.training_rows(self.tokenizer, example.messages, example.tools or None, *lengths, self.counts)
+        rows = self.chat.training_examples(
+            self.tokenizer, example.messages, example.tools or None, *lengths, self.counts
+        )
         self.truncated["row"] += sum(row.cut for row in rows)
         return rows
 

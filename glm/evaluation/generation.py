@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from glm.distributed.processes import gather
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import TrainingExample
 from glm.encoding.processor import Processor
 from glm.evaluation.metrics import METRICS, Score
 from glm.generation.options import GenerationConfig
@@ -68,7 +68,7 @@ class GenerationEvaluation:
         references = map(self.processor.reference, dataset.examples)
         return loss, list(zip(predictions, references, strict=True))
 
-    def _summed_loss(self, model, rows: Sequence[TrainingRow]) -> tuple[float, int]:
+    def _summed_loss(self, model, rows: Sequence[TrainingExample]) -> tuple[float, int]:
         """Sum over the trained tokens, and how many they are."""
         total, tokens = 0.0, 0
         for some in self._batches(rows, "loss"):

@@ -7,7 +7,7 @@ import numpy as np
 from paddle.io import DistributedBatchSampler
 
 from glm.encoding.batches import Batch
-from glm.encoding.dataset import SharedRow
+from glm.encoding.dataset import SharedExample
 from glm.encoding.processor import Processor
 from glm.errors import UsageError
 
@@ -107,7 +107,7 @@ class EpochSampler(DistributedBatchSampler):
             yield [(int(row), share) for row in own[first : first + self.batch_size]]
 
 
-def training_batch(processor: Processor, shared: Sequence[SharedRow]) -> Batch:
+def training_batch(processor: Processor, shared: Sequence[SharedExample]) -> Batch:
     """Inputs of `GLMForCausalLM.forward`, and `token_weight` []: what each trained token counts in its step's loss."""
     rows, shares = zip(*shared, strict=True)
     return processor.training_batch(rows) | {"token_weight": np.float32(shares[0])}

@@ -6,7 +6,7 @@ import pytest
 from tiny_glm import tiny_model
 
 from glm.encoding.batches import BlockPositions, TextPositions, training_batch
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import TrainingExample
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
 from glm.model.parameters import as_numpy
@@ -19,7 +19,7 @@ MASK = 7
 FAMILIES = {"glm": BlockPositions([MASK]), "glm4": TextPositions()}
 
 
-def rows_of(family: str) -> list[TrainingRow]:
+def rows_of(family: str) -> list[TrainingExample]:
     """More than a batch, of unequal lengths; of a conversation's answer a part in the middle is not trained."""
     draw, rows = np.random.default_rng(3), []
     for number in range(BATCH + 3):
@@ -28,11 +28,11 @@ def rows_of(family: str) -> list[TrainingRow]:
         trained = [False] * source + [True] * target
         if family == "glm":
             ids[1] = MASK
-            rows.append(TrainingRow(ids, trained, prefix_length=source - 1))
+            rows.append(TrainingExample(ids, trained, prefix_length=source - 1))
         else:
             if target > 2:
                 trained[source + 1] = False
-            rows.append(TrainingRow(ids, trained))
+            rows.append(TrainingExample(ids, trained))
     return rows
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from checkpoint_samples import memory_shapes, random_state, same_bits, tiny_config
 
-from glm.checkpoint import TABLES, Packing, Row, from_memory
+from glm.checkpoint import TABLES, Packing, TensorEntry, from_memory
 from glm.checkpoint.files import MappedTensors
 from glm.checkpoint.names import FUSED_QKV, QKV_PER_HEAD, match_rows, table_of, unpack_blocks
 from glm.checkpoint.slices import read_row
@@ -131,7 +131,7 @@ def test_unknown_table_and_foreign_names():
 def test_ranges_of_packed_weights(packing, degrees, torch_layout):
     """A rank's ranges of a whole file, whatever the packing; ranks may share a group."""
     names = tuple(f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv")
-    row = Row("fused", names, linear=True, packing=packing)
+    row = TensorEntry("fused", names, linear=True, packing=packing)
     widths = [8, 4, 4] if packing is GROUPED else [8, 8, 8]
     draw = np.random.default_rng(0)
     state = {name: draw.standard_normal((6, width), "float32") for name, width in zip(names, widths, strict=True)}

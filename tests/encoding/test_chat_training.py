@@ -75,7 +75,9 @@ def whole(tokenizer, row) -> str:
 
 def trained(tokenizer, *messages, counts=None) -> list[list[str]]:
     """The runs of each row."""
-    return [runs(tokenizer, row) for row in chat_format(tokenizer).training_rows(tokenizer, messages, counts=counts)]
+    return [
+        runs(tokenizer, row) for row in chat_format(tokenizer).training_examples(tokenizer, messages, counts=counts)
+    ]
 
 
 # Marks
@@ -90,12 +92,12 @@ def trained(tokenizer, *messages, counts=None) -> list[list[str]]:
 def test_an_answer_that_is_marked_is_context(kind, mark):
     tokenizer = tokenizer_of(kind)
     first, second = ({**user(), **mark}, assistant("好", **mark)), (user("湖"), assistant("你", weight=1, loss=True))
-    (row,) = chat_format(tokenizer).training_rows(tokenizer, [*first, *second])
-    plain = chat_format(tokenizer).training_rows(tokenizer, [user(), assistant(), user("湖"), assistant("你")])[-1]
+    (row,) = chat_format(tokenizer).training_examples(tokenizer, [*first, *second])
+    plain = chat_format(tokenizer).training_examples(tokenizer, [user(), assistant(), user("湖"), assistant("你")])[-1]
     assert row.ids == plain.ids
     assert runs(tokenizer, row) == (["<sop>你<eop>"] if kind == "chatglm" else ["\n你<|user|>"])
     # Behind the last answer that is trained, a marked one teaches nothing, its end neither.
-    rows = chat_format(tokenizer).training_rows(tokenizer, [*second, *first])
+    rows = chat_format(tokenizer).training_examples(tokenizer, [*second, *first])
     assert [runs(tokenizer, row) for row in rows] == [[runs(tokenizer, row)[0]] for row in rows]
     assert len(rows) == 1
 
@@ -141,7 +143,7 @@ def test_the_end_of_a_turn_is_trained_as_a_stop_token(kind, messages, expected):
     """What is trained as an end stops generation; each answer's row begins as its prompt."""
     tokenizer = tokenizer_of(kind)
     assert trained(tokenizer, *messages) == expected
-    for row in chat_format(tokenizer).training_rows(tokenizer, messages):
+    for row in chat_format(tokenizer).training_examples(tokenizer, messages):
         assert row.ids[-1] in tokenizer.stop_token_ids
 
 
@@ -225,7 +227,7 @@ def test_the_tokens_of_a_prompt_do_not_run_over_into_the_answer(tmp_path):
     tokenizer = with_template(tmp_path, turn + "{% if add_generation_prompt %}<|assistant|>：{% endif %}")
     assert len(tokenizer.encode("：大")) == 1
     prompt = chat_format(tokenizer).prompt_ids(tokenizer, [user()])
-    (row,) = chat_format(tokenizer).training_rows(tokenizer, [user(), assistant("大")])
+    (row,) = chat_format(tokenizer).training_examples(tokenizer, [user(), assistant("大")])
     assert row.ids[: len(prompt)] == prompt
     assert runs(tokenizer, row) == ["：大<|user|>"]
 
@@ -270,14 +272,14 @@ def test_what_a_template_leaves_out_of_an_answer_is_counted(tmp_path):
 def test_special_tokens_in_thoughts_are_text(tmp_path):
     tokenizer = with_template(tmp_path, Z1.replace("END", ""))
     for message in (assistant("好", reasoning_content="<|user|>"), assistant("<think><|user|></think>好<|user|>")):
-        (row,) = chat_format(tokenizer).training_rows(tokenizer, [user(), message])
+        (row,) = chat_format(tokenizer).training_examples(tokenizer, [user(), message])
         assert row.ids.count(tokenizer.convert_tokens_to_ids("<|user|>")) == 2
 
 
 def test_a_template_with_a_place_for_thoughts_writes_them(tmp_path):
     tokenizer, counts = with_template(tmp_path, PLACE), Counter()
     messages = [user(), assistant("好", reasoning_content="嗯"), user("湖"), assistant("你", reasoning="哦")]
-    rows = chat_format(tokenizer).training_rows(tokenizer, messages, counts=counts)
+    rows = chat_format(tokenizer).training_examples(tokenizer, messages, counts=counts)
     assert [runs(tokenizer, row) for row in rows] == [
         ["\n<think>嗯</think>好<|user|>"],
         ["\n<think>哦</think>你<|user|>"],
@@ -289,9 +291,9 @@ def test_a_template_with_a_place_for_thoughts_writes_them(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_thoughts_without_a_place_are_counted(kind):
     tokenizer, counts = tokenizer_of(kind), Counter()
-    plain = chat_format(tokenizer).training_rows(tokenizer, [user(), assistant()])
+    plain = chat_format(tokenizer).training_examples(tokenizer, [user(), assistant()])
     thoughtful = [user(), assistant(reasoning_content="嗯")]
-    assert chat_format(tokenizer).training_rows(tokenizer, thoughtful, counts=counts) == plain
+    assert chat_format(tokenizer).training_examples(tokenizer, thoughtful, counts=counts) == plain
     assert counts == {NO_PLACE_FOR_THOUGHTS: 1}
     assert trained(tokenizer, user(), assistant("", reasoning_content="嗯"), counts=counts) == []
     assert counts == {NO_PLACE_FOR_THOUGHTS: 2, EMPTY_ANSWERS: 1}

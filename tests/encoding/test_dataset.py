@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 from glm.encoding.dataset import PackedRows
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import TrainingExample
 
 
-def rows_of(count: int, length: int, seed: int = 0) -> list[TrainingRow]:
+def rows_of(count: int, length: int, seed: int = 0) -> list[TrainingExample]:
     draw = np.random.default_rng(seed)
     made = []
     for number in range(count):
         ids = draw.integers(300, 150_000, length + number % 3).tolist()
         trained = (draw.random(len(ids)) < 0.5).tolist()
-        made.append(TrainingRow(ids, trained, prefix_length=number % 4, cut=number % 2 == 0))
+        made.append(TrainingExample(ids, trained, prefix_length=number % 4, cut=number % 2 == 0))
     return made
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[TrainingRow]:
+def rows() -> list[TrainingExample]:
     return rows_of(7, 5)
 
 

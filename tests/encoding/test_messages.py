@@ -84,7 +84,7 @@ def test_every_form_has_the_tokens_of_glms_own(form, kind, load):
     processor, chat = processor_of_tiny(kind, src_length=400), chat_format(tokenizer_of(kind))
     wanted = processor.rows(load(OWN, tools=[WEATHER]))
     assert processor.rows(load(FORMS[form], tools=[WEATHER])) == wanted
-    assert chat.training_rows(processor.tokenizer, FORMS[form], [WEATHER]) == wanted
+    assert chat.training_examples(processor.tokenizer, FORMS[form], [WEATHER]) == wanted
     prompt = chat.prompt_ids(processor.tokenizer, OWN[:4], [WEATHER])
     assert chat.prompt_ids(processor.tokenizer, FORMS[form][:4], [WEATHER]) == prompt
 

@@ -5,13 +5,13 @@ from itertools import pairwise
 import paddle
 import pytest
 
-from glm.encoding.examples import TrainingRow
+from glm.encoding.examples import TrainingExample
 from glm.training.sampler import EpochSampler, Place
 
 
 class Rows(paddle.io.Dataset):
     def __init__(self, count: int):
-        self.rows = [TrainingRow([0, 1], [False, True])] * count
+        self.rows = [TrainingExample([0, 1], [False, True])] * count
 
     def __len__(self):
         return len(self.rows)

@@ -11,7 +11,7 @@ from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write
 import glm.model.network
 import glm.training.trainer
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.examples import Example, TrainingRow
+from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import GLMProcessor
 from glm.errors import UsageError
 from glm.training.sampler import EpochSampler
@@ -137,7 +137,7 @@ def order(epoch: int, seed: int = 42, rank: int = 0, ranks: int = 1, size: int =
 
 
 def shares(epoch=0, seed=42, rank=0, ranks=1, size=3, rows=10, accumulation=1) -> list[list[tuple[int, float]]]:
-    dataset = Rows([TrainingRow([0] * (2 + row), [False] + [True] * (1 + row)) for row in range(rows)])
+    dataset = Rows([TrainingExample([0] * (2 + row), [False] + [True] * (1 + row)) for row in range(rows)])
     sampler = EpochSampler(dataset, size, num_replicas=ranks, rank=rank, seed=seed, accumulation=accumulation)
     sampler.set_epoch(epoch)
     return list(sampler)
