@@ -92,14 +92,14 @@ class _Run:
     index: int
     request: Request
     search: Search
-    rows: np.ndarray
+    slots: np.ndarray
     reused: int = 0
     positions_P: np.ndarray = field(default_factory=lambda: np.zeros([0], "int64"))
 
     @property
     def text(self) -> list[int]:
-        """What the rows have read in common, and of one beam all that it has read."""
-        return [*self.request.ids, *(self.search.tokens[0, :-1].tolist() if len(self.rows) == 1 else [])]
+        """What the slots have read in common, and of one beam all that it has read."""
+        return [*self.request.ids, *(self.search.tokens[0, :-1].tolist() if len(self.slots) == 1 else [])]
 
 
 class Engine:
@@ -199,22 +199,22 @@ class Engine:
             if request.stop_strings and request.config.num_beams > 1:
                 raise UsageError(f"stop strings end a text of one beam, and num_beams is {request.config.num_beams}")
             search = search_of(request.config, self.stop, index % batch_size, request.ids)
-            runs.append(_Run(index, request, search, np.arange(search.rows)))
+            runs.append(_Run(index, request, search, np.arange(search.beams)))
         if runs:
-            columns = max(len(run.request.ids) + run.request.config.max_length - 1 for run in runs)
-            beams = [len(run.rows) for run in runs]
-            self._slots.reserve(sum(sorted(beams)[-batch_size:]), columns, max(beams))
+            length = max(len(run.request.ids) + run.request.config.max_length - 1 for run in runs)
+            beams = [len(run.slots) for run in runs]
+            self._slots.reserve(sum(sorted(beams)[-batch_size:]), length, max(beams))
         return runs
 
     def _has_room(self, run: _Run, running: list[_Run]) -> bool:
-        free = self._slots.active + len(run.rows) <= self._slots.cache.rows
+        free = self._slots.active + len(run.slots) <= self._slots.cache.slots
         return free and len(running) < self._batch_size
 
     def _read(self, run: _Run) -> Event:
         """Reads a prompt, and chooses what follows first."""
         ids, slots = run.request.ids, self._slots
         prefix_length = self.positions.prompt_prefix(ids)
-        run.rows, run.reused = slots.open(ids, len(run.rows))
+        run.slots, run.reused = slots.open(ids, len(run.slots))
         self.prompt_tokens, self.reused_tokens = self.prompt_tokens + len(ids), self.reused_tokens + run.reused
         positions_PT = self.positions.of(ids, prefix_length)
         run.positions_P = positions_PT[:, -1]
@@ -222,10 +222,10 @@ class Engine:
         for start in range(run.reused, len(ids), chunk):
             part = slice(start, start + chunk)
             logits_V = self.runtime.prefill(
-                slots.cache, int(run.rows[0]), ids[part], positions_PT[:, part], start, prefix_length
+                slots.cache, int(run.slots[0]), ids[part], positions_PT[:, part], start, prefix_length
             )
-        slots.share(run.rows, ids, keep=not prefix_length)
-        run.search.advance(np.broadcast_to(logits_V, [len(run.rows), len(logits_V)]))
+        slots.share(run.slots, ids, keep=not prefix_length)
+        run.search.advance(np.broadcast_to(logits_V, [len(run.slots), len(logits_V)]))
         return self._event(run)
 
     def _step(self, running: list[_Run]) -> None:
@@ -235,37 +235,37 @@ class Engine:
         positions_BP = np.empty([count, len(self.positions.step)], dtype="int64")
         for run in running:
             if run.search.sources is not None:
-                columns = len(run.request.ids), int(slots.lengths[run.rows[0]])
-                reorder(self.runtime, slots.cache, run.rows, run.search.sources, columns)
-            ids_B[run.rows] = run.search.tokens[:, -1]
-            positions_BP[run.rows] = run.positions_P + run.search.step * self.positions.step
+                span = len(run.request.ids), int(slots.lengths[run.slots[0]])
+                reorder(self.runtime, slots.cache, run.slots, run.search.sources, span)
+            ids_B[run.slots] = run.search.tokens[:, -1]
+            positions_BP[run.slots] = run.positions_P + run.search.step * self.positions.step
         logits_BV = self.runtime.decode(slots.cache, ids_B, positions_BP, slots.lengths[:count])
         slots.lengths[:count] += 1
         for run in running:
-            run.search.advance(logits_BV[run.rows])
+            run.search.advance(logits_BV[run.slots])
 
     def _event(self, run: _Run) -> Event:
         """What there is to say of a text that has just advanced."""
         search, watch = run.search, run.request.stop_strings
-        token = int(search.tokens[0, -1]) if len(run.rows) == 1 else None
+        token = int(search.tokens[0, -1]) if len(run.slots) == 1 else None
         if watch and watch.put(token):
             search.finished = True
         result = Result(*search.result(), run.reused) if search.finished else None
         return Event(run.index, token, result)
 
     def _leave(self, running: list[_Run]) -> list[_Run]:
-        """The texts that go on; those that ended give up their rows."""
+        """The texts that go on; those that ended free their slots."""
         ended = [run for run in running if run.search.finished]
         if not ended:
             return running
         for run in ended:
-            for row in run.rows:
-                if self._slots.texts[row]:
-                    self._slots.texts[row] = run.text
-        moved = self._slots.close(np.concatenate([run.rows for run in ended]))
+            for slot in run.slots:
+                if self._slots.texts[slot]:
+                    self._slots.texts[slot] = run.text
+        moved = self._slots.close(np.concatenate([run.slots for run in ended]))
         going_on = [run for run in running if not run.search.finished]
         for run in going_on:
-            run.rows = np.array([moved.get(row, row) for row in run.rows.tolist()])
+            run.slots = np.array([moved.get(slot, slot) for slot in run.slots.tolist()])
         return going_on
 
 

@@ -24,16 +24,16 @@ class Search:
         prompt: int64 ids that the text follows.
 
     Attributes:
-        rows: G, cache rows that the text needs.
+        beams: G, cache slots that the sequence needs.
         tokens: [G, t] int64, what was generated so far; the last column is still to be read by the model.
         sources: the beam [G] that each new beam goes on from; None where every beam goes on from itself.
         finished: whether the text is complete.
     """
 
     def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
-        self.config, self.stop, self.row, self.rows = config, stop, row, config.num_beams
+        self.config, self.stop, self.row, self.beams = config, stop, row, config.num_beams
         self.prompt = prompt
-        self.tokens = np.zeros([self.rows, 0], dtype="int64")
+        self.tokens = np.zeros([self.beams, 0], dtype="int64")
         self.sources: np.ndarray | None = None
         self.finished = False
 
@@ -62,7 +62,7 @@ class Search:
 
     def _drawn(self, log_probs_V: np.ndarray, beam: int, ids: np.ndarray) -> np.ndarray:
         """Scores of some tokens with the noise that makes the best one a random draw."""
-        row = self.row * self.rows + beam
+        row = self.row * self.beams + beam
         places = len(ids) if len(ids) == len(log_probs_V) else ids
         return log_probs_V[ids] + gumbel_noise(self.config.seed, self.step, row, places)
 
@@ -94,8 +94,8 @@ class BeamSearch(Search):
     def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
         super().__init__(config, stop, row, prompt)
         # All beams start alike, so only the first may bring candidates into the first step.
-        self.scores_G = np.where(np.arange(self.rows) > 0, np.float32(NEVER), np.float32(0.0))
-        self.pool: list[tuple[np.float32, list[int]]] = [(np.float32(NEVER), [])] * self.rows
+        self.scores_G = np.where(np.arange(self.beams) > 0, np.float32(NEVER), np.float32(0.0))
+        self.pool: list[tuple[np.float32, list[int]]] = [(np.float32(NEVER), [])] * self.beams
 
     def _choose(self, log_probs_GV: np.ndarray) -> None:
         beam_C, token_C, score_C = self._candidates(log_probs_GV)
@@ -103,11 +103,11 @@ class BeamSearch(Search):
         end_C = np.isin(token_C, self.stop.eos_token_ids)
         # Whether the stop token counts as part of the text.
         penalty = self._penalty(self.step + (not self.config.gnmt_length))
-        ended = [(score_C[i] / penalty, grown_Ct[i].tolist()) for i in np.flatnonzero(end_C[: self.rows])]
-        self.pool = sorted([*self.pool, *ended], key=lambda text: -text[0])[: self.rows]
+        ended = [(score_C[i] / penalty, grown_Ct[i].tolist()) for i in np.flatnonzero(end_C[: self.beams])]
+        self.pool = sorted([*self.pool, *ended], key=lambda text: -text[0])[: self.beams]
 
         running_C = score_C + np.float32(NEVER) * end_C
-        self.sources = kept_G = best_indices(running_C, self.rows)
+        self.sources = kept_G = best_indices(running_C, self.beams)
         self.scores_G, self.tokens, self.sources = running_C[kept_G], grown_Ct[kept_G], beam_C[kept_G]
         best = score_C.max() if self.config.gnmt_length else self.scores_G[0]
         self.finished = bool(self.pool[-1][0] >= best / penalty)
@@ -117,7 +117,7 @@ class BeamSearch(Search):
         """Beams, tokens and scores [C] of the best continuations: so many that G of them do not end the text."""
         total_GV = self.scores_G[:, None] + log_probs_GV
         chosen_GV = self._perturbed(log_probs_GV) if self.config.do_sample else total_GV
-        index_C = best_indices(chosen_GV.ravel(), (1 + len(self.stop.eos_token_ids)) * self.rows)
+        index_C = best_indices(chosen_GV.ravel(), (1 + len(self.stop.eos_token_ids)) * self.beams)
         return *np.divmod(index_C, log_probs_GV.shape[1]), total_GV.ravel()[index_C]
 
     def _perturbed(self, log_probs_GV: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which text lies in which row of the cache: room, prefixes that are read already, rows that leave. numpy only."""
+"""Cache slots: capacity, prefix reuse, compaction. numpy only."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from glm.runtime.step import Cache, StepRuntime
 
 
 class Slots:
-    """The rows of one cache. The first `active` ones decode; the others hold texts that may be read on from.
+    """The slots of one cache. The first `active` ones decode; the others hold prefixes for reuse.
 
     Args:
         runtime: whose cache it is.
@@ -17,9 +17,8 @@ class Slots:
         reuse: whether texts stay for prompts that begin like them.
 
     Attributes:
-        texts: for every row, ids whose keys and values its first columns hold; [] where there is nothing to read on
-            from.
-        lengths: [rows] int64, columns of each row that are read.
+        texts: for every slot, ids whose keys and values it holds; [] where there is nothing to reuse.
+        lengths: [slots] int64, positions of each slot that are read.
     """
 
     def __init__(self, runtime: StepRuntime, memory_limit: int | None = None, reuse: bool = True):
@@ -29,38 +28,39 @@ class Slots:
     @property
     def bytes(self) -> int:
         """Memory of the cache as it is."""
-        return self.runtime.cache_bytes(self.cache.rows, self.cache.columns) if self.cache else 0
+        return self.runtime.cache_bytes(self.cache.slots, self.cache.max_length) if self.cache else 0
 
-    def reserve(self, rows: int, columns: int, least_rows: int = 1) -> None:
-        """Makes room for so many texts of so many columns, or for as many rows as the memory limit allows.
+    def reserve(self, slots: int, max_length: int, least_slots: int = 1) -> None:
+        """Reserves so many slots of so many positions, or as many slots as the memory limit allows.
 
         Args:
-            least_rows: that must fit.
+            least_slots: that must fit.
 
         Raises:
-            UsageError: more columns than the runtime has, or more memory than the limit allows.
+            UsageError: more positions than the runtime has, or more memory than the limit allows.
         """
-        if columns > self.runtime.capacity:
+        if max_length > self.runtime.capacity:
             raise UsageError(
-                f"prompt and text need {columns} columns of the cache, and it ends at {self.runtime.capacity}: "
+                f"prompt and output need {max_length} positions of the cache, and it ends at {self.runtime.capacity}: "
                 "shorten the prompt or choose a smaller max_length"
             )
-        needed = self.runtime.cache_bytes(least_rows, columns)
+        needed = self.runtime.cache_bytes(least_slots, max_length)
         if self.memory_limit is not None and needed > self.memory_limit:
             raise UsageError(
-                f"{least_rows} row(s) of {columns} columns need {needed:,} bytes of key/value cache, and the limit is "
+                f"{least_slots} slot(s) of {max_length} positions need {needed:,} bytes of key/value cache, and the "
+                "limit is "
                 f"{self.memory_limit:,}: raise it, or choose fewer beams or a smaller max_length"
             )
-        while rows > least_rows and not self._fits(rows, columns):
-            rows -= 1
-        if self.cache is None or rows > self.cache.rows or columns > self.cache.columns:
-            self._grow(rows, columns)
+        while slots > least_slots and not self._fits(slots, max_length):
+            slots -= 1
+        if self.cache is None or slots > self.cache.slots or max_length > self.cache.max_length:
+            self._grow(slots, max_length)
 
-    def open(self, ids: Sequence[int], rows: int) -> tuple[np.ndarray, int]:
-        """Takes rows for a text, with the longest part of its prompt that some row holds already.
+    def open(self, ids: Sequence[int], slots: int) -> tuple[np.ndarray, int]:
+        """Takes slots for a sequence, with the longest prefix of its prompt that some slot holds already.
 
         Returns:
-            The rows [G], and how many leading ids the first of them has read; never all.
+            The slots [G], and how many leading ids the first of them has read; never all.
         """
         first = self.active
         start, source = self._longest_prefix(ids)
@@ -69,35 +69,35 @@ class Slots:
                 self._exchange(first, source)
             else:
                 self.runtime.copy(self.cache, [first], self.cache, [source], (0, start))
-        taken, self.active = np.arange(first, first + rows), first + rows
-        for row in taken:
-            self.texts[row], self.lengths[row] = [], start
+        taken, self.active = np.arange(first, first + slots), first + slots
+        for slot in taken:
+            self.texts[slot], self.lengths[slot] = [], start
         return taken, start
 
-    def share(self, rows: np.ndarray, ids: Sequence[int], keep: bool) -> None:
-        """Gives what the first row has read of a prompt to the others.
+    def share(self, slots: np.ndarray, ids: Sequence[int], keep: bool) -> None:
+        """Copies what the first slot has read of a prompt to the others.
 
         Args:
             keep: whether a part of the prompt means the same in every text that begins with it.
         """
-        if len(rows) > 1:
-            self.runtime.copy(self.cache, rows[1:], self.cache, [rows[0]] * (len(rows) - 1), (0, len(ids)))
-        for row in rows:
-            self.texts[row], self.lengths[row] = list(ids) if keep and self.reuse else [], len(ids)
+        if len(slots) > 1:
+            self.runtime.copy(self.cache, slots[1:], self.cache, [slots[0]] * (len(slots) - 1), (0, len(ids)))
+        for slot in slots:
+            self.texts[slot], self.lengths[slot] = list(ids) if keep and self.reuse else [], len(ids)
 
-    def close(self, rows: np.ndarray) -> dict[int, int]:
-        """Gives rows back, and closes the gaps so that active rows stand together.
+    def close(self, slots: np.ndarray) -> dict[int, int]:
+        """Frees slots, and closes the gaps so that the active slots are the first ones.
 
-        A row is moved once, which costs what one step would: decoding a finished row costs that at every step.
+        A slot is moved once, which costs what one step would: decoding a finished slot costs that at every step.
 
         Returns:
-            Where rows went that are still active.
+            Old → new place of the slots that moved.
         """
-        gone, self.active = set(rows.tolist()), self.active - len(rows)
-        gaps = [row for row in range(self.active) if row in gone]
-        movers = [row for row in range(self.active, self.active + len(rows)) if row not in gone]
-        for gap, row in zip(gaps, movers, strict=True):
-            self._exchange(gap, row)
+        gone, self.active = set(slots.tolist()), self.active - len(slots)
+        gaps = [slot for slot in range(self.active) if slot in gone]
+        movers = [slot for slot in range(self.active, self.active + len(slots)) if slot not in gone]
+        for gap, slot in zip(gaps, movers, strict=True):
+            self._exchange(gap, slot)
         return dict(zip(movers, gaps, strict=True))
 
     def release(self) -> None:
@@ -106,38 +106,40 @@ class Slots:
         self.texts: list[list[int]] = []
         self.lengths, self.active = np.zeros([0], dtype="int64"), 0
 
-    def _fits(self, rows: int, columns: int) -> bool:
-        return self.memory_limit is None or self.runtime.cache_bytes(rows, columns) <= self.memory_limit
+    def _fits(self, slots: int, max_length: int) -> bool:
+        return self.memory_limit is None or self.runtime.cache_bytes(slots, max_length) <= self.memory_limit
 
-    def _grow(self, rows: int, columns: int) -> None:
+    def _grow(self, slots: int, max_length: int) -> None:
         """A larger cache; texts move over where the limit allows both caches for that moment."""
         old, texts, lengths = self.cache, self.texts, self.lengths
         if old is not None:
-            larger = max(rows, old.rows), max(columns, old.columns)
+            larger = max(slots, old.slots), max(max_length, old.max_length)
             both = self.runtime.cache_bytes(*larger) + self.bytes
             keep = any(texts) and self.reuse and (self.memory_limit is None or both <= self.memory_limit)
-            rows, columns = larger if keep else (rows, columns)
+            slots, max_length = larger if keep else (slots, max_length)
             old = old if keep else None
         self.release()
-        self.cache, self.texts = self.runtime.new_cache(rows, columns), [[] for _ in range(rows)]
-        self.lengths = np.zeros([rows], dtype="int64")
+        self.cache, self.texts = self.runtime.new_cache(slots, max_length), [[] for _ in range(slots)]
+        self.lengths = np.zeros([slots], dtype="int64")
         if old is not None:
-            kept = range(old.rows)
+            kept = range(old.slots)
             self.runtime.copy(self.cache, kept, old, kept, (0, max(map(len, texts))))
-            self.texts[: old.rows], self.lengths[: old.rows] = texts, lengths
+            self.texts[: old.slots], self.lengths[: old.slots] = texts, lengths
 
     def _longest_prefix(self, ids: Sequence[int]) -> tuple[int, int]:
-        """How many leading ids a row holds, at most all but one, and which row; of equal ones the next to be taken."""
+        """How many leading ids a slot holds, at most all but one, and which slot; of equal ones the next to be
+        taken.
+        """
         lengths = [common_prefix(ids[:-1], text) for text in self.texts]
         order = [*range(self.active, len(lengths)), *range(self.active)]
-        row = max(order, key=lengths.__getitem__)
-        return lengths[row], row
+        slot = max(order, key=lengths.__getitem__)
+        return lengths[slot], slot
 
     def _exchange(self, one: int, other: int) -> None:
-        """Moves row `other` to `one`, and the other way round what is worth keeping there."""
-        rows = [one, other] if self.texts[one] else [one]
-        columns = max(self.lengths[other], len(self.texts[one]))
-        self.runtime.copy(self.cache, rows, self.cache, [other, one][: len(rows)], (0, int(columns)))
+        """Moves slot `other` to `one`, and the other way round what is worth keeping there."""
+        slots = [one, other] if self.texts[one] else [one]
+        length = max(self.lengths[other], len(self.texts[one]))
+        self.runtime.copy(self.cache, slots, self.cache, [other, one][: len(slots)], (0, int(length)))
         self.texts[one], self.texts[other] = self.texts[other], self.texts[one]
         self.lengths[[one, other]] = self.lengths[[other, one]]
 

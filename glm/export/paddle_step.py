@@ -1,10 +1,10 @@
 """A model as one static graph that reads tokens into a key/value cache: a prompt at once, in chunks, or a token per
 row.
 
-Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (columns of the cache that each row has read),
+Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (positions of the cache that each sequence has read),
 prefix_length [B] (leading new tokens that see each other in both directions), all int64; then past_key_i and
 past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, V] of each row's last token, and the new keys and values
-[2L, B, K, T, D], float32. The graph never writes into the cache: who runs it files the new columns
+[2L, B, K, T, D], float32. The graph never writes into the cache: the caller stores the new keys and values
 (glm/runtime/paddle_step.py).
 """
 

@@ -2,7 +2,7 @@
 
 Its twin in numpy is glm/engine/logits.py. Only the scores of the tokens in question are read and written.
 
-Shapes: B rows, G beams per sequence, V vocabulary, n prompt columns, t tokens so far (the last prompt token first), i
+Shapes: B rows, G beams per sequence, V vocabulary, n prompt tokens, t tokens so far (the last prompt token first), i
 ids.
 """
 

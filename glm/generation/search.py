@@ -1,6 +1,6 @@
 """Text generation: greedy, sampling and beam search as tensor code that runs eagerly and traces into one graph.
 
-Shapes: B rows, T prompt columns, G beams per sequence (1 without beam search), C candidates, t tokens so far (the last
+Shapes: B rows, T prompt tokens, G beams per sequence (1 without beam search), C candidates, t tokens so far (the last
 prompt token first), P position ids per token, V vocabulary.
 
 The last column of a prompt is the first token that is decoded (GLM: `<|startofpiece|>`); what stands before it is read

@@ -1,12 +1,12 @@
 """Masks, attention cores, and the key/value cache behind them.
 
-Shapes: B rows of a batch, T query tokens, S prefix columns, G beams per sequence, t generated columns, N heads,
+Shapes: B rows of a batch, T query tokens, S prefix positions, G beams per sequence, t generated tokens, N heads,
 K key/value heads, R = N/K heads that share one, D head_dim.
 
-The cache has two parts. The prefix (the prompt, S columns) is computed once, never copied and shared by all beams of a
-row; the tail (what was generated, t columns per beam) grows by one column per step. While decoding, the token axis of
-the model carries the beams: [B, G] ids are one new token for each beam, and a single matmul per head lets all beams of
-a row read the shared prefix. Keys are stored rotated.
+The cache has two parts. The prefix (the prompt, S positions) is computed once, never copied and shared by all beams of
+a row; the tail (what was generated, t positions per beam) grows by one position per step. While decoding, the token
+axis of the model carries the beams: [B, G] ids are one new token for each beam, and a single matmul per head lets all
+beams of a row read the shared prefix. Keys are stored rotated.
 
 A batch says in two small arrays what a token may see: `attention_mask` [B, T] (1 = a real token), and `prefix_length`
 [B] (the first columns, which all real tokens see in both directions); behind the prefix a token sees itself and what
@@ -181,7 +181,7 @@ class StepAttention:
 
     Args:
         past_keys, past_values: [B, K, C, D].
-        bias: [B, K, T·R, C + T] float32, hides columns of the cache that are not read, and later new tokens
+        bias: [B, K, T·R, C + T] float32, hides positions of the cache that are not read, and later new tokens
             (`step_bias`).
     """
 
@@ -204,7 +204,7 @@ class StepAttention:
 
 
 def step_bias(past_B1C: Tensor, new_BTT: Tensor, groups: int, shared: int) -> Tensor:
-    """Biases of the cache's columns and of the new ones as `StepAttention` adds them: [B, K, T·R, C + T].
+    """Biases of the cache's positions and of the new ones as `StepAttention` adds them: [B, K, T·R, C + T].
 
     All heads of it, once for all layers: an addition that repeats it takes a CPU ten times as long.
     """
@@ -226,7 +226,7 @@ def softmax(scores: Tensor, values: Tensor) -> Tensor:
 
 
 def empty_tails(prefix: Prefix, beams: int | Tensor) -> list[Tensor]:
-    """A tail without columns for every layer: keys then values, [B, G, K, 0, D] each."""
+    """An empty tail for every layer: keys then values, [B, G, K, 0, D] each."""
     heads, batch, _, width = (dim(prefix.keys[0], axis) for axis in range(4))
     shape = [batch, beams, heads, empty_axis(), width]
     return [paddle.zeros(shape, dtype=prefix.keys[0].dtype) for _ in range(2 * len(prefix.keys))]

@@ -1,6 +1,6 @@
 """The GLM decoder and its language-model head.
 
-Shapes: B rows, T tokens, S prompt columns, G beams per sequence, P position ids per token, H hidden, V vocabulary, M
+Shapes: B rows, T tokens, S prompt tokens, G beams per sequence, P position ids per token, H hidden, V vocabulary, M
 target tokens of a batch.
 """
 

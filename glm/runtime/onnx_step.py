@@ -1,7 +1,7 @@
 """Step graphs (glm/export/onnx) in ONNX Runtime on a CPU or CUDA GPU. Imports neither paddle nor paddlenlp.
 
-One array holds the whole cache. A call is bound to it by address, to one row or to the first B rows, and writes its new
-columns in place: nothing is copied between steps. Shapes: as in glm/runtime/step.py.
+One array holds the whole cache. A call is bound to it by address, to one slot or to the first B slots, and writes its
+new keys and values in place: nothing is copied between steps. Shapes: as in glm/runtime/step.py.
 """
 
 from collections.abc import Sequence
@@ -32,19 +32,19 @@ class ArrayCache:
     """Keys and values of all layers.
 
     Attributes:
-        array: [L, 2, rows, K, C, D] float32, keys then values.
-        steps: by B, how a step of the first B rows is bound.
+        array: [L, 2, slots, K, C, D] float32, keys then values.
+        steps: by B, how a step of the first B slots is bound.
     """
 
     array: np.ndarray
     steps: dict[int, _Call] = field(default_factory=dict)
 
     @property
-    def rows(self) -> int:
+    def slots(self) -> int:
         return self.array.shape[2]
 
     @property
-    def columns(self) -> int:
+    def max_length(self) -> int:
         return self.array.shape[4]
 
 
@@ -58,7 +58,7 @@ class OnnxStepRuntime:
 
     Args:
         model_file: `<prefix>.onnx`, with its weights beside it.
-        capacity: most columns of a cache: the model's positions.
+        capacity: longest max_length of a cache: the model's positions.
         threads: of the matmuls; 0 = one per core.
         providers: ONNX Runtime's, best first. The cache stays in the computer's memory.
 
@@ -77,22 +77,22 @@ class OnnxStepRuntime:
             raise GLMError(f"{model_file} is no step graph: export the model with --format onnx")
         _, self._heads, _, self._head_dim = inputs["past_key_0"]
         self.vocab_size, self.bidirectional = outputs["logits"][1], "bias" in inputs
-        # A graph without positions takes the column that a token is read into.
+        # A graph without positions takes the position that a token is read into.
         self._inputs, self._position_rows = set(inputs), inputs.get("pos", [0, 1, 0])[1]
 
-    def cache_bytes(self, rows: int, columns: int) -> int:
-        return 4 * int(np.prod(self._shape(rows, columns), dtype="int64"))
+    def cache_bytes(self, slots: int, max_length: int) -> int:
+        return 4 * int(np.prod(self._shape(slots, max_length), dtype="int64"))
 
-    def new_cache(self, rows: int, columns: int) -> ArrayCache:
-        return ArrayCache(np.zeros(self._shape(rows, columns), dtype="float32"))
+    def new_cache(self, slots: int, max_length: int) -> ArrayCache:
+        return ArrayCache(np.zeros(self._shape(slots, max_length), dtype="float32"))
 
     def prefill(
-        self, cache: ArrayCache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
+        self, cache: ArrayCache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
         end = start + len(ids)
-        check_chunk(cache, row, start, end)
+        check_chunk(cache, slot, start, end)
         if prefix_length and (start or not self.bidirectional):
-            raise GLMError(f"prefix_length is {prefix_length} at column {start}: this graph reads such prompts whole")
+            raise GLMError(f"prefix_length is {prefix_length} at position {start}: this graph reads such prompts whole")
         arrays = {
             "ids": np.array([ids], dtype="int64"),
             "pos": np.array(positions[None], dtype="int64", order="C"),
@@ -102,7 +102,7 @@ class OnnxStepRuntime:
         }
         if self.bidirectional:
             arrays["bias"] = _prompt_bias(start, end, prefix_length)
-        return self._run(self._bind(cache, row, 1, arrays))[0]
+        return self._run(self._bind(cache, slot, 1, arrays))[0]
 
     def decode(self, cache: ArrayCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         count = len(ids)
@@ -114,36 +114,36 @@ class OnnxStepRuntime:
         call.arrays["seqlens_k"][:] = lengths
         return self._run(call)
 
-    def copy(self, to: ArrayCache, rows, of: ArrayCache, sources, columns: tuple[int, int]) -> None:
-        part = slice(*columns)
-        # All layers in one statement; what is read is a copy, so rows may change places.
-        to.array[:, :, list(rows), :, part] = of.array[:, :, list(sources), :, part]
+    def copy(self, to: ArrayCache, slots, of: ArrayCache, sources, positions: tuple[int, int]) -> None:
+        part = slice(*positions)
+        # All layers in one statement; what is read is a copy, so slots may change places.
+        to.array[:, :, list(slots), :, part] = of.array[:, :, list(sources), :, part]
 
-    def _shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        return self._layers, 2, rows, self._heads, columns, self._head_dim
+    def _shape(self, slots: int, max_length: int) -> tuple[int, ...]:
+        return self._layers, 2, slots, self._heads, max_length, self._head_dim
 
     def _step_arrays(self, cache: ArrayCache, count: int) -> dict[str, np.ndarray]:
         arrays = {
             "ids": np.zeros([count, 1], dtype="int64"),
             "pos": np.zeros([count, self._position_rows, 1], dtype="int64"),
             "seqlens_k": np.zeros([count], dtype="int32"),
-            # The capacity, at every step: each row sees its own length.
-            "total": np.array(cache.columns, dtype="int32"),
+            # The capacity, at every step: each slot sees its own length.
+            "total": np.array(cache.max_length, dtype="int32"),
             "last": np.zeros([count], dtype="int64"),
         }
-        return arrays | ({"bias": np.zeros([1, 1, 1, cache.columns], "float32")} if self.bidirectional else {})
+        return arrays | ({"bias": np.zeros([1, 1, 1, cache.max_length], "float32")} if self.bidirectional else {})
 
-    def _bind(self, cache: ArrayCache, row: int, count: int, arrays: dict[str, np.ndarray]) -> _Call:
-        """Binds arrays, and `count` rows of the cache from `row` on."""
+    def _bind(self, cache: ArrayCache, slot: int, count: int, arrays: dict[str, np.ndarray]) -> _Call:
+        """Binds arrays, and `count` slots of the cache from `slot` on."""
         binding = self._session.io_binding()
         arrays["logits"] = np.empty([count, self.vocab_size], dtype="float32")
         for name in (arrays.keys() & self._inputs) | {"logits"}:
             array, bind = arrays[name], binding.bind_output if name == "logits" else binding.bind_input
             bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-        shape = [count, self._heads, cache.columns, self._head_dim]
+        shape = [count, self._heads, cache.max_length, self._head_dim]
         for layer in range(self._layers):
             for part, kind in enumerate(("key", "value")):
-                place = cache.array[layer, part, row:].ctypes.data
+                place = cache.array[layer, part, slot:].ctypes.data
                 binding.bind_input(f"past_{kind}_{layer}", "cpu", 0, np.float32, shape, place)
                 binding.bind_output(f"present_{kind}_{layer}", "cpu", 0, np.float32, shape, place)
         return _Call(binding, arrays)
@@ -169,8 +169,8 @@ class OnnxStepRuntime:
 
 def _prompt_bias(start: int, end: int, prefix_length: int) -> np.ndarray:
     """[1, 1, T, end] float32: a token sees the prefix, and what stands before it."""
-    column = np.arange(end)
-    visible = (column < prefix_length) | (column <= np.arange(start, end)[:, None])
+    place = np.arange(end)
+    visible = (place < prefix_length) | (place <= np.arange(start, end)[:, None])
     return np.where(visible, np.float32(0.0), MASKED)[None, None]
 
 

@@ -12,7 +12,7 @@ class RuntimeOptions:
         model_file, params_file: the graph, and its weights (ONNX Runtime finds them itself).
         device: cpu, gpu or npu, and its number.
         cpu_threads: threads of the CPU's matmuls.
-        capacity: most columns of a step graph's cache: the model's positions.
+        capacity: longest max_length of a step graph's cache: the model's positions.
         use_fp16: half precision on a GPU or NPU.
     """
 

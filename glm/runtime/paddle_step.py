@@ -1,6 +1,7 @@
 """Step graphs (glm/export/paddle_step.py) in Paddle Inference: CPU, CUDA GPU and NPU. No PaddleNLP.
 
-The cache lies on the device. The graph reads it where it lies and gives the new columns, which are then written into
+The cache lies on the device. The graph reads it where it lies and returns the new keys and values, which are then
+written into
 it: on a CPU by numpy, elsewhere by Paddle, in the same words. Shapes: as in glm/runtime/step.py.
 """
 
@@ -26,19 +27,19 @@ class PaddleCache:
     """Keys and values of all layers.
 
     Attributes:
-        store: [2L, rows, K, C, D], keys and values by turns.
-        views: by address and B, what the graph reads: the first B rows of every part of the store.
+        store: [2L, slots, K, C, D], keys and values by turns.
+        views: by address and B, what the graph reads: the first B slots of every part of the store.
     """
 
     store: Store
     views: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
 
     @property
-    def rows(self) -> int:
+    def slots(self) -> int:
         return self.store.shape[1]
 
     @property
-    def columns(self) -> int:
+    def max_length(self) -> int:
         return self.store.shape[3]
 
     def first_rows(self, count: int) -> list[Tensor]:
@@ -74,26 +75,26 @@ class PaddleStepRuntime:
         (_, self._heads, _, self._head_dim), self._dtype = inputs[past[0]]
         self.capacity, self.vocab_size = options.capacity, outputs[0][-1]
 
-    def cache_bytes(self, rows: int, columns: int) -> int:
-        return int(np.prod(self._shape(rows, columns), dtype="int64")) * (4 if self._dtype == "float32" else 2)
+    def cache_bytes(self, slots: int, max_length: int) -> int:
+        return int(np.prod(self._shape(slots, max_length), dtype="int64")) * (4 if self._dtype == "float32" else 2)
 
-    def new_cache(self, rows: int, columns: int) -> PaddleCache:
-        shape = self._shape(rows, columns)
+    def new_cache(self, slots: int, max_length: int) -> PaddleCache:
+        shape = self._shape(slots, max_length)
         if self._device == "cpu":
             return PaddleCache(np.zeros(shape, self._dtype))
         return PaddleCache(paddle.zeros(shape, self._dtype, device=self._device))
 
     def prefill(
-        self, cache: PaddleCache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
+        self, cache: PaddleCache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
         end = start + len(ids)
-        check_chunk(cache, row, start, end)
+        check_chunk(cache, slot, start, end)
         if prefix_length and start:
-            raise GLMError(f"prefix_length is {prefix_length} at column {start}: such prompts are read whole")
-        # Only what was read is worth the scores of a whole chunk; one hidden column stands for none.
-        past = _parts(_contiguous(cache.store[:, row : row + 1, :, : max(start, 1)]))
+            raise GLMError(f"prefix_length is {prefix_length} at position {start}: such prompts are read whole")
+        # Only what was read is worth the scores of a whole chunk; one hidden position stands for none.
+        past = _parts(_contiguous(cache.store[:, slot : slot + 1, :, : max(start, 1)]))
         logits, new = self._run(past, np.array([ids]), positions[None], np.array([start]), np.array([prefix_length]))
-        self._write(cache, [row], [start], new)
+        self._write(cache, [slot], [start], new)
         return logits[0]
 
     def decode(self, cache: PaddleCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -104,18 +105,18 @@ class PaddleStepRuntime:
         self._write(cache, range(count), lengths.tolist(), new)
         return logits
 
-    def copy(self, to: PaddleCache, rows, of: PaddleCache, sources, columns: tuple[int, int]) -> None:
-        part = slice(*columns)
-        # Read before anything is written, so rows may change places.
+    def copy(self, to: PaddleCache, slots, of: PaddleCache, sources, positions: tuple[int, int]) -> None:
+        part = slice(*positions)
+        # Read before anything is written, so slots may change places.
         moved = [_copied(of.store[:, source, :, part]) for source in sources]
-        for row, text in zip(rows, moved, strict=True):
-            to.store[:, row, :, part] = text
+        for slot, text in zip(slots, moved, strict=True):
+            to.store[:, slot, :, part] = text
 
-    def _shape(self, rows: int, columns: int) -> list[int]:
-        return [len(self._past), rows, self._heads, columns, self._head_dim]
+    def _shape(self, slots: int, max_length: int) -> list[int]:
+        return [len(self._past), slots, self._heads, max_length, self._head_dim]
 
     def _run(self, past: list[Tensor], ids_BT, positions_BPT, lengths_B, prefix_length_B) -> list[np.ndarray]:
-        """Logits [B, V] and new columns [2L, B, K, T, D]."""
+        """Logits [B, V] and new keys and values [2L, B, K, T, D]."""
         for handle, part in zip(self._past, past, strict=True):
             handle.share_external_data(part)
         arrays = (ids_BT, positions_BPT, lengths_B, prefix_length_B)
@@ -123,17 +124,17 @@ class PaddleStepRuntime:
             handle.copy_from_cpu(np.ascontiguousarray(array, dtype="int64"))
         return run_predictor(self._predictor)
 
-    def _write(self, cache: PaddleCache, rows: Sequence[int], starts: Sequence[int], new: np.ndarray) -> None:
+    def _write(self, cache: PaddleCache, slots: Sequence[int], starts: Sequence[int], new: np.ndarray) -> None:
         width = new.shape[3]
         if not np.isfinite(new.sum()):
-            # Hidden columns count 0 times, and 0 · nan would be nan in every later text of the row.
+            # Hidden positions count 0 times, and 0 · nan would be nan in every later sequence of the slot.
             raise GLMError(
                 f"the model's keys or values became nan or infinite ({self._dtype}): its weights are damaged, or its "
                 "numbers overflow: export it with --dtype bfloat16 or float32"
             )
-        columns = new if self._device == "cpu" else paddle.to_tensor(new, self._dtype, place=self._device)
-        for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            cache.store[:, row, :, start : start + width] = columns[:, place]
+        values = new if self._device == "cpu" else paddle.to_tensor(new, self._dtype, place=self._device)
+        for place, (slot, start) in enumerate(zip(slots, starts, strict=True)):
+            cache.store[:, slot, :, start : start + width] = values[:, place]
 
 
 def graph_shapes(model_file: Path) -> tuple[dict[str, tuple[list[int], str]], list[list[int]]]:

@@ -1,8 +1,8 @@
 """The interfaces of loaded graphs: one that generates whole texts, and one that reads tokens into a key/value cache of
 fixed size and says what follows. No paddle.
 
-Shapes: B rows that decode together, T tokens of a chunk, P position ids per token, V vocabulary, L layers, K key/value
-heads, C columns of a cache, D head_dim.
+Shapes: B sequences that decode together, T tokens of a chunk, P position ids per token, V vocabulary, L layers, K
+key/value heads, C positions of a cache, D head_dim.
 """
 
 from collections.abc import Sequence
@@ -30,38 +30,38 @@ class LoopRuntime(Protocol):
 
 
 class Cache(Protocol):
-    """Room for `columns` tokens in each of `rows` rows; what it holds is the runtime's affair."""
+    """`slots` sequences of up to `max_length` tokens; the layout is the runtime's affair."""
 
-    rows: int
-    columns: int
+    slots: int
+    max_length: int
 
 
 class StepRuntime(Protocol):
     """A loaded graph that goes on from a cache.
 
     Attributes:
-        capacity: most columns of a cache.
+        capacity: longest max_length of a cache.
         vocab_size: V.
     """
 
     capacity: int
     vocab_size: int
 
-    def cache_bytes(self, rows: int, columns: int) -> int:
+    def cache_bytes(self, slots: int, max_length: int) -> int:
         """Memory of a cache of this size."""
 
-    def new_cache(self, rows: int, columns: int) -> Cache:
+    def new_cache(self, slots: int, max_length: int) -> Cache:
         """An empty cache."""
 
     def prefill(
-        self, cache: Cache, row: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
+        self, cache: Cache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
-        """Reads a chunk of a prompt into columns start … start + T of one row.
+        """Reads a chunk of a prompt into positions start … start + T of one slot.
 
         Args:
-            ids: T tokens. They see the columns before `start`, and each other as `prefix_length` says.
+            ids: T tokens. They see the positions before `start`, and each other as `prefix_length` says.
             positions: [P, T] int64.
-            start: columns of the row that are read already; 0 where `prefix_length` is not.
+            start: positions of the slot that are read already; 0 where `prefix_length` is not.
             prefix_length: leading tokens that see each other in both directions; 0 = every token sees those before it.
 
         Returns:
@@ -69,41 +69,47 @@ class StepRuntime(Protocol):
         """
 
     def decode(self, cache: Cache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Reads one token more in each of the first B rows.
+        """Reads one token more in each of the first B slots.
 
         Args:
             ids: [B] int64.
             positions: [B, P] int64.
-            lengths: [B], columns that each row has so far, where the token goes.
+            lengths: [B], tokens that each slot has so far, where the new one goes.
 
         Returns:
             Logits [B, V] float32, valid until the next call.
         """
 
-    def copy(self, to: Cache, rows: Sequence[int], of: Cache, sources: Sequence[int], columns: tuple[int, int]) -> None:
-        """Copies columns first … end of rows of one cache over rows of another, or of the same, as if all at once."""
+    def copy(
+        self, to: Cache, slots: Sequence[int], of: Cache, sources: Sequence[int], positions: tuple[int, int]
+    ) -> None:
+        """Copies positions first … end of slots of one cache over slots of another, or of the same, as if all at
+        once.
+        """
 
 
-def reorder(runtime: StepRuntime, cache: Cache, rows: np.ndarray, beams: np.ndarray, columns: tuple[int, int]) -> None:
-    """Lets each beam go on from another one: `beams` [G] are places in `rows` [G]. Rows that stay cost nothing."""
+def reorder(
+    runtime: StepRuntime, cache: Cache, slots: np.ndarray, beams: np.ndarray, positions: tuple[int, int]
+) -> None:
+    """Lets each beam go on from another one: `beams` [G] are places in `slots` [G]. Slots that stay cost nothing."""
     moved = np.flatnonzero(beams != np.arange(len(beams)))
-    if len(moved) and columns[0] < columns[1]:
-        runtime.copy(cache, rows[moved], cache, rows[beams[moved]], columns)
+    if len(moved) and positions[0] < positions[1]:
+        runtime.copy(cache, slots[moved], cache, slots[beams[moved]], positions)
 
 
-def check_chunk(cache: Cache, row: int, start: int, end: int) -> None:
-    """Raises GLMError where columns start … end of a row are not all in a cache."""
-    if not (0 <= row < cache.rows and start >= 0 and end <= cache.columns):
+def check_chunk(cache: Cache, slot: int, start: int, end: int) -> None:
+    """Raises GLMError where positions start … end of a slot are not all in a cache."""
+    if not (0 <= slot < cache.slots and start >= 0 and end <= cache.max_length):
         raise GLMError(
-            f"row {row}, columns {start} to {end} lie outside a cache of {cache.rows} rows and {cache.columns} "
-            "columns: reserve a larger one"
+            f"slot {slot}, positions {start} to {end} are outside a cache of {cache.slots} slots of {cache.max_length} "
+            "positions: reserve a larger one"
         )
 
 
 def check_step(cache: Cache, count: int, lengths: np.ndarray) -> None:
-    """Raises GLMError where a cache has no place for one column more in each of its first `count` rows."""
-    if count > cache.rows or lengths.max() >= cache.columns:
+    """Raises GLMError where a cache has no place for one token more in each of its first `count` slots."""
+    if count > cache.slots or lengths.max() >= cache.max_length:
         raise GLMError(
-            f"{count} rows with up to {lengths.max() + 1} columns do not fit a cache of {cache.rows} rows and "
-            f"{cache.columns} columns: reserve a larger one"
+            f"{count} sequences of up to {lengths.max() + 1} positions do not fit a cache of {cache.slots} slots of "
+            f"{cache.max_length} positions: reserve a larger one"
         )

@@ -64,7 +64,7 @@ def test_a_prefix_that_is_read_already_changes_nothing(cases, name, config):
 def test_the_next_turn_reads_what_is_new(cases, name):
     case = cases[name]
     engine = case.engine()
-    # One token would be chosen before the next prompt is read, and leave its row to that.
+    # One token would be chosen before the next prompt is read, and leave its slot to that.
     answers = tokens(engine.generate(case.prompts, GenerationConfig(9, min_length=2)))
     following = [[*prompt, *answer, 9, 8] for prompt, answer in zip(case.prompts, answers, strict=True)]
     found = engine.generate(following, CONFIG)
@@ -84,7 +84,7 @@ def test_a_batch_reads_a_common_beginning_once(cases, name):
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_wait_for_room(cases, name, num_beams):
-    """Memory for two texts at a time: the same tokens, and never more rows than fit."""
+    """Memory for two texts at a time: the same tokens, and never more slots than fit."""
     case, config = cases[name], GenerationConfig(9, min_length=2, num_beams=num_beams)
     row = (max(map(len, case.prompts)) + 8) * 8 * num_beams
     engine = case.engine(memory_limit=2 * row + row // 2)
@@ -100,7 +100,7 @@ def test_a_text_that_never_fits_is_refused_with_both_numbers(cases):
     prompt = case.prompts[0]
     needed = 3 * (len(prompt) + 8) * 8
     engine = case.engine(memory_limit=needed - 1)
-    message = rf"3 row\(s\) of {len(prompt) + 8} columns need {needed:,} bytes .* the limit is {needed - 1:,}"
+    message = rf"3 slot\(s\) of {len(prompt) + 8} positions need {needed:,} bytes .* the limit is {needed - 1:,}"
     with pytest.raises(UsageError, match=message):
         engine.generate([prompt], BEAMS)
     assert engine.generate([prompt], CONFIG)
@@ -120,7 +120,7 @@ def test_growing_never_holds_more_than_the_limit(cases):
 def test_a_text_longer_than_the_model_is_refused(cases):
     case = cases["glm4"]
     length = len(case.prompts[0])
-    with pytest.raises(UsageError, match=f"need {length + 199} columns of the cache, and it ends at 128"):
+    with pytest.raises(UsageError, match=f"need {length + 199} positions of the cache, and it ends at 128"):
         case.engine().generate(case.prompts[:1], GenerationConfig(200))
 
 

@@ -39,7 +39,7 @@ def open_paddle(prefix, **options) -> PaddleStepRuntime:
 
 
 BACKENDS = {"onnx": (export_onnx, open_onnx), "paddle": (export_step_graph, open_paddle)}
-# What may lie in columns that are hidden: Paddle's matmul reads them, so its runtime writes no nan.
+# What may be in positions that are hidden: Paddle's matmul reads them, so its runtime writes no nan.
 STALE = {"onnx": np.nan, "paddle": 10.0}
 
 
@@ -109,11 +109,15 @@ def test_columns_outside_the_cache_are_refused(runtime_of, backend):
     runtime = runtime_of(backend, "glm4")
     cache, positions = runtime.new_cache(2, 8), np.arange(9)[None]
     for row, start in ((2, 0), (-1, 0), (0, 1), (1, -1)):
-        with pytest.raises(GLMError, match=f"row {row}, columns {start} to {start + 8} lie outside a cache of 2 rows"):
+        with pytest.raises(
+            GLMError, match=f"slot {row}, positions {start} to {start + 8} are outside a cache of 2 slots"
+        ):
             runtime.prefill(cache, row, [5] * 8, positions[:, :8], start, 0)
     for count, length in ((3, 1), (2, 8)):
         ids = np.full([count], 5)
-        with pytest.raises(GLMError, match=rf"{count} rows with up to {length + 1} columns do not fit a cache of 2 ro"):
+        with pytest.raises(
+            GLMError, match=rf"{count} sequences of up to {length + 1} positions do not fit a cache of 2 sl"
+        ):
             runtime.decode(cache, ids, ids[:, None], np.full([count], length))
 
 
@@ -122,13 +126,13 @@ def test_columns_outside_the_cache_are_refused(runtime_of, backend):
 )
 def test_a_prefix_that_the_graph_cannot_read_is_refused(cases, runtime_of, backend, name, start, prefix):
     runtime, step = runtime_of(backend, name), cases[name].processor.positions.step
-    with pytest.raises(GLMError, match=f"prefix_length is {prefix} at column {start}"):
+    with pytest.raises(GLMError, match=f"prefix_length is {prefix} at position {start}"):
         runtime.prefill(runtime.new_cache(1, 8), 0, [5] * 4, np.zeros([len(step), 4]), start, prefix)
 
 
 @every_graph
 def test_what_the_cache_holds_already_changes_nothing(cases, runtime_of, backend, name):
-    """Next turns, common beginnings, rows that change places, memory for three rows: with a graph's own cache."""
+    """Next turns, common beginnings, slots that change places, memory for three slots: with a graph's own cache."""
     case, runtime, config = cases[name], runtime_of(backend, name), GenerationConfig(9, min_length=2)
     engine = engine_of(case, runtime, chunk=5, memory_limit=runtime.cache_bytes(3, 64))
     prompts = case.prompts

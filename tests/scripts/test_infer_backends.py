@@ -111,7 +111,7 @@ def test_onnx_runtime_imports_no_paddle(both, infer):
 def test_a_cache_that_is_too_small(infer, backend):
     result = infer("--backend", backend, "--stream", "--kv_cache_size", "100KiB", TEXT)
     assert result.code == 2
-    assert result.err.splitlines()[-1].startswith("error: 1 row(s) of ")
+    assert result.err.splitlines()[-1].startswith("error: 1 slot(s) of ")
     assert "and the limit is 102,400" in result.err
 
 

@@ -123,7 +123,7 @@ class PartialRotary(Learned2D):
         return _rotation(graph, positions, frequencies, 2 * len(frequencies), interleaved=1, scale=scale)
 
     def attention_angles(self, graph: Graph, config: Any) -> list[str]:
-        """A token's place is its column of the cache. Saves three nodes per layer: 8% of a step in 4 bits."""
+        """A token's place is its position in the cache. Saves three nodes per layer: 8% of a step in 4 bits."""
         frequencies, scale = scaled_frequencies(config)
         if len(frequencies) % 8:  # the operator wants whole vectors of 8 angles
             return []

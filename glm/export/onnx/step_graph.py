@@ -1,12 +1,12 @@
 """The graph of one decoding step: tokens and a cache in, logits and the longer cache out.
 
-Inputs: ids [B, T] int64; pos [B, P, T] int64, unless a position is its column, and the attention operator turns by it;
-seqlens_k [B] int32, length of a row after this call, less 1; total [] int32, columns of the cache that the call sees;
-last [B] int64, the column whose logits leave; past_key_i and past_value_i [B, K, C, D] float32 for every layer; for
-prompts that are read in both directions also bias [1 or B, 1, T, total] float32, added to the scores.
+Inputs: ids [B, T] int64; pos [B, P, T] int64, unless a position is its place in the cache, and the attention operator
+turns by it; seqlens_k [B] int32, length of a sequence after this call, less 1; total [] int32, positions of the cache
+that the call sees; last [B] int64, the column whose logits leave; past_key_i and past_value_i [B, K, C, D] float32 for
+every layer; for prompts that are read in both directions also bias [1 or B, 1, T, total] float32, added to the scores.
 Outputs: logits [B, V] float32, and present_key_i, present_value_i, to be bound to the memory of the past ones.
 
-Shapes: B rows, T tokens, P position ids per token, H hidden, N heads, K key/value heads, C columns of the cache,
+Shapes: B rows, T tokens, P position ids per token, H hidden, N heads, K key/value heads, C positions of the cache,
 D head_dim in the graph, V vocabulary.
 """
 
