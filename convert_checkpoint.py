@@ -6,7 +6,7 @@ from pathlib import Path
 from glm.cli.script import ScriptParser, run_script, size
 
 DESCRIPTION = """\
-Convert a checkpoint, shard by shard, with a few megabytes of memory. A killed run goes on when it is started again.
+Convert a checkpoint, shard by shard, with a few megabytes of memory. A killed run continues when it is started again.
 
   python convert_checkpoint.py --source glm-4-9b-chat --target glm-4-9b-chat-hf --format hf
   python convert_checkpoint.py --source GLM-4-9B-0414 --target paddle --format paddle --tensor_parallel_degree 2

@@ -76,9 +76,9 @@ def _places(
         trained = np.array([row.trained[column] for row, column in zip(batch, columns, strict=False)])
         if trained.any():
             yield ids[trained], [each[:active][trained] for each in logits]
-        going_on = int((steps > step + 1).sum())
-        if going_on:
-            ids, columns = ids[:going_on], columns[:going_on]
+        unfinished = int((steps > step + 1).sum())
+        if unfinished:
+            ids, columns = ids[:unfinished], columns[:unfinished]
             at = np.stack([place[:, column] for place, column in zip(placed, columns, strict=False)])
             logits = [r.decode(cache, ids, at, columns) for r, cache in zip(runtimes, caches, strict=True)]
 

@@ -70,6 +70,6 @@ def pace(marks: list[Mark]) -> float:
 
 
 def projected_seconds(marks: list[Mark], tokens: int) -> float:
-    """What `tokens` tokens take, where those that were not generated go on at the pace of those that were."""
+    """What `tokens` tokens take, where those that were not generated continue at the pace of those that were."""
     done, seconds = marks[-1]
     return seconds + (tokens - done) * pace(marks) if tokens > done else seconds

@@ -94,7 +94,7 @@ class Settings:
         tied: an adapter of a tied word embedding acts on the head as well.
         targets: whether the settings name a module, which is `linear`, an `embedding` or the `head`; None where they
             do not say which ones they name.
-        untrainable: the settings with which fine-tuning cannot go on here.
+        untrainable: the settings with which fine-tuning cannot continue here.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Adapters that a training can go on from: two matrices per layer, of one rank and one scaling. Needs no Paddle."""
+"""Adapters that a training can resume from: two matrices per layer, of one rank and one scaling. Needs no Paddle."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from glm.errors import GLMError
 
 
 class UntrainableAdapter(GLMError):
-    """An adapter that is applied, and that is more than a further training could go on from."""
+    """An adapter that is applied, and that is more than a further training could resume from."""
 
 
 def read_adapter(directory: Path, config: Any) -> tuple[dict, Adapter]:
@@ -58,7 +58,8 @@ def _require_trainable(adapter: LoadedAdapter) -> None:
 
 def _untrainable(settings: Settings, what: str) -> UntrainableAdapter:
     return UntrainableAdapter(
-        f"{settings.path}: fine-tuning cannot go on from an adapter with {what}: merge it with predict_generation.py "
+        f"{settings.path}: fine-tuning cannot continue from an adapter with {what}: merge it with "
+        "predict_generation.py "
         "--merge_tensor_parallel_path, and train a new adapter on the merged model"
     )
 

@@ -88,7 +88,7 @@ class Conversion:
 
     @property
     def command(self) -> dict[str, Any]:
-        """What a later call must repeat to go on with this one."""
+        """What a later call must repeat to continue this one."""
         return {
             "source": str(self.source.resolve()),
             "format": self.format,
@@ -125,7 +125,7 @@ class Report:
 
 
 def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Report:
-    """Convert a checkpoint directory, or go on with a conversion that was killed.
+    """Convert a checkpoint directory, or continue a conversion that was killed.
 
     Weights are read and written in tiles of a few megabytes, so memory does not grow with model, tensor or file.
     Nothing in the target can be read as a model before all of it is there.

@@ -1,4 +1,4 @@
-"""What a conversion has done so far, on disk, so that the same command goes on after a kill.
+"""What a conversion has done so far, on disk, so that the same command continues after a kill.
 
 Finished files wait in a hidden directory of the target, each recorded with size and checksum; the target's own files
 are not touched before all of them are there.
@@ -27,7 +27,7 @@ class Journal:
 
     Args:
         target: the directory that is written to.
-        command: what was asked for, as JSON has it; only the same command goes on.
+        command: what was asked for, as JSON has it; only the same command continues.
         source: of `fingerprint`; other source files start the conversion anew.
     Attributes:
         directory: where finished files wait.

@@ -20,7 +20,7 @@ See = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 # Joined files have a byte order mark each, and arrays may follow each other.
 _BETWEEN_ROWS = re.compile(r"[\s,\ufeff]*")
 _ARRAY = re.compile(r"\[\s*[{\]]")
-# Where reading goes on behind a row that is not JSON: the next line that starts an object.
+# Where reading resumes after a row that is not JSON: the next line that starts an object.
 _NEXT_OBJECT = re.compile(r"\n[ \t\ufeff]*(?=\{)")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 

@@ -33,7 +33,7 @@ class ChatFormat:
         read_answer: (generated text, names of the tools that were offered) → assistant message.
         clean: what a user sees of generated text.
         cuts: what a source, and a row to train on, are without when they were cut.
-        unsettled: characters that `clean` may still change when a text that ends with them goes on.
+        unsettled: characters that `clean` may still change when a text that ends with them continues.
         fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
     """
 

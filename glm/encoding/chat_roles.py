@@ -91,7 +91,7 @@ def encode_role_rows(
     """The whole conversation in one row, cut at S+T ids.
 
     What the model writes is trained: all that follows the token <|assistant|>, and the stop token that ends the turn.
-    Where the conversation does not go on with that token (two answers in a row, a system message in between), or a
+    Where the conversation does not continue with that token (two answers in a row, a system message in between), or a
     template rewrites earlier answers (GLM-Z1 drops their thoughts), the next answer begins a row of its own.
     """
     rows: list[_Row] = []
@@ -104,7 +104,7 @@ def encode_role_rows(
         if not turn.answer.strip():
             counts[EMPTY_ANSWERS] += 1
             continue
-        if not rows or not rows[-1].goes_on(turn.start, bool(message.get("metadata"))):
+        if not rows or not rows[-1].continues(turn.start, bool(message.get("metadata"))):
             rows.append(_Row(tokenizer))
         rows[-1].add_turn(turn, _end_token(messages, number))
     if rows and not is_trained(messages[-1]):
@@ -137,7 +137,8 @@ def last_role_answer(
 def read_role_answer(text: str, tools: frozenset[str]) -> dict[str, str] | None:
     """The call that generated text ends with, None if it calls none of `tools`.
 
-    Of several turns the last counts: GLM-4 may go on after a tool call. The name before the first line end is a tool's.
+    Of several turns the last counts: GLM-4 may continue after a tool call. The name before the first line end is a
+    tool's.
     """
     turn = last_turn(text)
     _, thinks, rest = turn.rpartition(THINK_END)
@@ -164,10 +165,10 @@ class _Row:
         self._ids: list[int] = []
         self._trained: list[bool] = []
 
-    def goes_on(self, start: str, calls: bool) -> bool:
+    def continues(self, start: str, calls: bool) -> bool:
         """Whether `start` holds what is there already, and then the token that ends the last answer.
 
-        An answer that goes on with a call of a tool is ended by <|assistant|>, which stops nothing.
+        An answer that continues with a call of a tool is ended by <|assistant|>, which stops nothing.
         """
         rest = start[len(self.text) :]
         return start.startswith(self.text) and (rest.startswith(self.end) or (calls and rest == ASSISTANT))
@@ -180,7 +181,7 @@ class _Row:
 
     def add_context(self, text: str) -> None:
         """What follows the last answer, if it follows it as generation ends it."""
-        if self.goes_on(text, calls=False):
+        if self.continues(text, calls=False):
             self._add(text, trained=False)
             self.end = USER
 
@@ -269,7 +270,7 @@ def _thinking(tokenizer: Tokenizer, message: Message, opening: str, written: str
 def _end_token(messages: list[Message], number: int) -> str:
     """The stop token after an answer: the next message's role, else a tool's result if the turn asks for one.
 
-    Behind words or a call that another call follows stands <|assistant|>, after which the model goes on.
+    Behind words or a call that another call follows stands <|assistant|>, after which the model continues.
     """
     after = messages[number + 1] if number + 1 < len(messages) else {}
     if after.get("role") in ("user", "observation"):

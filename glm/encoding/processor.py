@@ -81,7 +81,7 @@ class Processor(ABC):
         return text.strip()
 
     def settled_length(self, text: str) -> int:
-        """How many characters of an unfinished text `clean` gives the same, however the text goes on."""
+        """How many characters of an unfinished text `clean` gives the same, however the text continues."""
         return len(text.rstrip())
 
     def answer(self, ids: Sequence[int]) -> str:
@@ -186,7 +186,7 @@ class GLMProcessor(Processor):
         tokenizer: a `GLMChineseTokenizer`.
         src_length: S, most source tokens, [CLS], [gMASK] and the end token included.
         tgt_length: T, most target tokens, the end-of-piece included, plus one as in the reference: a text keeps T - 2.
-        no_block_position: target tokens go on counting positions in the text instead of inside the blank.
+        no_block_position: Target tokens continue counting positions in the text instead of inside the blank.
     """
 
     defaults = GLM_2021
@@ -339,7 +339,7 @@ class ChatProcessor(Processor):
     def message(self, ids: Sequence[int], tools: Tools | None = None) -> Message:
         """The assistant's message that generated ids stand for: a call of one of `tools`, or text.
 
-        GLM-4 may say something and go on in a turn of its own with the call.
+        GLM-4 may say something and continue in a turn of its own with the call.
         """
         turn_starts = [i + 1 for i, index in enumerate(ids) if index == self.tokenizer.added_tokens.get(ASSISTANT)]
         last = ids[max(turn_starts, default=0) :]

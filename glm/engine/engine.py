@@ -254,7 +254,7 @@ class Engine:
         return Event(run.index, token, result)
 
     def _leave(self, running: list[_Run]) -> list[_Run]:
-        """The texts that go on; those that ended free their slots."""
+        """Those that continue; those that ended free their slots."""
         ended = [run for run in running if run.search.finished]
         if not ended:
             return running
@@ -263,10 +263,10 @@ class Engine:
                 if self._slots.texts[slot]:
                     self._slots.texts[slot] = run.text
         moved = self._slots.close(np.concatenate([run.slots for run in ended]))
-        going_on = [run for run in running if not run.search.finished]
-        for run in going_on:
+        unfinished = [run for run in running if not run.search.finished]
+        for run in unfinished:
             run.slots = np.array([moved.get(slot, slot) for slot in run.slots.tolist()])
-        return going_on
+        return unfinished
 
 
 def padded(results: Sequence[Result], pad_token_id: int) -> np.ndarray:

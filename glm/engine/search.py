@@ -26,7 +26,7 @@ class Search:
     Attributes:
         beams: G, cache slots that the sequence needs.
         tokens: [G, t] int64, what was generated so far; the last column is still to be read by the model.
-        sources: the beam [G] that each new beam goes on from; None where every beam goes on from itself.
+        sources: the beam [G] that each new beam continues; None where every beam continues itself.
         finished: whether the text is complete.
     """
 

@@ -21,10 +21,10 @@ FORMAT_VERSION = 4
 READABLE = (3, FORMAT_VERSION)  # graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`)
 _VERSIONS = " and ".join(map(str, READABLE))
 SMALL_FILE = 16 << 20  # bytes; read in milliseconds
-# Format → how names of graphs and weights go on behind NAME: those that every export has, and those that it may have.
+# Format → how names of graphs and weights continue after NAME: those that every export has, and those that it may have.
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 OPTIONAL = {"paddle": (".step.json", ".step.pdiparams"), "onnx": ()}
-# Format → how the graph that goes on from a key/value cache is called, one of these.
+# Format → how the decoder step graph is called, one of these.
 STEP_GRAPH = {"paddle": ".step.json", "onnx": ".onnx"}
 FORMATS = tuple(REQUIRED)
 COUNTS = ("vocab_size", "max_position", "parameters")

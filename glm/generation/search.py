@@ -35,7 +35,7 @@ class Prompt:
         attention_mask: [B, T] int64, 1 = real token.
         position_ids: [B, P, T] int64.
         prefix_length: [B] int64, leading columns visible in both directions.
-        position_step: [P] int64, how positions go on from token to token.
+        position_step: [P] int64, how positions continue from token to token.
     """
 
     input_ids: Tensor
@@ -81,7 +81,7 @@ class GenerationMixin:
             raise ValueError(f"beams are chosen at the end, so num_beams={config.num_beams} cannot be streamed")
         search = _Sampling(self, prompt, controls(config), stop)
         state = search.start()
-        while search.goes_on(*state):
+        while search.continues(*state):
             state = search.step(*state)
             yield state[1][:, 0, -1]
         return search.result(state)
@@ -121,7 +121,7 @@ def generate(
     def run(search_class):
         search = search_class(model, prompt, control, stop, prefix)
         search.returned = returned
-        state = while_loop(search.goes_on, search.step, search.start(), control.max_length, search.kept)
+        state = while_loop(search.continues, search.step, search.start(), control.max_length, search.kept)
         return search.result(state)
 
     return cond(known(control.num_beams) > 1, lambda: run(_BeamSearch), lambda: run(_Sampling))
@@ -225,7 +225,7 @@ class _Sampling(_Search):
         scores_B1 = paddle.zeros_like(tokens_B1t[:, :, 0]).astype("float32")
         return [paddle.zeros([], "int64"), tokens_B1t, scores_B1, scores_B1 > 0, *empty_tails(self.prefix, 1)]
 
-    def goes_on(self, step, tokens_B1t, scores_B1, finished_B1, *tails) -> Tensor:
+    def continues(self, step, tokens_B1t, scores_B1, finished_B1, *tails) -> Tensor:
         return paddle.logical_and(step < self.control.max_length, paddle.logical_not(finished_B1.all()))
 
     def step(self, step, tokens_B1t, scores_B1, finished_B1, *tails) -> list[Tensor]:
@@ -265,7 +265,7 @@ class _BeamSearch(_Search):
         tails = empty_tails(self.prefix, self.beams)
         return [paddle.zeros([], "int64"), tokens_BGt, scores_BG, pool_tokens, none_BG, done_B, *tails]
 
-    def goes_on(self, step, tokens, scores, pool_tokens, pool_scores, done_B, *tails) -> Tensor:
+    def continues(self, step, tokens, scores, pool_tokens, pool_scores, done_B, *tails) -> Tensor:
         return paddle.logical_and(step < self.control.max_length, paddle.logical_not(done_B.all()))
 
     def step(self, step, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails) -> list[Tensor]:

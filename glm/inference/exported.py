@@ -76,7 +76,7 @@ def refuse_newer_options(config: GenerationConfig, inputs: Set[str]) -> None:
 
 
 class EngineGenerator(TextGenerator):
-    """A graph that goes on from a key/value cache, and the engine that generates with it.
+    """A decoder step graph, and the engine that generates with it.
 
     Args:
         runtime: where it is loaded.
@@ -194,7 +194,7 @@ def open_export(wanted: ExportOptions) -> tuple[TextGenerator, Choice]:
     if choice.backend.loop and not _needs_steps(wanted, choice):
         if wanted.kv_cache_size is not None:
             raise UsageError(
-                f"--kv_cache_size is for graphs that go on from a cache, and {choice.name} runs the whole generation "
+                f"--kv_cache_size is for decoder step graphs, and {choice.name} runs the whole generation "
                 "as one graph: leave it out, or add --stream"
             )
         return LoopGenerator(choice.backend.open_loop(options), processor, wanted.stop_strings, require_whole), choice
@@ -237,7 +237,7 @@ def _runtime_options(wanted: ExportOptions, manifest: Manifest, device: str) -> 
 
 
 def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> RuntimeOptions:
-    """The same for the graph that goes on from a cache; it may share the weights of the other one."""
+    """The same for the decoder step graph; it may share the weights of the other one."""
     directory = options.model_file.parent
     if (graph := f"{name}{STEP_GRAPH[manifest.format]}") not in manifest.files:
         raise GLMError(f"{directory / graph} is not in the export's manifest: export the model again")

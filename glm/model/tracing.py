@@ -20,27 +20,27 @@ DEVICE_STEPS = 8
 
 
 def while_loop(
-    goes_on: Callable[..., Tensor],
+    continues: Callable[..., Tensor],
     step: Callable[..., list[Tensor]],
     state: list[Tensor],
     most: int | Tensor,
     kept: int,
 ) -> list[Tensor]:
-    """`step` as long as `goes_on`: a loop of the graph while one is traced, else Python's.
+    """`step` as long as `continues`: a loop of the graph while one is traced, else Python's.
 
     Paddle's own does run eagerly, too, but copies the whole state, cache included, after every step. On a device,
     several steps are queued between two looks, and the steps that were too many are dropped.
 
     Args:
-        goes_on: a 0-D bool tensor; once false it stays so, and it is after `most` steps.
+        continues: a 0-D bool tensor; once false it stays so, and it is after `most` steps.
         kept: how many tensors of the state are wanted at the end; the others may hold more steps than were needed.
 
     Returns:
         In a graph the state, else its first `kept` tensors.
     """
     if not paddle.in_dynamic_mode():
-        return traced_while_loop(goes_on, step, state)
-    if not goes_on(*state):
+        return traced_while_loop(continues, step, state)
+    if not continues(*state):
         return state[:kept]
     left = int(most)
     while True:
@@ -49,7 +49,7 @@ def while_loop(
         for _ in range(min(steps_between_looks(), left)):
             state = step(*state)
             states.append(state[:kept])
-            going = going + goes_on(*state).astype("int64")
+            going = going + continues(*state).astype("int64")
         left -= len(states)
         needed = int(going)
         if needed < len(states):
@@ -57,7 +57,9 @@ def while_loop(
 
 
 def steps_between_looks() -> int:
-    """How many steps an eager loop takes before it looks whether to go on; on a CPU there is nothing to wait for."""
+    """How many steps an eager loop takes before it checks whether to continue; on a CPU there is nothing to wait
+    for.
+    """
     return 1 if paddle.get_device() == "cpu" else DEVICE_STEPS
 
 

@@ -1,7 +1,7 @@
 """Runs exported graphs, without PaddleNLP.
 
-Two interfaces: `LoopRuntime` for a graph that holds the whole generation, `StepRuntime` for one that goes on from a
-key/value cache, with which glm/engine generates.
+Two interfaces: `LoopRuntime` for a graph that holds the whole generation, `StepRuntime` for a decoder step graph, with
+which glm/engine generates.
 """
 
 from glm.runtime.backends import BACKENDS, Backend, Choice, choose

@@ -19,8 +19,8 @@ class Backend:
         format: of the exports that it runs.
         package: what has to be installed.
         devices: kinds that it runs on.
-        loop, step: module:name of what opens a graph that holds the whole generation, and one that goes on from a
-            cache (`RuntimeOptions` → runtime); None where it runs no such graph.
+        loop, step: module:name of what opens a graph that holds the whole generation, and a decoder step graph
+            (`RuntimeOptions` → runtime); None where it runs no such graph.
     """
 
     format: str

@@ -37,7 +37,7 @@ class Cache(Protocol):
 
 
 class StepRuntime(Protocol):
-    """A loaded graph that goes on from a cache.
+    """A loaded decoder step graph.
 
     Attributes:
         capacity: longest max_length of a cache.
@@ -91,7 +91,7 @@ class StepRuntime(Protocol):
 def reorder(
     runtime: StepRuntime, cache: Cache, slots: np.ndarray, beams: np.ndarray, positions: tuple[int, int]
 ) -> None:
-    """Lets each beam go on from another one: `beams` [G] are places in `slots` [G]. Slots that stay cost nothing."""
+    """Lets each beam continue another one: `beams` [G] are places in `slots` [G]. Slots that stay cost nothing."""
     moved = np.flatnonzero(beams != np.arange(len(beams)))
     if len(moved) and positions[0] < positions[1]:
         runtime.copy(cache, slots[moved], cache, slots[beams[moved]], positions)

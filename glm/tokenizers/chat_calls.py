@@ -89,7 +89,7 @@ class ChatCalls:
             chat_template: a template to use instead, or the name of one of the directory's.
             padding, truncation, max_length, return_tensors: as in a call.
             return_dict: a `BatchEncoding`, as of a call, instead of the ids alone.
-            continue_final_message: end with the last message's text, for the model to go on with.
+            continue_final_message: end with the last message's text, for the model to continue.
             return_assistant_tokens_mask: not implemented.
             variables: what else the template may read.
 
@@ -143,7 +143,7 @@ class ChatCalls:
     def _check_continued(self, conversations: Sequence[Messages], add_generation_prompt: bool) -> None:
         if add_generation_prompt:
             raise UsageError(
-                "continue_final_message goes on with the last message, and add_generation_prompt begins another one: "
+                "continue_final_message continues the last message, and add_generation_prompt begins another one: "
                 "give one of the two"
             )
         if self.frames_prompt:

@@ -38,7 +38,7 @@ class StopStrings:
 
     @property
     def certain(self) -> int:
-        """How many characters of the text are shown however it goes on: a stop string may begin behind them."""
+        """How many characters of the text are shown however it continues: a stop string may begin behind them."""
         if self._over or self.found is not None:
             return len(self.text)
         return len(self.text) - max((_overlap(self.text, string) for string in self.strings), default=0)
@@ -65,7 +65,7 @@ def stream_text(
     Args:
         written: of a new text.
         clean: what a user sees of a text.
-        settled_length: how many characters of an unfinished text `clean` gives the same, however the text goes on.
+        settled_length: how many characters of an unfinished text `clean` gives the same, however the text continues.
     """
     shown = 0
     for index in ids:

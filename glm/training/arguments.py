@@ -82,7 +82,7 @@ def refuse_unsupported(args: TrainingArguments) -> None:
     for name in ("ignore_load_lr_and_optim", "ignore_save_lr_and_optim"):
         if getattr(args, name):
             raise UsageError(
-                f"{name} is not supported: a run goes on with its optimizer's state; to begin anew from a checkpoint, "
+                f"{name} is not supported: a run resumes with its optimizer's state; to begin anew from a checkpoint, "
                 "give it as --model_name_or_path with another --output_dir"
             )
     best = args.metric_for_best_model

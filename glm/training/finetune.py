@@ -51,7 +51,7 @@ def finetune(
     """Trains and evaluates as the arguments say, and writes everything into `training.output_dir`.
 
     Returns:
-        The trainer, for callers that go on with its model.
+        The trainer, for callers that continue with its model.
 
     Raises:
         GLMError: of any of the parts; nothing was overwritten then.
@@ -129,7 +129,7 @@ def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) ->
 
 
 def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> str | None:
-    """The checkpoint of `output_dir` to go on from, after making sure that all processes see the directory."""
+    """The checkpoint of `output_dir` to resume from, after making sure that all processes see the directory."""
     check_output_dir(training.output_dir)
     advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
     require_shared(Path(training.output_dir))
@@ -286,7 +286,7 @@ def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str]
     """Trains, saves the model and its metrics, and prints them.
 
     Args:
-        resume: the checkpoint to go on from.
+        resume: the checkpoint to resume from.
         changes: what the run does otherwise since then, a line each.
     """
     if resume:

@@ -52,7 +52,9 @@ class DataArguments:
     )
     no_block_position: bool = field(
         default=False,
-        metadata={"help": "Target tokens go on counting text positions instead of block positions; GLM (2021) only."},
+        metadata={
+            "help": "Target tokens continue counting text positions instead of block positions; GLM (2021) only."
+        },
     )
 
 
@@ -210,13 +212,13 @@ class TrainingFlags:
         default=False,
         metadata={
             "help": "Start anew, and remove the checkpoints and results of an earlier run from output_dir, and the "
-            "model of one of the other kind (LoRA or full); without it, the run goes on from the newest checkpoint "
+            "model of one of the other kind (LoRA or full); without it, the run resumes from the newest checkpoint "
             "there."
         },
     )
     resume_from_checkpoint: Optional[str] = field(
         default=None,
-        metadata={"help": "Directory of the checkpoint to go on from; left out, the newest one of output_dir."},
+        metadata={"help": "Directory of the checkpoint to resume from; left out, the newest one of output_dir."},
     )
     do_eval: bool = field(default=False, metadata={"help": "Evaluate on the dev split, or on rows held out of train."})
     do_predict: bool = field(

@@ -1,4 +1,4 @@
-"""AdamW's state on disk under the weights' names, so that a run goes on with any number of ranks.
+"""AdamW's state on disk under the weights' names, so that a run resumes with any number of ranks.
 
 PaddleNLP saves what `optimizer.state_dict()` gives, under names that count up through a process and in the pieces of
 the run that wrote it. Here an entry is `<weight's name>.<moment1_0 | moment2_0 | beta1_pow_acc_0 | …>`, with
@@ -89,9 +89,11 @@ def _read_files(directory: Path) -> dict[tuple[int, int], Mapping[str, np.ndarra
         if match:
             found[tuple(int(rank or 0) for rank in match.groups())] = load_pdparams(path)
     if not found:
-        raise GLMError(f"{directory} holds no optimizer state (optimizer.pdopt): training cannot go on from it")
+        raise GLMError(f"{directory} holds no optimizer state (optimizer.pdopt): training cannot resume from it")
     if any(_DEGREES not in state for state in found.values()):
-        raise GLMError(f"{directory}: its optimizer state was not written by this suite: training cannot go on from it")
+        raise GLMError(
+            f"{directory}: its optimizer state was not written by this suite: training cannot resume from it"
+        )
     degrees = {tuple(state[_DEGREES].tolist()) for state in found.values()}
     if len(degrees) > 1:
         raise GLMError(f"{directory} mixes optimizer states of runs with the degrees {sorted(degrees)}: keep one run's")

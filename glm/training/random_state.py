@@ -62,7 +62,7 @@ def difference(directory: Path, args: TrainingArguments) -> str | None:
 
 
 def seed_from(args: TrainingArguments, step: int) -> None:
-    """Fresh random numbers for a run that goes on where its saved states do not fit: by seed, step and role."""
+    """Fresh random numbers for a run that resumes where its saved states do not fit: by seed, step and role."""
     shared = [args.seed, step, args.dataset_rank]
     streams = {_SHARED_SEED: _number(*shared, 1), LOCAL_SEED: _number(*shared, 2, args.tensor_parallel_rank)}
     forget()

@@ -1,4 +1,4 @@
-"""The directory of a training run: what may start in it, what goes on from it, and what it must not mix with."""
+"""The directory of a training run: what may start in it, what resumes from it, and what it must not mix with."""
 
 import shutil
 from fnmatch import fnmatch
@@ -26,14 +26,14 @@ PICKLED_STATE = ("scheduler*.pdparams", "scaler*.pdparams", "rng_state*.pth")
 
 
 def resume_point(output_dir: str, overwrite: bool, wanted: str | None) -> str | None:
-    """The checkpoint to go on from, None for a fresh start.
+    """The checkpoint to resume from, None for a fresh start.
 
     Raises:
         UsageError: `output_dir` holds something else and must not be overwritten, or `wanted` is no checkpoint.
     """
     if wanted:
         if not (Path(wanted) / STATE_NAME).is_file():
-            hint = f"leave the flag out to go on from the newest one of output_dir {output_dir}"
+            hint = f"leave the flag out to resume from the newest one of output_dir {output_dir}"
             raise UsageError(f"resume_from_checkpoint {wanted} is no checkpoint: it holds no {STATE_NAME}; {hint}")
         newest = None if any(Path(wanted).glob("optimizer*.pdopt")) else get_last_checkpoint(wanted)
         if newest:
@@ -60,7 +60,7 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def check_same_kind(checkpoint: str | None, lora: bool) -> None:
-    """Raises UsageError where a LoRA run would go on from a checkpoint of full fine-tuning, or the other way round."""
+    """Raises UsageError where a LoRA run would resume from a checkpoint of full fine-tuning, or the other way round."""
     found = checkpoint and (Path(checkpoint) / PADDLE_CONFIG).is_file()
     if checkpoint and found != lora:
         kinds = ("full fine-tuning", "LoRA")
@@ -91,7 +91,7 @@ def check_same_adapter(checkpoint: str | None, r: int, alpha: float | None, targ
 
 
 def model_changes(checkpoint: str, config: GLMConfig) -> list[str]:
-    """A line for each dropout that differs between the model of a checkpoint and the one that goes on from it.
+    """A line for each dropout that differs between the model of a checkpoint and the one that resumes from it.
 
     Raises:
         UsageError: any other difference between their config.json: it would be another model with the same weights.
@@ -158,7 +158,7 @@ def clear_directory(output_dir: str, lora: bool) -> None:
 def saved_step(checkpoint: Path) -> int:
     """The step of a checkpoint. Raises GLMError, one line, where its state is missing or damaged."""
     path = checkpoint / STATE_NAME
-    cure = f"remove {checkpoint}, and the run goes on from the checkpoint before, or begins anew"
+    cure = f"remove {checkpoint}, and the run resumes from the checkpoint before, or begins anew"
     if not path.is_file():
         raise GLMError(f"{checkpoint} holds no {STATE_NAME}, so it is no whole checkpoint: {cure}")
     try:

@@ -1,4 +1,4 @@
-"""What a run was started with, as JSON in each of its checkpoints: a run that goes on from one says what it changes."""
+"""What a run was started with, as JSON in each of its checkpoints: a run that resumes from one says what it changes."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,10 +35,10 @@ _UNSAID = (
     *("per_device_eval_batch_size", "prediction_loss_only", "max_evaluate_steps"),
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
 )
-# Flags that a run that goes on takes up in another way than from its first step on.
+# Flags that a run that resumes takes up in another way than from its first step on.
 _OTHERWISE = {
     "seed": "the rows keep their order to the end of the epoch, dropout draws by the new one",
-    "scale_loss": "without effect, the checkpoint's own scale goes on",
+    "scale_loss": "without effect, the checkpoint's own scale stays",
 }
 _SECRET = frozenset({"wandb_api_key", "wandb_http_proxy"})
 _SAMPLE = 1 << 16  # bytes of a weights file, at three places, that tell it from another
@@ -103,7 +103,7 @@ def read_record(checkpoint: Path) -> tuple[RunRecord, Place, int] | None:
     path = checkpoint / RECORD_NAME
     if not path.is_file():
         return None
-    advice = "remove it, and the run goes on uncompared"
+    advice = "remove it, and the run resumes uncompared"
     content = read_json(path, advice)
     try:
         place = content.pop("place")
@@ -114,7 +114,7 @@ def read_record(checkpoint: Path) -> tuple[RunRecord, Place, int] | None:
 
 
 def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:
-    """A line for each flag that a run changes which goes on from a checkpoint.
+    """A line for each flag that a run changes which resumes from a checkpoint.
 
     Args:
         step: that of the checkpoint.
@@ -131,7 +131,7 @@ def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:
         if name in changed:
             raise UsageError(_another_run(checkpoint, f"--{name}", *changed[name], why))
     if record.flags["lora_path"] and "lora_path" in changed:
-        why = "the adapter to go on with lies in the checkpoint"
+        why = "the adapter to continue with lies in the checkpoint"
         raise UsageError(_another_run(checkpoint, "--lora_path", *changed["lora_path"], why))
     if (record.flags["lora"] or record.flags["lora_path"]) and record.base != old.base:
         raise UsageError(_another_base(checkpoint, old, record))

@@ -28,14 +28,14 @@ class EpochSampler(DistributedBatchSampler):
     target token among them weighs the same. Only the end of an epoch depends on the cut: micro-batches that do not fill
     a step are left for another epoch, and replicas that would have a row less take one again.
 
-    A run that goes on with other rows per step, or other rows, goes on behind as many rows of its epoch. The Trainer
+    A run that resumes with other rows per step, or other rows, resumes after as many rows of its epoch. The Trainer
     counts its epochs in steps and passes over those of the epoch that are done; they are empty batches here.
 
     Args:
         args, kwargs: of Paddle's DistributedBatchSampler.
         seed: of the order.
         accumulation: micro-batches of a step.
-        step: the one that the run goes on behind.
+        step: the one that the run resumes after.
         place: where it stands then; unless given, where a run with these settings stands.
     """
 

@@ -55,7 +55,7 @@ class GLMTrainer(Trainer):
         self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
         self._rng_to_restore: str | None = None
         self._resumed_step, self._logged_step, self._draws_anew, self._best_is_settled = 0, 0, False, False
-        self._found: tuple[RunRecord, Place, int] | None = None  # in the checkpoint that the run goes on from
+        self._found: tuple[RunRecord, Place, int] | None = None  # in the checkpoint that the run resumes from
         self._rows_trained = 0  # by this process's run, on all replicas together
         self.predictions: list[tuple[str, str]] = []
 
@@ -153,7 +153,7 @@ class GLMTrainer(Trainer):
         self._rows_trained = 0
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
-            self._go_on_from(Path(resume_from_checkpoint))
+            self._resume_from(Path(resume_from_checkpoint))
         # Master weights are named after a counter of the process (glm/training/optimizer_state.py): start it anew.
         with unique_name.guard():
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -164,7 +164,7 @@ class GLMTrainer(Trainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         return result
 
-    def _go_on_from(self, checkpoint: Path) -> None:
+    def _resume_from(self, checkpoint: Path) -> None:
         """What of a checkpoint is needed before PaddleNLP reads it, and what is to be said about it."""
         check_training_state(checkpoint)
         self._rng_to_restore = str(checkpoint)
@@ -192,12 +192,12 @@ class GLMTrainer(Trainer):
         return TrainOutput(self._resumed_step, 0.0, {})
 
     def _say_place(self, max_steps: int) -> None:
-        """Where a run goes on whose steps, or epochs, have other rows than before."""
+        """Where a run resumes whose steps, or epochs, have other rows than before."""
         sampler, before = self._sampler, self._found and self._found[2]
         if before and (before != sampler.rows_per_step or sampler.added_steps):
             rows = f"a step has {sampler.rows_per_step} rows{f', and had {before}' * (before != sampler.rows_per_step)}"
             place = f"epoch {sampler.start.epoch + 1} behind its row {sampler.start.row}"
-            note(f"{rows}: the run goes on in {place}, and ends at step {max_steps}")
+            note(f"{rows}: the run resumes in {place}, and ends at step {max_steps}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if not resume_from_checkpoint:
@@ -211,7 +211,7 @@ class GLMTrainer(Trainer):
         """Nothing: `train` loads the best model of either kind."""
 
     def _settle_best(self) -> None:
-        """Once in a run that goes on: forgets a best figure that its own cannot be compared with, or with no model.
+        """Once in a run that resumes: forgets a best figure that its own cannot be compared with, or with no model.
 
         A directory that was moved with its checkpoints has the best one still.
         """

@@ -321,7 +321,7 @@ def test_another_name_in_front(tmp_path):
     assert error_of(streamed_state(base, tmp_path / "a")[0], streamed_state(base, READ / "chatglm__plain")[0]) == 0
 
 
-# going on with training, and several adapters
+# resuming training, and several adapters
 
 
 @pytest.mark.parametrize(
@@ -338,10 +338,10 @@ def test_another_name_in_front(tmp_path):
         ("embed_tokens", "LoRA on an embedding"),
     ],
 )
-def test_training_does_not_go_on_from_more_than_two_matrices_a_layer(case, what):
+def test_training_does_not_continue_from_more_than_two_matrices_a_layer(case, what):
     model = opened(BASE)
     before = {name: parameter.numpy() for name, parameter in model.state_dict().items()}
-    with pytest.raises(GLMError, match=f"fine-tuning cannot go on from an adapter with {what}") as caught:
+    with pytest.raises(GLMError, match=f"fine-tuning cannot continue from an adapter with {what}") as caught:
         load_trainable_lora(model, READ / case)
     assert "\n" not in str(caught.value)
     assert error_of({name: p.numpy() for name, p in model.state_dict().items()}, before) == 0
@@ -350,7 +350,7 @@ def test_training_does_not_go_on_from_more_than_two_matrices_a_layer(case, what)
 @pytest.mark.parametrize(
     "case", ["plain", "use_rslora", "layers_to_transform", "gaussian", "lm_head", "regular_expression"]
 )
-def test_training_goes_on_from_plain_ones(case, tmp_path):
+def test_training_continues_from_plain_ones(case, tmp_path):
     """Also from some layers only, whose adapter is written as it came."""
     lora = load_trainable_lora(opened(BASE), READ / case)
     lora.save_pretrained(tmp_path / "again", peft=True)

@@ -17,14 +17,14 @@ STRIPPED = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.strip() }}<|endo
 
 
 @pytest.mark.parametrize(("template", "wanted"), [(CLOSED, " 好呀 "), (STRIPPED, "好呀")], ids=["kept", "stripped"])
-def test_the_last_message_goes_on(template, wanted):
+def test_the_last_message_continues(template, wanted):
     """transformers 5.3.0's texts: nothing that a template writes behind it, blanks as the template leaves them."""
     tokenizer = tokenizer_of("glm4-0414")
     options = {"chat_template": template, "continue_final_message": True}
     text = tokenizer.apply_chat_template(ANSWERED, tokenize=False, **options)
     assert text == f"<|user|>你好<|endoftext|><|assistant|>{wanted}"
     assert tokenizer.apply_chat_template(ANSWERED, **options) == tokenizer.text_ids(text)
-    with pytest.raises(UsageError, match="continue_final_message goes on with the last message, and add_generation_p"):
+    with pytest.raises(UsageError, match="continue_final_message continues the last message, and add_generation_p"):
         tokenizer.apply_chat_template(ANSWERED, add_generation_prompt=True, **options)
     with pytest.raises(UsageError, match="continue_final_message needs a last message with a text"):
         tokenizer.apply_chat_template([{"role": "user"}], **options)

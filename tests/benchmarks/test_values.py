@@ -19,7 +19,7 @@ def test_values_by_hand():
     assert value_of(Task("start", "peak_memory"), SHAPE, {"seconds": 1.0, "peak_memory": 7}) == 7
 
 
-def test_missing_tokens_go_on_at_the_pace_of_the_later_ones():
+def test_missing_tokens_continue_at_the_pace_of_the_later_ones():
     whole, cut = generation(5.0, 1.5, 32), generation(5.0, 1.5, 4)
     assert value_of(GREEDY, SHAPE, cut) == pytest.approx(value_of(GREEDY, SHAPE, whole))
     assert value_of(GREEDY, SHAPE, whole) == pytest.approx(2 * 32 / (5 + 31 * 1.5))

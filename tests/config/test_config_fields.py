@@ -165,7 +165,7 @@ def test_it_is_refused_wherever_names_are_given(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_the_libraries_give_goes_on_working(family):
+def test_what_the_libraries_give_continues_working(family):
     """PaddleNLP makes configurations of dictionaries, and its users set generic fields."""
     generic = {"use_cache": True, "num_labels": 3, "torch_dtype": "bfloat16", "name_or_path": "x", "recompute": True}
     config = GLMConfig(family, **generic, use_flash_attention=True, output_attentions=True, max_length=7)

@@ -184,7 +184,7 @@ def test_a_tiny_preset_runs_and_is_saved_and_read(name, tmp_path):
 
 
 def test_tiny_chinese_keeps_its_weights():
-    """Adapters that were trained on it must go on fitting."""
+    """Adapters that were trained on it must continue to fit."""
     state = GLMForCausalLM.from_pretrained("glm-tiny-chinese").state_dict()
     draws = {name: state[name].numpy()[0, :2].tolist() for name in TINY_CHINESE}
     assert draws == TINY_CHINESE

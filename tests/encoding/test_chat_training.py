@@ -129,7 +129,7 @@ def test_evaluation_asks_for_the_last_answer_that_is_trained():
         ((user(), CALL, assistant("你")), [["f\n{}<|observation|>"], ["\n你<|user|>"]]),
         ((user(), CALL, SYSTEM, SEEN, assistant("你")), [["f\n{}<|observation|>"], ["\n你<|user|>"]]),
         ((user(), assistant(), SYSTEM), [["\n好<|user|>"]]),
-        # Words and the calls behind them are one answer: generation goes on over <|assistant|>.
+        # Words and the calls behind them are one answer: generation continues over <|assistant|>.
         (
             (user(), assistant(), CALL, SEEN, assistant("你")),
             [["\n好<|assistant|>f\n{}<|observation|>", "\n你<|user|>"]],
@@ -245,7 +245,7 @@ def test_an_answer_without_thoughts_is_trained_with_empty_ones(tmp_path):
 
 
 def test_words_and_thoughts_before_a_call_do_not_end_the_turn(tmp_path):
-    """Where a template rewrites earlier answers, the call has a row of its own, and the words go on to it."""
+    """Where a template rewrites earlier answers, the call has a row of its own, and the words continue to it."""
     tokenizer = with_template(tmp_path, Z1.replace("END", ""))
     found = trained(tokenizer, user(), assistant("<think>嗯</think>好"), CALL, CALL, SEEN, assistant())
     ends = ["嗯</think>好<|assistant|>", "f\n{}<|assistant|>", "f\n{}<|observation|>", "</think>\n好<|user|>"]

@@ -37,7 +37,7 @@ def test_chunks_give_what_the_whole_prompt_gives(cases, name, config):
 
 
 def turns(case, config) -> list[list[list[int]]]:
-    """Batches of prompts whose beginnings were read before: conversations that go on, change places, and share."""
+    """Batches of prompts whose beginnings were read before: conversations that continue, change places, and share."""
     first = case.prompts
     answers = case.wanted(config)[0]
     second = [[*prompt, *answer, 9, 8, 7] for prompt, answer in zip(first, answers, strict=True)]

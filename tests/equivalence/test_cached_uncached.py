@@ -67,7 +67,7 @@ def test_greedy_search_is_the_argmax_of_forward(model, prompt):
 
 
 def test_cached_logits_of_beams_that_change_places(model, prompt):
-    """Three beams per sequence with random tokens; after every step each beam goes on from a random one of its row."""
+    """Three beams per sequence with random tokens; after every step each beam continues a random one of its row."""
     rows, beams, draw = len(SIZES), 3, np.random.default_rng(5)
     prefix = model.prefill(
         prompt.input_ids[:, :-1], prompt.attention_mask[:, :-1], prompt.position_ids[:, :, :-1], prompt.prefix_length

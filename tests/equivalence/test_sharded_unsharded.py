@@ -83,7 +83,7 @@ def bench(tmp_path_factory) -> Bench:
 
 @pytest.fixture(scope="module")
 def two(bench) -> Path:
-    """Tensor parallel 2: every kind of run, and one that goes on from a single device's checkpoint."""
+    """Tensor parallel 2: every kind of run, and one that resumes from a single device's checkpoint."""
     resumed = bench.reference("full") / "checkpoint-10"
     runs = {name: {} for name in RUNS} | {
         "full:shards": {"weight_format": "pdparams"},
@@ -101,7 +101,7 @@ def two(bench) -> Path:
 
 @pytest.fixture(scope="module")
 def four(bench, two) -> Path:
-    """Tensor parallel 4, with runs that go on from checkpoints of degree 2."""
+    """Tensor parallel 4, with runs that resume from checkpoints of degree 2."""
     runs = {
         "full": {},
         "LoRA:resumed": {"resume_from_checkpoint": two / "LoRA" / "checkpoint-10"},
@@ -141,16 +141,16 @@ def test_tensor_parallel_4_is_one_device(bench, four):
 
 
 @pytest.mark.parametrize("title", ["two", "four"])
-def test_a_run_goes_on_at_another_degree(bench, request, title):
+def test_a_run_continues_at_another_degree(bench, request, title):
     """From one device to two ranks, and from two ranks to four: weights, moments, schedule and history."""
     assert_same_run(bench, request.getfixturevalue(title) / "full:resumed", steps=10)
 
 
-def test_lora_goes_on_at_another_degree(bench, four):
+def test_lora_continues_at_another_degree(bench, four):
     assert_same_run(bench, four / "LoRA:resumed", steps=10)
 
 
-def test_one_device_goes_on_from_shards(bench, two, tmp_path):
+def test_one_device_continues_from_shards(bench, two, tmp_path):
     checkpoint = two / "full:shards" / "checkpoint-10"
     flags = bench.flags("full", device="cpu", resume_from_checkpoint=checkpoint)
     train(bench.model, bench.folder / "data", tmp_path / "full", **flags)
@@ -158,7 +158,7 @@ def test_one_device_goes_on_from_shards(bench, two, tmp_path):
 
 
 def test_dropout_is_drawn_again_alike(two):
-    """When a block is recomputed, and in a run that goes on; heads draw on each rank for themselves."""
+    """When a block is recomputed, and in a run that resumes; heads draw on each rank for themselves."""
     unbroken, recomputed, resumed = (
         np.array(losses(two / f"dropout{kind}")) for kind in ("", ":recomputed", ":resumed")
     )
@@ -210,7 +210,7 @@ REPLICAS = {
 
 
 def replicas(bench: Bench, title: str) -> Path:
-    """Half the rows on each of two replicas; a run, one that goes on from its middle, and LoRA with dropout."""
+    """Half the rows on each of two replicas; a run, one that resumes from its middle, and LoRA with dropout."""
     ranks, more = REPLICAS[title]
     half = more | {"per_device_train_batch_size": 2}
     runs = {
@@ -235,7 +235,7 @@ def test_replicas_are_one_device(bench, title):
     assert_same_run(bench, folder / "full:resumed", steps=10)
 
 
-def test_ranks_stay_one_model_when_dropout_goes_on_elsewhere(bench):
+def test_ranks_stay_one_model_when_dropout_continues_elsewhere(bench):
     """From two sharding replicas to two tensor-parallel ranks, which must drop the same elements.
 
     With the random states that the replicas saved, the ranks' adapters drift apart by 9e-3.

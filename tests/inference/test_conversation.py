@@ -268,7 +268,7 @@ def test_a_tool_that_was_not_offered_is_text():
 
 
 def test_a_call_in_a_turn_of_its_own():
-    """GLM-4 says something and goes on with <|assistant|>: the call counts; without one, all that was said."""
+    """GLM-4 says something and continues with <|assistant|>: the call counts; without one, all that was said."""
     processor = processor_of_tiny("glm4")
     ids = processor.tokenizer.text_ids("\n好<|assistant|>stock\n{}<|observation|>")
     assert processor.message(ids, [TOOL])["metadata"] == "stock"

@@ -120,7 +120,7 @@ def test_saved_and_loaded(batch, tmp_path, targets, peft):
     assert {module.removeprefix(".*") for module in loaded.lora_config.target_modules} == there(targets)
 
 
-def test_a_loaded_adapter_goes_on_training(batch, tmp_path):
+def test_a_loaded_adapter_continues_training(batch, tmp_path):
     trained_lora().save_pretrained(tmp_path)
     lora = load_lora(tiny_model(seed=1), tmp_path)
     lora.train()

@@ -125,7 +125,7 @@ def test_twenty_training_steps(name):
 
 
 def prompt_of(fixture) -> Prompt:
-    """Left-padded prompts; positions go on as the family counts them."""
+    """Left-padded prompts; positions continue as the family counts them."""
     case = fixture.case("prompt")
     mask = case["attention_mask"]
     positions = case.get("position_ids", np.maximum(mask.cumsum(axis=1) - 1, 0)[:, None])

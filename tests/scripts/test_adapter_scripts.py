@@ -103,15 +103,15 @@ def test_a_repeated_flag_is_said(run, model):
 # training
 
 
-def test_training_does_not_go_on_from_dora(tune, model, dora, tmp_path):  # noqa: F811
+def test_training_does_not_continue_from_dora(tune, model, dora, tmp_path):  # noqa: F811
     result = tune(*ONCE, "--lora_path", dora, model=model)
     assert_error(
-        result, 1, r".*adapter_config.json: fine-tuning cannot go on from an adapter with use_dora: merge it wi"
+        result, 1, r".*adapter_config.json: fine-tuning cannot continue from an adapter with use_dora: merge it wi"
     )
     assert not list((tmp_path / "out").glob("*adapter*"))
 
 
-def test_training_goes_on_from_the_last_of_two(tune, model, adapter, dora, tmp_path):  # noqa: F811
+def test_training_continues_from_the_last_of_two(tune, model, adapter, dora, tmp_path):  # noqa: F811
     """With the first one in the weights; what is saved is the trained one, in PEFT's files as well."""
     first = ["--lora_path", dora, "--lora_path", adapter / "peft"]
     result = tune(*ONCE, *first, "--save_peft", "True", model=model)

@@ -300,7 +300,7 @@ def test_fine_tuning(tune, tmp_path, kind, task, lora):
         assert saved == GENERATION_FILES[kind]
 
 
-def test_an_interrupted_adapter_goes_on_and_predicts_what_it_evaluated(tune, predict, data, tmp_path):
+def test_an_interrupted_adapter_continues_and_predicts_what_it_evaluated(tune, predict, data, tmp_path):
     out = tmp_path / "out"
     once = [*STEPS, *LORA, "--learning_rate", "1e-2", "--save_steps", "1"]
     once += ["--eval_steps", "1", "--load_best_model_at_end", "True", "--metric_for_best_model", "rouge-l"]

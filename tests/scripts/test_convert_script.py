@@ -91,7 +91,7 @@ def larger(tmp_path) -> Path:
     return directory
 
 
-def test_a_killed_run_goes_on(run, larger, tmp_path):
+def test_a_killed_run_continues(run, larger, tmp_path):
     words = [*paths(larger, tmp_path / "target"), "--format", "paddle", "--max_shard_size", "1MB"]
     command = [sys.executable, str(ROOT / SCRIPT), *map(str, words)]
     staging = tmp_path / "target" / STAGING

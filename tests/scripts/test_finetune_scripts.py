@@ -174,7 +174,7 @@ def test_belle_from_the_bundled_sample(run, tmp_path):
 # resuming
 
 
-def test_an_interrupted_run_goes_on(tune, tmp_path):
+def test_an_interrupted_run_continues(tune, tmp_path):
     """Four steps in one go, and two and two, give the same losses and weights."""
     steps = [*ONCE[:2], "4", *ONCE[3:], "--save_steps", "2"]
     assert tune(*steps, out=tmp_path / "unbroken").code == 0
@@ -216,7 +216,7 @@ def test_overwriting_leaves_no_results_of_the_earlier_run(tune, tmp_path):
     assert not list((tmp_path / "out").glob("eval*"))
 
 
-def test_going_on_with_an_adapter(tune, model, adapter, tmp_path):
+def test_continuing_with_an_adapter(tune, model, adapter, tmp_path):
     result = tune(*ONCE, "--lora_path", adapter, model=model)
     assert result.code == 0, result.err
     assert read(tmp_path / "out" / "lora_config.json")["r"] == 8

@@ -150,7 +150,7 @@ WRONG = {
     "cache of a loop": (
         ["--backend", "paddle", "--kv_cache_size", "1GiB"],
         2,
-        "--kv_cache_size is for graphs that go on",
+        "--kv_cache_size is for decoder step graphs",
     ),
     "number of a gpu": (["--backend", "onnx_runtime", "--device", "gpu:x"], 2, "device 'gpu:x' has a wrong number"),
     "number of a cpu": (["--backend", "onnx_runtime", "--device", "cpu:7"], 2, "device 'cpu:7' has a wrong number"),

@@ -107,7 +107,7 @@ USAGE = {
     "output_dir of others": ([*TUNE_TINY, "--output_dir", "good"], "output_dir good is not empty and holds no check"),
     "no checkpoint": (
         [*TUNE_TINY, "--resume_from_checkpoint", "True"],
-        "resume_from_checkpoint True is no checkpoint: .* leave the flag out to go on from the newest one of .* out$",
+        "resume_from_checkpoint True is no checkpoint: .* leave the flag out to resume from the newest one of .* out$",
     ),
     "fp16_full_eval": ([*TUNE_TINY, "--fp16_full_eval"], "fp16_full_eval is True, and evaluation has no use for it"),
     "bf16_full_eval": ([*TUNE_TINY, "--bf16_full_eval"], "bf16_full_eval is True, and evaluation has no use for it"),
@@ -345,7 +345,7 @@ def small_disk(tmp_path):
 
 
 def test_full_disk_while_training(run, broken, small_disk):
-    """The second checkpoint does not fit; the first stays, and the run goes on from it once there is room."""
+    """The second checkpoint does not fit; the first stays, and the run resumes from it once there is room."""
     disk = small_disk(22_000)
     steps = ["--max_steps", "2", "--save_steps", "1", "--output_dir", disk / "out"]
     result = run(*TUNE_GOOD, *steps, cwd=broken)

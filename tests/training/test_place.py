@@ -1,4 +1,4 @@
-"""Where in its data a run goes on: with the same steps exactly, with others behind the same row."""
+"""Where in its data a run resumes: with the same steps exactly, with others after the same row."""
 
 from itertools import pairwise
 
@@ -45,7 +45,7 @@ def steps(cut: dict, first: int, last: int, **more) -> list[list[int]]:
 @pytest.mark.parametrize(
     "cut", [{}, {"size": 2, "accumulation": 2}, {"size": 2, "ranks": 2}, {"rows": 5, "size": 8}], ids=str
 )
-def test_the_same_cut_goes_on_exactly(cut):
+def test_the_same_cut_continues_exactly(cut):
     whole = steps(cut, 0, 40)
     for step in (1, 5, 9, 10, 17, 30):
         place = sampler(**cut).place_behind(step)
@@ -58,22 +58,22 @@ def test_the_same_cut_goes_on_exactly(cut):
     "after", [{"size": 2}, {"size": 8}, {"size": 2, "accumulation": 2}, {"size": 3, "ranks": 2}], ids=str
 )
 @pytest.mark.parametrize("step", [1, 6, 9, 10, 14])
-def test_another_cut_goes_on_behind_the_same_row(step, after):
+def test_another_cut_continues_after_the_same_row(step, after):
     """Every row of the epoch is trained once, but those of its end that fill no step; then whole epochs follow."""
     place = sampler().place_behind(step)
-    going_on = sampler(**after, step=step, place=place)
-    ends = step + going_on._steps(place.row)
+    resumed = sampler(**after, step=step, place=place)
+    ends = step + resumed._steps(place.row)
     before = [row for rows in steps({}, 0, step) for row in rows][place.epoch * 37 :]
     rest = [row for rows in steps(after, step, ends, step=step, place=place) for row in rows]
     assert set(before) | set(rest) <= set(range(37))
     left_out = 37 - len({*before, *rest})
-    assert left_out < going_on.rows_per_step and (left_out == 0 or after.get("accumulation"))
+    assert left_out < resumed.rows_per_step and (left_out == 0 or after.get("accumulation"))
     assert len(rest) - len(set(rest)) < after.get("ranks", 1)
-    epoch = len(going_on) // going_on.accumulation
-    assert going_on.place_behind(ends) == Place(place.epoch + 1, 0, 42)
+    epoch = len(resumed) // resumed.accumulation
+    assert resumed.place_behind(ends) == Place(place.epoch + 1, 0, 42)
     fresh = steps(after, step, ends + epoch, step=step, place=place)[ends - step :]
     assert fresh == steps(after, (place.epoch + 1) * epoch, (place.epoch + 2) * epoch)
-    assert going_on.added_steps == ends - (place.epoch + 1) * epoch
+    assert resumed.added_steps == ends - (place.epoch + 1) * epoch
 
 
 def test_the_place_is_kept_through_several_changes():

@@ -99,7 +99,7 @@ WEIGHTS = ("model.safetensors", "model_state.pdparams", "lora_model_state.pdpara
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_run_resumes(model, data, tmp_path, variant):
-    """In one process, twice: from the first checkpoint, with a history that had gone on."""
+    """In one process, twice: from the first checkpoint, with a history that had continued."""
     unbroken, output, flags = tmp_path / "unbroken", tmp_path / "run", FLAGS | VARIANTS[variant]
     train(model, data, unbroken, **flags)
     shutil.copytree(unbroken, output, ignore=shutil.ignore_patterns("checkpoint-30", "checkpoint-45", *WEIGHTS[:1]))

@@ -1,4 +1,4 @@
-"""A run that goes on with changed flags: each acts from the first step on and is said, or is refused by its name."""
+"""A run that resumes with changed flags: each acts from the first step on and is said, or is refused by its name."""
 
 import json
 import shutil
@@ -156,7 +156,7 @@ def test_the_same_command_says_nothing(model, data, stopped, full, capsys):
     assert (stopped / "loss_history.jsonl").read_bytes() == (full / "loss_history.jsonl").read_bytes()
 
 
-def test_a_checkpoint_without_a_record_goes_on_as_before(model, data, stopped, full, capsys):
+def test_a_checkpoint_without_a_record_continues_as_before(model, data, stopped, full, capsys):
     (stopped / "checkpoint-6" / RECORD_NAME).unlink()
     train(model, data, stopped, **FLAGS)
     assert "→" not in capsys.readouterr().err
@@ -173,7 +173,7 @@ def test_a_checkpoint_without_a_whole_state_is_named(model, data, stopped, conte
     """Missing or damaged: one line with what to do, and nothing is trained."""
     path = stopped / "checkpoint-6" / "trainer_state.json"
     path.write_text(content) if content else path.unlink()
-    with pytest.raises(GLMError, match=r"checkpoint-6.* remove .*checkpoint-6, and the run goes on from") as error:
+    with pytest.raises(GLMError, match=r"checkpoint-6.* remove .*checkpoint-6, and the run resumes from") as error:
         train(model, data, stopped, **FLAGS)
     assert "\n" not in str(error.value)
 
@@ -283,7 +283,7 @@ def test_a_smaller_batch_ends_with_the_epochs(model, data, stopped, capsys):
     trainer = train(model, data, stopped, **FLAGS | {"num_train_epochs": 2}, per_device_train_batch_size=2)
     said = capsys.readouterr().err
     assert "--per_device_train_batch_size 4 → 2: from step 7 on" in said
-    assert "a step has 2 rows, and had 4: the run goes on in epoch 1 behind its row 24, and ends at step 34" in said
+    assert "a step has 2 rows, and had 4: the run resumes in epoch 1 after its row 24, and ends at step 34" in said
     assert trainer.state.global_step == len(history(stopped)) == 34
     rates = [row["learning_rate"] for row in history(stopped)][6:]
     assert rates == pytest.approx([1e-3 * (0.1 + 0.9 * (34 - step) / 34) for step in range(6, 34)])
@@ -307,6 +307,6 @@ def test_other_rows_are_said(model, stopped, tmp_path, capsys):
     trainer = train(model, data, stopped, **FLAGS)
     said = capsys.readouterr().err
     assert (
-        "the training rows are others: 39 rows (" in said and "the run goes on in epoch 1 behind its row 24" not in said
+        "the training rows are others: 39 rows (" in said and "the run resumes in epoch 1 after its row 24" not in said
     )
     assert trainer.state.global_step == 12  # 21 rows are left of the epoch
