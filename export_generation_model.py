@@ -20,7 +20,7 @@ manifest with their checksums, DIR/NAME.FORMAT.manifest.json. Both formats of a 
   python export_generation_model.py … --format onnx --weights int4      the fastest on a CPU, an eighth of the size
 
 formats:
-  paddle   the whole generation as one graph for Paddle Inference, on CPU, GPU and NPU: greedy search, sampling and beam
+  paddle   the full-loop graph for Paddle Inference, on CPU, GPU and NPU: greedy search, sampling and beam
            search, with their options as run-time inputs. The model is built in memory
   onnx     one step as a graph for ONNX Runtime, on CPUs. Weights are read one by one, so memory holds little more than
            the largest of them, whatever the size of the model; untouched Hugging Face directories are read as well

@@ -1,4 +1,4 @@
-"""This project: the graph that holds the whole generation loop, in Paddle Inference."""
+"""This project: the full-loop graph, in Paddle Inference."""
 
 import os
 import time

@@ -31,7 +31,7 @@ CONTROL_SPEC = {
 
 
 class GenerationGraph(nn.Layer):
-    """The whole generation as the forward of a layer, which is what Paddle traces."""
+    """The full generation loop as the forward of a layer, which is what Paddle traces."""
 
     def __init__(self, model: nn.Layer, stop: StopTokens):
         super().__init__()

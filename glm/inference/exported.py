@@ -23,7 +23,7 @@ CACHE_SHARE = 0.8  # of the memory that is free, the key/value cache takes at mo
 
 
 class LoopGenerator(TextGenerator):
-    """A graph that holds the whole generation.
+    """A full-loop graph.
 
     Args:
         runtime: where it is loaded.
@@ -55,14 +55,14 @@ class LoopGenerator(TextGenerator):
 
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
         """Raises UsageError: the graph shows nothing before its end."""
-        raise UsageError("a graph that holds the whole generation shows nothing before its end")
+        raise UsageError("a full-loop graph shows nothing before its end")
 
 
 def refuse_newer_options(config: GenerationConfig, inputs: Set[str]) -> None:
     """Raises UsageError for an option that a graph does not take, for it was exported before there was one.
 
     Args:
-        inputs: of a graph that holds the whole generation.
+        inputs: of a full-loop graph.
     """
     lacking = set(control_arrays(config)) - inputs
     neutral = GenerationConfig(config.max_length)
@@ -194,7 +194,7 @@ def open_export(wanted: ExportOptions) -> tuple[TextGenerator, Choice]:
     if choice.backend.loop and not _needs_steps(wanted, choice):
         if wanted.kv_cache_size is not None:
             raise UsageError(
-                f"--kv_cache_size is for decoder step graphs, and {choice.name} runs the whole generation "
+                f"--kv_cache_size is for decoder step graphs, and {choice.name} runs the full loop "
                 "as one graph: leave it out, or add --stream"
             )
         return LoopGenerator(choice.backend.open_loop(options), processor, wanted.stop_strings, require_whole), choice
@@ -217,7 +217,7 @@ def _device(wanted: ExportOptions) -> str | None:
 
 
 def _runtime_options(wanted: ExportOptions, manifest: Manifest, device: str) -> RuntimeOptions:
-    """Options for the graph that holds the whole generation, when the device can run it."""
+    """Options for the full-loop graph, when the device can run it."""
     kind, _, number = device.partition(":")
     check_dtype("fp16" if wanted.use_fp16 else None, device, "the flag")
     check_dtype(manifest.dtype, device, "a graph exported in")

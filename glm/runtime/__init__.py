@@ -1,6 +1,6 @@
 """Runs exported graphs, without PaddleNLP.
 
-Two interfaces: `LoopRuntime` for a graph that holds the whole generation, `StepRuntime` for a decoder step graph, with
+Two interfaces: `LoopRuntime` for a full-loop graph, `StepRuntime` for a decoder step graph, with
 which glm/engine generates.
 """
 

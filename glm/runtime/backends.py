@@ -19,7 +19,7 @@ class Backend:
         format: of the exports that it runs.
         package: what has to be installed.
         devices: kinds that it runs on.
-        loop, step: module:name of what opens a graph that holds the whole generation, and a decoder step graph
+        loop, step: module:name of what opens a full-loop graph, and a decoder step graph
             (`RuntimeOptions` → runtime); None where it runs no such graph.
     """
 

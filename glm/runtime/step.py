@@ -14,7 +14,7 @@ from glm.errors import GLMError
 
 
 class LoopRuntime(Protocol):
-    """A loaded graph that holds the whole generation.
+    """A loaded full-loop graph.
 
     Attributes:
         inputs: names of what it takes.
