@@ -5,7 +5,7 @@ from glm.checkpoint.names import TABLES, NameTable, Packing, TensorEntry, from_m
 from glm.checkpoint.read import Checkpoint, check_state, load_state, open_checkpoint
 from glm.checkpoint.torch_file import load_torch_bin
 from glm.checkpoint.unpickle import load_pdparams, verify_pickle
-from glm.checkpoint.write import finish_shards, save_index, save_part, save_shard, save_state, share_out
+from glm.checkpoint.write import assign_weights, finish_shards, save_index, save_part, save_shard, save_state
 from glm.files.atomic import atomic_directory, atomic_file, atomic_write
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "NameTable",
     "Packing",
     "TensorEntry",
+    "assign_weights",
     "atomic_directory",
     "atomic_file",
     "atomic_write",
@@ -29,6 +30,5 @@ __all__ = [
     "save_part",
     "save_shard",
     "save_state",
-    "share_out",
     "verify_pickle",
 ]

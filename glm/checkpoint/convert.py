@@ -179,8 +179,8 @@ def open_weights(
     rows, torch_layout = checkpoint.rows(config)
     known = {row.stored for row in rows}
     ignored = [TensorEntry(name, (name,)) for name in checkpoint.ranks[0] if table_of(config).is_ignored(name)]
-    weights = dict(_whole_weights(rows, checkpoint, config, torch_layout))
-    extra = [(row, weight) for row in ignored for _, weight in _whole_weights([row], checkpoint, config, torch_layout)]
+    weights = dict(_full_weights(rows, checkpoint, config, torch_layout))
+    extra = [(row, weight) for row in ignored for _, weight in _full_weights([row], checkpoint, config, torch_layout)]
     expected = {name for row in table_of(config).expand(config) for name in row.memory}
     problems = {
         "lacks": sorted(expected.difference(weights)),
@@ -196,7 +196,7 @@ def open_weights(
     return weights, extra
 
 
-def _whole_weights(
+def _full_weights(
     rows: list[TensorEntry], checkpoint: Checkpoint, config: Any, torch_layout: bool
 ) -> Iterator[tuple[str, WholeWeight]]:
     for row in rows:

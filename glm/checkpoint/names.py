@@ -60,7 +60,7 @@ class Packing:
         """One tensor [..., sum of widths] of its parts [..., width].
 
         Raises:
-            ValueError: when the groups cannot be shared out to so many files.
+            ValueError: when the groups cannot be divided among so many files.
         """
         if len(parts) == 1:
             return parts[0]
@@ -75,7 +75,7 @@ class Packing:
             return ratios, self.groups
         groups, rest = divmod(getattr(config, self.groups), shards)
         if rest:
-            raise ValueError(f"{self.groups} {getattr(config, self.groups)} cannot be shared out to {shards} files")
+            raise ValueError(f"{self.groups} {getattr(config, self.groups)} cannot be divided among {shards} files")
         return ratios, groups
 
 

@@ -36,7 +36,7 @@ class Checkpoint:
     ranks: list[TensorFile]
 
     def tensors(
-        self, config: Any, *, rank: int = 0, degree: int = 1, kv_copies: int = 1
+        self, config: Any, *, rank: int = 0, degree: int = 1, kv_replicas: int = 1
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, array) in the in-memory layout, one stored tensor after the other.
 
@@ -47,14 +47,14 @@ class Checkpoint:
         Args:
             config: needs checkpoint_table, num_hidden_layers, hidden_size, num_attention_heads, vocab_size,
                 tie_word_embeddings.
-            rank, degree, kv_copies: yield only what this tensor-parallel rank of `degree` holds
-                (`glm.distributed.plan.held`).
+            rank, degree, kv_replicas: yield only what this tensor-parallel rank of `degree` holds
+                (`glm.distributed.plan.local_shard`).
         Raises:
             GLMError: see `load_state`.
         """
         rows, torch_layout = self.rows(config)
         for row in rows:
-            where = {"rank": rank, "degree": degree, "kv_copies": kv_copies}
+            where = {"rank": rank, "degree": degree, "kv_replicas": kv_replicas}
             yield from read_row(row, self.ranks, config, torch_layout=torch_layout, **where)
             for file in self.ranks:
                 file.release()
@@ -158,7 +158,7 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
 
 
 def load_state(
-    directory: str | Path, config: Any, *, rank: int = 0, degree: int = 1, kv_copies: int = 1
+    directory: str | Path, config: Any, *, rank: int = 0, degree: int = 1, kv_replicas: int = 1
 ) -> dict[str, np.ndarray]:
     """Read a model, or one tensor-parallel rank's part of it, in the in-memory layout (see `Checkpoint.tensors`).
 
@@ -167,7 +167,7 @@ def load_state(
             fused tensor cannot be cut, tensor-parallel ranks contradict each other, or a tied weight differs from its
             original, or the degree does not divide a weight.
     """
-    return dict(open_checkpoint(directory).tensors(config, rank=rank, degree=degree, kv_copies=kv_copies))
+    return dict(open_checkpoint(directory).tensors(config, rank=rank, degree=degree, kv_replicas=kv_replicas))
 
 
 def _without_index(directory: Path, index: str, parts: list[str], missing: list[str]) -> Checkpoint:

@@ -13,7 +13,7 @@ import numpy as np
 
 from glm.checkpoint.files import TensorFile
 from glm.checkpoint.names import TensorEntry, unpack_blocks
-from glm.distributed.plan import COLUMN, ROW, held, is_padded, padded, rank_range
+from glm.distributed.plan import COLUMN, ROW, is_padded, local_shard, padded, rank_range
 from glm.errors import GLMError
 
 
@@ -25,21 +25,21 @@ def read_row(
     torch_layout: bool,
     rank: int,
     degree: int,
-    kv_copies: int = 1,
+    kv_replicas: int = 1,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) for the weights of one row, or for what one rank of `degree` holds of them.
 
     Args:
         files: of a whole model one, else the tensor-parallel files in the order of their ranks.
     Raises:
-        GLMError: when the weights cannot be separated or shared out, or the files contradict each other.
+        GLMError: when the weights cannot be separated or sharded, or the files contradict each other.
     """
     tensors = stored_tensors(row, files, config, torch_layout)
     if row.split is None:
         rank, degree = 0, 1
     sizes = tensors[0].sizes()
     shares = [
-        _share(name, size, tensors, config, *held(name, rank, degree, kv_copies))
+        _share(name, size, tensors, config, *local_shard(name, rank, degree, kv_replicas))
         for name, size in zip(row.memory, sizes, strict=True)
     ]
     arrays = tensors[0].zeros([share.stop - share.start for share in shares])

@@ -94,7 +94,7 @@ def finish_shards(directory: str | Path, *, degree: int) -> None:
     remove_weights(Path(directory), "pdparams", keep=set(names))
 
 
-def share_out(shapes: Mapping[str, tuple[int, ...]], config: Any, parts: int) -> dict[str, int]:
+def assign_weights(shapes: Mapping[str, tuple[int, ...]], config: Any, parts: int) -> dict[str, int]:
     """Which of the parts of a Hugging Face checkpoint holds each weight: the same in every process.
 
     Weights that share a stored tensor go together. The largest tensors are given out first, each to the part that has
@@ -122,7 +122,7 @@ def save_part(directory: str | Path, state: Tensors, config: Any, *, part: int, 
     written, one process calls `save_index`; parts without an index are not read.
 
     Args:
-        state: the whole weights of this part (see `share_out`) in the in-memory layout.
+        state: the whole weights of this part (see `assign_weights`) in the in-memory layout.
         config: as for `save_state`.
         part: counted from 0.
     Returns:
@@ -177,7 +177,8 @@ def _require_every_tensor(directory: Path, files: list[Safetensors], config: Any
     texts = [f"{word} {', '.join(sorted(names)[:5])}" for word, names in problems.items() if names]
     if texts:
         raise GLMError(
-            f"the {len(files)} parts in {directory} {' and '.join(texts)}: every rank must write what share_out says"
+            f"the {len(files)} parts in {directory} {' and '.join(texts)}: every rank must write what assign_weights "
+            "says"
         )
 
 

@@ -20,7 +20,7 @@ from glm.config.field_values import CHECKED, checked
 from glm.config.foreign_fields import PADDLENLP_FIELDS, TRANSFORMERS_FIELDS
 from glm.config.presets import PRESETS, is_directory, preset_name
 from glm.config.rope_scaling import check_base, longest_position, read_rope_scaling
-from glm.distributed.plan import held
+from glm.distributed.plan import local_shard
 from glm.errors import GLMError, UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -131,20 +131,20 @@ class ConfigFields:
     @property
     def heads_per_group(self) -> int:
         """Query heads that share a key/value head, of those that a rank holds."""
-        return self.num_attention_heads // (self.num_key_value_heads * self.kv_copies)
+        return self.num_attention_heads // (self.num_key_value_heads * self.kv_replicas)
 
     @property
-    def kv_copies(self) -> int:
+    def kv_replicas(self) -> int:
         """Neighbouring tensor-parallel ranks that hold the same key/value head, because there are fewer than ranks."""
         return max(1, self.tensor_parallel_degree // self.num_key_value_heads)
 
-    def held(self, name: str) -> tuple[int, int]:
+    def local_shard(self, name: str) -> tuple[int, int]:
         """Which part of a weight this process has in memory, and of how many."""
-        return held(name, self.tensor_parallel_rank, self.tensor_parallel_degree, self.kv_copies)
+        return local_shard(name, self.tensor_parallel_rank, self.tensor_parallel_degree, self.kv_replicas)
 
     def require_trainable(self) -> None:
         """Raises UsageError where ranks hold copies of a key/value head: each would get another gradient."""
-        if self.kv_copies > 1:
+        if self.kv_replicas > 1:
             raise UsageError(
                 f"tensor_parallel_degree {self.tensor_parallel_degree} predicts but does not train with "
                 f"{self.num_key_value_heads} key/value heads, of which several ranks would hold copies: train with "

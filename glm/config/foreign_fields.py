@@ -92,7 +92,7 @@ TRANSFORMERS_FIELDS = frozenset(
         "use_bfloat16",
     }
 )
-# PaddleNLP's fields of every model: how it trains and shares out, names of labels, settings of generation.
+# PaddleNLP's fields of every model: how it trains and shards, names of labels, settings of generation.
 # transformers has most of them too. (PaddleNLP itself takes seconds to import.)
 PADDLENLP_FIELDS = frozenset(
     [

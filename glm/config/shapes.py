@@ -3,7 +3,7 @@
 from math import prod
 from typing import TYPE_CHECKING
 
-from glm.distributed.plan import held, is_padded, padded, split_axis
+from glm.distributed.plan import is_padded, local_shard, padded, split_axis
 
 if TYPE_CHECKING:
     from glm.config.glm_config import GLMConfig
@@ -78,18 +78,18 @@ def cache_shapes(config: "GLMConfig") -> CacheShapes:
     return [[("key", kept), ("value", kept)] for _ in range(config.num_hidden_layers)]
 
 
-def rank_shape(name: str, shape: tuple[int, ...], degree: int, kv_copies: int = 1) -> tuple[int, ...]:
+def rank_shape(name: str, shape: tuple[int, ...], degree: int, kv_replicas: int = 1) -> tuple[int, ...]:
     """The shape of a rank's part of a weight, padding included (glm/distributed/plan.py)."""
     axis = split_axis(name)
     if axis is None:
         return shape
     part = list(shape)
-    parts = held(name, 0, degree, kv_copies)[1]
+    parts = local_shard(name, 0, degree, kv_replicas)[1]
     part[axis] = (padded(shape[axis], degree) if is_padded(name) else shape[axis]) // parts
     return tuple(part)
 
 
 def elements(shapes: Shapes, config: "GLMConfig") -> int:
     """How many numbers a rank holds of these weights."""
-    degree, copies = config.tensor_parallel_degree, config.kv_copies
+    degree, copies = config.tensor_parallel_degree, config.kv_replicas
     return sum(prod(rank_shape(name, shape, degree, copies)) for name, shape in shapes.items())

@@ -4,8 +4,8 @@ The cuts are Megatron's (arXiv:1909.08053, 3): the first matrix of a pair by its
 that a pair needs one sum over the ranks; the vocabulary by its rows. Model, checkpoints, adapters and optimizer states
 all ask here, so a weight is cut alike everywhere. Every layer that is not named is whole on every rank.
 
-Where there are fewer key/value heads than ranks, several ranks hold the same head (`held`). Files have no copies: they
-are cut as if every rank had its own part.
+Where there are fewer key/value heads than ranks, several ranks hold the same head (`local_shard`). Files have no
+copies: they are cut as if every rank had its own part.
 """
 
 import re
@@ -41,7 +41,7 @@ _LAYER_AND_PART = re.compile(r"(?:.*\.)?(\w+)\.(\w+)")
 
 
 def split_axis(name: str) -> int | None:
-    """The axis of a weight that the ranks share out, None where each has all of it.
+    """The axis of a weight that the ranks partition, None where each has all of it.
 
     Args:
         name: in-memory name, `model.layers.0.self_attn.q_proj.weight` or `… .lora_B`.
@@ -56,22 +56,22 @@ def is_padded(name: str) -> bool:
     return any(f"{layer}." in name for layer in PADDED)
 
 
-def held(name: str, rank: int, degree: int, kv_copies: int = 1) -> tuple[int, int]:
+def local_shard(name: str, rank: int, degree: int, kv_replicas: int = 1) -> tuple[int, int]:
     """Which part of a weight a rank has in memory, and of how many.
 
     Args:
-        kv_copies: neighbouring ranks that hold the same key/value head.
+        kv_replicas: neighbouring ranks that hold the same key/value head.
     """
-    return (rank // kv_copies, degree // kv_copies) if _is_shared(name) else (rank, degree)
+    return (rank // kv_replicas, degree // kv_replicas) if _is_shared(name) else (rank, degree)
 
 
-def filed(name: str, part: np.ndarray, rank: int, kv_copies: int = 1) -> np.ndarray:
+def shard_to_save(name: str, part: np.ndarray, rank: int, kv_replicas: int = 1) -> np.ndarray:
     """What a rank writes into a file of its own of the part that it holds: those with the same one share it out.
 
     Raises:
         GLMError: as `rank_range`.
     """
-    return rank_part(name, part, rank % kv_copies, kv_copies) if _is_shared(name) else part
+    return rank_part(name, part, rank % kv_replicas, kv_replicas) if _is_shared(name) else part
 
 
 def _is_shared(name: str) -> bool:
@@ -92,7 +92,7 @@ def rank_range(name: str, size: int, rank: int, degree: int) -> slice:
     if size % degree and not is_padded(name):
         what = "rows" if split_axis(name) == ROW else "columns"
         raise GLMError(
-            f"{name} has {size} {what}, which {degree} tensor-parallel ranks cannot share out: choose a degree that "
+            f"{name} has {size} {what}, which {degree} tensor-parallel ranks cannot partition: choose a degree that "
             f"divides {size}"
         )
     width = padded(size, degree) // degree

@@ -64,7 +64,7 @@ def linear(config, name: str, in_features: int, out_features: int, bias: bool = 
     if config.tensor_parallel_degree <= 1:
         return Linear(in_features, out_features, bias_attr=None if bias else False)
     if PLAN[name] == COLUMN:
-        out_features *= config.kv_copies if name in KEYS_AND_VALUES else 1
+        out_features *= config.kv_replicas if name in KEYS_AND_VALUES else 1
         out_features = padded(out_features, config.tensor_parallel_degree) if name in PADDED else out_features
         return ColumnParallelLinear(in_features, out_features, has_bias=bias, gather_output=False)
     return RowParallelLinear(in_features, out_features, has_bias=bias, input_is_parallel=True)

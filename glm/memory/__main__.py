@@ -48,7 +48,7 @@ def _parse() -> Namespace:
     run("--dtype", choices=DTYPES, default=Run.dtype, help="of the arithmetic")
     run("--fp16_opt_level", choices=OPT_LEVELS, default=Run.opt_level, help="training in half precision")
     run("--recompute", action="store_true", help="keep block inputs only, and compute the blocks twice")
-    run("--sharding", choices=SHARDING, default=Run.sharding, help="shares out optimizer states; stage2: gradients too")
+    run("--sharding", choices=SHARDING, default=Run.sharding, help="partitions optimizer states; stage2: gradients too")
     run("--sharding_parallel_degree", type=int, default=Run.sharding_degree, help="devices that sharding uses")
     numbers = {"batch_size": "rows per device", "src_length": "tokens of a source", "tgt_length": "tokens of a target"}
     for flag, text in (numbers | {"num_beams": "beams of generation", "r": "rank of LoRA"}).items():
@@ -105,7 +105,7 @@ def print_fits(configure: Callable[[int], ConfigFields], run: Run, device_memory
         try:
             memory = estimate(configure(degree), run)
         except GLMError:
-            table.add_row(str(degree), "-", "no: the model cannot be shared out so")
+            table.add_row(str(degree), "-", "no: the model cannot be sharded so")
             continue
         table.add_row(str(degree), readable(memory.peak), "yes" if fits(memory, device_memory) else "no")
     _print(title, table)

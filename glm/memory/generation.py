@@ -10,7 +10,7 @@ def generation(config: ConfigFields, run: Run) -> tuple[int, int]:
     """The cache of a batch at the last token, and what comes on top when reading the prompt or a step needs most."""
     size, degree = run.weight_size, config.tensor_parallel_degree
     kept = (shape for parts in cache_shapes(config) for _, shape in parts)
-    column = sum(heads * config.kv_copies // degree * width for heads, width in kept) * size  # of one token
+    column = sum(heads * config.kv_replicas // degree * width for heads, width in kept) * size  # of one token
     rows = run.batch_size * run.num_beams
     prefix = run.batch_size * run.src_length * (column + size)
     tails = rows * run.tgt_length * column
@@ -29,7 +29,7 @@ def _prefill(config: ConfigFields, run: Run) -> int:
     tokens, square = run.batch_size * run.src_length, run.batch_size * run.src_length**2
     # Scores and softmax in float32, and the softmax in half precision.
     scores = config.num_attention_heads // degree * square * (2 * FP32 + (size if size < FP32 else 0))
-    heads = config.num_attention_heads + config.num_key_value_heads * config.kv_copies
+    heads = config.num_attention_heads + config.num_key_value_heads * config.kv_replicas
     heads = heads * config.head_dim // degree
     turned = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
     attention = scores + tokens * (2 * config.hidden_size + (2 + turned) * heads) * size

@@ -9,7 +9,7 @@ import paddle
 from paddle import nn
 
 from glm.distributed.plan import rank_part
-from glm.model.parameters import set_parameter, whole_shape
+from glm.model.parameters import full_shape, set_parameter
 
 _skipped = False
 _given_seed: int | None = None
@@ -48,7 +48,7 @@ def randomise(model: nn.Layer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             draw = np.random.default_rng([seed, crc32(name.encode())])
-            shape = whole_shape(name, parameter, model.config)
+            shape = full_shape(name, parameter, model.config)
             array = draw.standard_normal(shape, dtype="float32") * model.config.initializer_range
             _set_part(parameter, name, array, model.config)
         else:
@@ -60,13 +60,13 @@ def randomise_adapter(model: nn.Layer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(".lora_A"):
             draw = np.random.default_rng([seed, crc32(name.encode())])
-            shape = whole_shape(name, parameter, model.config)
+            shape = full_shape(name, parameter, model.config)
             bound = shape[0] ** -0.5
             _set_part(parameter, name, draw.uniform(-bound, bound, shape).astype("float32"), model.config)
 
 
 def _set_part(parameter: paddle.Tensor, name: str, array: np.ndarray, config) -> None:
-    set_parameter(parameter, rank_part(name, array, *config.held(name)))
+    set_parameter(parameter, rank_part(name, array, *config.local_shard(name)))
 
 
 @contextmanager

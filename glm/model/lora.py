@@ -25,7 +25,7 @@ from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
 from glm.model.init import draw_seed, randomise_adapter, undrawn
 from glm.model.network import GLMNetwork
-from glm.model.parameters import set_parameter, whole_shape, whole_weight
+from glm.model.parameters import full_shape, full_weight, set_parameter
 
 TARGETS = {
     "attention": ["q_proj", "k_proj", "v_proj"],
@@ -59,13 +59,13 @@ class GLMLoRAModel(LoRAModel):
         """
         _, adapter = read_adapter(Path(directory), self.model.config)
         config, parameters = self.model.config, self._adapter_parameters()
-        check_adapter(adapter, {name: whole_shape(name, p, config) for name, p in parameters.items()}, directory)
+        check_adapter(adapter, {name: full_shape(name, p, config) for name, p in parameters.items()}, directory)
         for name, parameter in parameters.items():
-            set_parameter(parameter, rank_part(name, adapter[name], *config.held(name)))
+            set_parameter(parameter, rank_part(name, adapter[name], *config.local_shard(name)))
 
     def adapter_state(self) -> Adapter:
         """The adapter's whole matrices by name. All tensor-parallel ranks must call it."""
-        return {name: whole_weight(name, p, self.model.config) for name, p in self._adapter_parameters().items()}
+        return {name: full_weight(name, p, self.model.config) for name, p in self._adapter_parameters().items()}
 
     def _adapter_parameters(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.state_dict().items() if ".lora_" in name}
@@ -152,9 +152,9 @@ def merge_adapter(model: GLMNetwork, directory: str | Path) -> GLMNetwork:
     if adapter.unties:
         _untie(model)
     parameters = model.state_dict()
-    tensors = ((name, whole_weight(name, parameter, config)) for name, parameter in before.items())
+    tensors = ((name, full_weight(name, parameter, config)) for name, parameter in before.items())
     for name, array in merged(tensors, adapter, config):
-        set_parameter(parameters[name], rank_part(name, array, *config.held(name)))
+        set_parameter(parameters[name], rank_part(name, array, *config.local_shard(name)))
     return model
 
 
@@ -180,7 +180,7 @@ def merge_lora(lora: GLMLoRAModel | GLMNetwork) -> GLMNetwork:
             # PaddleNLP's own way back knows no tensor-parallel layers.
             parent, _, attribute = name.rpartition(".")
             with undrawn():
-                shape = whole_shape(f"{name}.weight", layer.weight, config)
+                shape = full_shape(f"{name}.weight", layer.weight, config)
                 plain = linear(config, attribute, *shape, bias=layer.bias is not None)
             plain.weight, plain.bias = layer.weight, layer.bias
             setattr(layers[parent], attribute, plain)

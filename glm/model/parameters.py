@@ -25,19 +25,19 @@ def as_numpy(parameter: paddle.Tensor) -> np.ndarray:
     return array.view(ml_dtypes.bfloat16) if parameter.dtype == paddle.bfloat16 else array
 
 
-def whole_shape(name: str, parameter: paddle.Tensor, config) -> list[int]:
+def full_shape(name: str, parameter: paddle.Tensor, config) -> list[int]:
     """Shape of the weight of which a parameter is this rank's part, without padding."""
     shape, axis = list(parameter.shape), split_axis(name)
     if axis is not None and config.tensor_parallel_degree > 1:
-        shape[axis] = config.vocab_size if is_padded(name) else shape[axis] * config.held(name)[1]
+        shape[axis] = config.vocab_size if is_padded(name) else shape[axis] * config.local_shard(name)[1]
     return shape
 
 
-def whole_weight(name: str, parameter: paddle.Tensor, config) -> np.ndarray:
+def full_weight(name: str, parameter: paddle.Tensor, config) -> np.ndarray:
     """The weight of which a parameter is this rank's part, without padding. All ranks must call it."""
     ranks, axis = Ranks(config), split_axis(name)
     if ranks.degree == 1 or axis is None:
         return as_numpy(parameter)
-    copies = ranks.degree // config.held(name)[1]
+    copies = ranks.degree // config.local_shard(name)[1]
     parts = [as_numpy(part) for part in ranks.parts(parameter)[::copies]]
-    return whole(name, parts, whole_shape(name, parameter, config)[axis])
+    return whole(name, parts, full_shape(name, parameter, config)[axis])

@@ -9,15 +9,15 @@ from paddle import nn
 from paddle.utils import unique_name
 
 from glm.checkpoint.read import check_state, open_checkpoint
-from glm.checkpoint.write import finish_shards, save_index, save_part, save_shard, save_state, share_out
+from glm.checkpoint.write import assign_weights, finish_shards, save_index, save_part, save_shard, save_state
 from glm.config.glm_config import GLMConfig
 from glm.config.hub import download_model
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
 from glm.device.probe import usable_dtype
-from glm.distributed.plan import filed
+from glm.distributed.plan import shard_to_save
 from glm.distributed.tensor_parallel import tensor_parallel
 from glm.model.init import seeded, without_initialisation
-from glm.model.parameters import as_numpy, set_parameter, whole_shape, whole_weight
+from glm.model.parameters import as_numpy, full_shape, full_weight, set_parameter
 
 logger = logging.getLogger(__name__)
 PRESET_SEED = 42  # of the weights of presets that nobody has trained
@@ -78,7 +78,7 @@ class CheckpointMixin:
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         found = {}
         rank, degree = config.tensor_parallel_rank, config.tensor_parallel_degree
-        for name, array in checkpoint.tensors(config, rank=rank, degree=degree, kv_copies=config.kv_copies):
+        for name, array in checkpoint.tensors(config, rank=rank, degree=degree, kv_replicas=config.kv_replicas):
             found[name] = SimpleNamespace(shape=array.shape)
             if shapes.get(name) == array.shape:
                 set_parameter(parameters[name], array)
@@ -126,15 +126,15 @@ class CheckpointMixin:
     def _save_whole(self, directory: Path, weight_format: str, writes: bool) -> None:
         state = {}
         for name, parameter in self.state_dict().items():
-            array = whole_weight(name, parameter, self.config)
+            array = full_weight(name, parameter, self.config)
             state |= {name: array} if writes else {}
         if writes:
             save_state(directory, state, self.config, weight_format=weight_format)
 
     def _save_shard(self, directory: Path) -> None:
         rank, degree = self.ranks.rank, self.ranks.degree
-        copies = self.config.kv_copies
-        state = {name: filed(name, as_numpy(p), rank, copies) for name, p in self.state_dict().items()}
+        copies = self.config.kv_replicas
+        state = {name: shard_to_save(name, as_numpy(p), rank, copies) for name, p in self.state_dict().items()}
         save_shard(directory, state, self.config, rank=rank, degree=degree)
         self.ranks.barrier()
         if rank == 0:
@@ -142,11 +142,11 @@ class CheckpointMixin:
 
     def _save_part(self, directory: Path) -> None:
         rank, degree, parameters = self.ranks.rank, self.ranks.degree, self.state_dict()
-        shapes = {name: tuple(whole_shape(name, p, self.config)) for name, p in parameters.items()}
-        writer = share_out(shapes, self.config, degree)
+        shapes = {name: tuple(full_shape(name, p, self.config)) for name, p in parameters.items()}
+        writer = assign_weights(shapes, self.config, degree)
         state = {}
         for name, parameter in parameters.items():
-            array = whole_weight(name, parameter, self.config)
+            array = full_weight(name, parameter, self.config)
             state |= {name: array} if writer[name] == rank else {}
         save_part(directory, state, self.config, part=rank, parts=degree)
         self.ranks.barrier()

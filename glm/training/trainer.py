@@ -18,7 +18,7 @@ from glm.encoding.dataset import EncodedDataset
 from glm.evaluation.generation import GenerationEvaluation, Replica
 from glm.files.atomic import atomic_directory, atomic_write
 from glm.model.lora import GLMLoRAModel
-from glm.model.parameters import whole_shape
+from glm.model.parameters import full_shape
 from glm.training import random_state
 from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
@@ -294,7 +294,7 @@ class GLMTrainer(Trainer):
     def weight_sizes(self) -> tuple[int, int]:
         """Parameters of the whole model, on all ranks together: all of them, and those that are trained."""
         named = list(self._glm.named_parameters())
-        sizes = [prod(whole_shape(name, p, self._glm.config)) for name, p in named]
+        sizes = [prod(full_shape(name, p, self._glm.config)) for name, p in named]
         return sum(sizes), sum(size for size, (_, p) in zip(sizes, named, strict=True) if not p.stop_gradient)
 
     def _weight_names(self) -> dict[str, str]:

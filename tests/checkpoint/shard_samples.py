@@ -1,6 +1,6 @@
 """Checkpoints as several tensor-parallel ranks write them together."""
 
-from glm.checkpoint import finish_shards, save_index, save_part, save_shard, save_state, share_out
+from glm.checkpoint import assign_weights, finish_shards, save_index, save_part, save_shard, save_state
 from glm.distributed.plan import rank_part
 
 INDEX = "model.safetensors.index.json"
@@ -27,7 +27,7 @@ def write_shards(directory, state, degree, config):
 
 
 def write_parts(directory, state, parts, config):
-    part_of = share_out({name: array.shape for name, array in state.items()}, config, parts)
+    part_of = assign_weights({name: array.shape for name, array in state.items()}, config, parts)
     for part in range(parts):
         share = {name: array for name, array in state.items() if part_of[name] == part}
         assert save_part(directory, share, config, part=part, parts=parts) == directory / part_names(parts)[part]

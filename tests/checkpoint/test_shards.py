@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from shard_samples import INDEX, WRITERS, part_names, parts_of, shard_names
 
 from glm.checkpoint import (
+    assign_weights,
     check_state,
     finish_shards,
     from_memory,
@@ -23,7 +24,6 @@ from glm.checkpoint import (
     save_part,
     save_shard,
     save_state,
-    share_out,
 )
 from glm.checkpoint.names import table_of
 from glm.errors import GLMError
@@ -112,8 +112,8 @@ def test_files_on_disk(tmp_path):
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 40])
 def test_sharing_out(parts):
     shapes = memory_shapes(CONFIG)
-    part_of = share_out(shapes, CONFIG, parts)
-    assert part_of == share_out(dict(reversed(shapes.items())), CONFIG, parts)
+    part_of = assign_weights(shapes, CONFIG, parts)
+    assert part_of == assign_weights(dict(reversed(shapes.items())), CONFIG, parts)
     assert part_of.keys() == shapes.keys()
     rows = table_of(CONFIG).expand(CONFIG)
     assert all(len({part_of[name] for name in row.memory}) == 1 for row in rows)
@@ -265,7 +265,7 @@ def test_an_unfinished_save_of_parts_is_not_read(tmp_path):
     """One of two ranks has written over the save of another step, then the job was killed."""
     write("parts", tmp_path, random_state(CONFIG), 2)
     later = random_state(CONFIG, seed=1)
-    part_of = share_out(memory_shapes(CONFIG), CONFIG, 2)
+    part_of = assign_weights(memory_shapes(CONFIG), CONFIG, 2)
     save_part(tmp_path, {n: a for n, a in later.items() if part_of[n] == 1}, CONFIG, part=1, parts=2)
     with pytest.raises(GLMError, match=rf"holds {part_names(2)[0]}, but no index .*: the save was not finished"):
         load_state(tmp_path, CONFIG)
@@ -293,7 +293,7 @@ def test_saves_that_are_not_complete(tmp_path):
         save_index(tmp_path, CONFIG, parts=2)
     save_part(tmp_path, {n: a for n, a in state.items() if "embed" in n or "bias" in n}, CONFIG, part=1, parts=2)
     lacking = "glm.transformer.final_layernorm.weight, glm.transformer.layers.0.attention.dense.weight"
-    twice = "have twice glm.transformer.final_layernorm.bias: every rank must write what share_out says"
+    twice = "have twice glm.transformer.final_layernorm.bias: every rank must write what assign_weights says"
     with pytest.raises(GLMError, match=rf"the 2 parts in \S+ lack {lacking}, .* and {twice}"):
         save_index(tmp_path, CONFIG, parts=2)
     assert not (tmp_path / INDEX).exists()

@@ -17,7 +17,7 @@ from glm import GLMConfig, GLMForCausalLM
 from glm.cli.script import run_script
 from glm.config.presets import PRESETS
 from glm.config.shapes import lora_shapes, parameter_shapes, rank_shape
-from glm.distributed.plan import held, rank_part
+from glm.distributed.plan import local_shard, rank_part
 from glm.errors import UsageError
 from glm.memory import GIB, HEADROOM, Memory, Run, estimate, fits
 from glm.memory.__main__ import main
@@ -83,9 +83,9 @@ def test_a_rank_holds_its_part_of_the_plan(degree):
 @pytest.mark.parametrize(("degree", "copies"), [(2, 1), (4, 2), (8, 4)])
 def test_ranks_beyond_the_key_value_heads_hold_copies(degree, copies):
     config = GLMConfig.preset("glm-4-9b-chat-tiny", tensor_parallel_degree=degree)
-    assert config.kv_copies == copies
+    assert config.kv_replicas == copies
     parts = {
-        name: rank_part(name, np.zeros(shape), *held(name, degree - 1, degree, copies)).size
+        name: rank_part(name, np.zeros(shape), *local_shard(name, degree - 1, degree, copies)).size
         for name, shape in parameter_shapes(config).items()
     }
     assert estimate(config, RUN).weights == 4 * sum(parts.values())
@@ -364,7 +364,7 @@ def test_the_command_reads_a_config(monkeypatch, capsys, tmp_path):
     arguments = ["--model_name_or_path", str(tmp_path), "--device_memory", "0.001"]
     code, out, _ = command(monkeypatch, capsys, *arguments)
     assert code == 0
-    assert "no: the model cannot be shared out so" in out  # two heads, eight ranks
+    assert "no: the model cannot be sharded so" in out  # two heads, eight ranks
     assert " yes " not in out
 
 

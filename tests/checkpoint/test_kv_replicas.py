@@ -8,7 +8,7 @@ from shard_samples import WRITERS
 from glm.checkpoint import load_state, save_shard
 from glm.checkpoint.files import MappedTensors, Safetensors
 from glm.checkpoint.names import table_of
-from glm.distributed.plan import filed, held, rank_part, whole
+from glm.distributed.plan import local_shard, rank_part, shard_to_save, whole
 
 HEADS, GROUPS, WIDTH, HIDDEN, INNER = 4, 2, 6, 16, 24
 QUERIES, KEYS = HEADS * WIDTH, GROUPS * WIDTH
@@ -71,7 +71,7 @@ def test_a_rank_reads_its_part_and_its_head(tmp_path, monkeypatch, table, form, 
         wanted = memory_of(state, rank)
         with monkeypatch.context() as patch:
             sizes = counted_reads(patch)
-            read = load_state(tmp_path, config, rank=rank, degree=DEGREE, kv_copies=COPIES)
+            read = load_state(tmp_path, config, rank=rank, degree=DEGREE, kv_replicas=COPIES)
         assert same_bits(read, wanted)
         split = sum(array.nbytes for name, array in wanted.items() if "norm" not in name)
         padding = rank == DEGREE - 1 and 3 * HIDDEN * 4 * 2  # rows of zeros, which are in no file
@@ -102,7 +102,7 @@ def test_ranks_with_copies_write_no_copies(tmp_path, table):
     config = config_of(table)
     state = random_state(config)
     for rank in range(DEGREE):
-        part = {name: filed(name, array, rank, COPIES) for name, array in memory_of(state, rank).items()}
+        part = {name: shard_to_save(name, array, rank, COPIES) for name, array in memory_of(state, rank).items()}
         save_shard(tmp_path, part, config, rank=rank, degree=DEGREE)
     assert same_bits(load_state(tmp_path, config), state)
 
@@ -110,7 +110,7 @@ def test_ranks_with_copies_write_no_copies(tmp_path, table):
 @pytest.mark.parametrize(("degree", "copies"), [(1, 1), (2, 1), (4, 2), (8, 4)])
 def test_parts_of_one_head_are_joined_once(degree, copies):
     name, array = "model.layers.0.self_attn.k_proj.bias", np.arange(16.0)
-    parts = [rank_part(name, array, *held(name, rank, degree, copies)) for rank in range(degree)]
+    parts = [rank_part(name, array, *local_shard(name, rank, degree, copies)) for rank in range(degree)]
     assert [len(part) for part in parts] == [16 // min(degree, 2)] * degree
     assert np.array_equal(whole(name, parts[::copies]), array)
-    assert np.array_equal(np.concatenate([filed(name, p, r, copies) for r, p in enumerate(parts)]), array)
+    assert np.array_equal(np.concatenate([shard_to_save(name, p, r, copies) for r, p in enumerate(parts)]), array)
