@@ -129,7 +129,7 @@ class ConfigFields:
         return FAMILIES[self.family]
 
     @property
-    def heads_per_group(self) -> int:
+    def queries_per_kv(self) -> int:
         """Query heads that share a key/value head, of those that a rank holds."""
         return self.num_attention_heads // (self.num_key_value_heads * self.kv_replicas)
 

@@ -38,7 +38,7 @@ def read(
     column_C = paddle.arange(dim(past[0], 2), dtype="int64")
     past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))
     new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
-    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.heads_per_group)
+    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.queries_per_kv)
     attends = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
     hidden_BTH = model.model(ids_BT, position_ids_BPT, attends)
     new = paddle.stack([part for attend in attends for part in (attend.keys, attend.values)])

@@ -96,7 +96,7 @@ class _Sizes:
 
 def bias_size(config: ConfigFields, run: Run, width: int) -> int:
     """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (attention.py)."""
-    return run.batch_size * width**2 * FP32 * config.heads_per_group
+    return run.batch_size * width**2 * FP32 * config.queries_per_kv
 
 
 def _block(config: ConfigFields, run: Run, sizes: _Sizes) -> _Block:

@@ -71,27 +71,26 @@ class AttentionDropout:
 class DenseAttention:
     """Every query against all keys of the same call: training, evaluation and the prefill of a prompt.
 
-    The R heads that share a key/value head stand behind each other like tokens, so one matmul per key/value head serves
-    them all.
+    Query heads of one KV head are stacked along the token axis: one matmul per KV head (GQA).
 
     Args:
         bias: [B, T·R, T] float32, added to the scores (`DenseAttention.bias`).
-        shared: R, query heads per key/value head.
+        n_rep: R, query heads per key/value head.
         dropout: of the attention weights.
     """
 
-    def __init__(self, bias: Tensor, shared: int = 1, dropout: AttentionDropout | None = None):
-        self.bias_BQT, self.shared, self.dropout = bias, shared, dropout
+    def __init__(self, bias: Tensor, n_rep: int = 1, dropout: AttentionDropout | None = None):
+        self.bias_BQT, self.n_rep, self.dropout = bias, n_rep, dropout
 
     @staticmethod
-    def bias(bias_BTT: Tensor, shared: int, dtype: str = "float32") -> Tensor:
+    def bias(bias_BTT: Tensor, n_rep: int, dtype: str = "float32") -> Tensor:
         """[B, T, T] float32 → [B, T·R, T], once for all layers; scores are float32 whatever the dtype."""
-        return shared_bias(bias_BTT, shared)
+        return repeated_bias(bias_BTT, n_rep)
 
     def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
         # Heads in front of the batch: adding a bias that has no head axis is then one pass over memory.
         k, v = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
-        return ungrouped(self.attend(grouped(q_BTND, self.shared), k, v), self.shared)
+        return ungrouped(self.attend(grouped(q_BTND, self.n_rep), k, v), self.n_rep)
 
     def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
         """Q = T·R queries."""
@@ -101,27 +100,27 @@ class DenseAttention:
         return paddle.matmul(weights_KBQT, v_KBTD)
 
 
-def shared_bias(bias_BTT: Tensor, shared: int) -> Tensor:
+def repeated_bias(bias_BTT: Tensor, n_rep: int) -> Tensor:
     """A bias for `grouped` queries: [B, T, T] → [B, T·R, T]. It is large, so one serves all layers."""
-    return bias_BTT if shared == 1 else bias_BTT.repeat_interleave(shared, axis=1)
+    return bias_BTT if n_rep == 1 else bias_BTT.repeat_interleave(n_rep, axis=1)
 
 
-def grouped(q_BTND: Tensor, shared: int) -> Tensor:
-    """Queries by key/value head: [B, T, N, D] → [K, B, T·R, D], R = `shared`."""
+def grouped(q_BTND: Tensor, n_rep: int) -> Tensor:
+    """Queries by key/value head: [B, T, N, D] → [K, B, T·R, D], R = `n_rep`."""
     heads, width = q_BTND.shape[2:]
-    if shared == 1:
+    if n_rep == 1:
         return q_BTND.transpose([2, 0, 1, 3])
-    q_KBTRD = q_BTND.reshape([0, 0, heads // shared, shared, width]).transpose([2, 0, 1, 3, 4])
+    q_KBTRD = q_BTND.reshape([0, 0, heads // n_rep, n_rep, width]).transpose([2, 0, 1, 3, 4])
     return q_KBTRD.reshape([0, 0, -1, width])
 
 
-def ungrouped(context_KBQD: Tensor, shared: int) -> Tensor:
+def ungrouped(context_KBQD: Tensor, n_rep: int) -> Tensor:
     """The inverse of `grouped`: [K, B, T·R, D] → [B, T, N, D]."""
     groups, width = context_KBQD.shape[0], context_KBQD.shape[-1]
-    if shared == 1:
+    if n_rep == 1:
         return context_KBQD.transpose([1, 2, 0, 3])
-    context_BTKRD = context_KBQD.reshape([0, 0, -1, shared, width]).transpose([1, 2, 0, 3, 4])
-    return context_BTKRD.reshape([0, 0, groups * shared, width])
+    context_BTKRD = context_KBQD.reshape([0, 0, -1, n_rep, width]).transpose([1, 2, 0, 3, 4])
+    return context_BTKRD.reshape([0, 0, groups * n_rep, width])
 
 
 class PrefillAttention(DenseAttention):
@@ -160,15 +159,15 @@ class CachedAttention:
         self.tail_keys = paddle.concat([self.tail_keys, k_BGKD.unsqueeze(3)], axis=3)
         self.tail_values = paddle.concat([self.tail_values, v_BGKD.unsqueeze(3)], axis=3)
         groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
-        shared = heads // groups
-        prefix_KBQS = scores_fp32(grouped(q_BGND, shared), self.prefix_keys) + self.prefix_bias
-        tail_BGKRt = scores_fp32(q_BGND.reshape([0, 0, groups, shared, width]), self.tail_keys)
+        n_rep = heads // groups
+        prefix_KBQS = scores_fp32(grouped(q_BGND, n_rep), self.prefix_keys) + self.prefix_bias
+        tail_BGKRt = scores_fp32(q_BGND.reshape([0, 0, groups, n_rep, width]), self.tail_keys)
         tail_KBQt = tail_BGKRt.transpose([2, 0, 1, 3, 4]).flatten(2, 3)
         weights_KBQs = softmax(paddle.concat([prefix_KBQS, tail_KBQt], axis=-1), self.tail_values)
         columns = dim(self.prefix_keys, 2)
-        from_prefix = ungrouped(paddle.matmul(weights_KBQs[..., :columns], self.prefix_values), shared)
+        from_prefix = ungrouped(paddle.matmul(weights_KBQs[..., :columns], self.prefix_values), n_rep)
         # Split G·R with t in front: a graph's reshape takes one size that is not known.
-        weights_tKBGR = weights_KBQs[..., columns:].transpose([3, 0, 1, 2]).reshape([0, 0, 0, -1, shared])
+        weights_tKBGR = weights_KBQs[..., columns:].transpose([3, 0, 1, 2]).reshape([0, 0, 0, -1, n_rep])
         from_tail_BGKRD = paddle.matmul(weights_tKBGR.transpose([2, 3, 1, 4, 0]), self.tail_values)
         # The shape of the queries once more: a graph knows one beam to be one again.
         return (from_prefix + from_tail_BGKRD.reshape([0, 0, heads, width])).reshape([0, q_BGND.shape[1], heads, width])
@@ -203,13 +202,13 @@ class StepAttention:
         return context_BTKRD.reshape([0, 0, heads, width])
 
 
-def step_bias(past_B1C: Tensor, new_BTT: Tensor, groups: int, shared: int) -> Tensor:
+def step_bias(past_B1C: Tensor, new_BTT: Tensor, groups: int, n_rep: int) -> Tensor:
     """Biases of the cache's positions and of the new ones as `StepAttention` adds them: [B, K, T·R, C + T].
 
     All heads of it, once for all layers: an addition that repeats it takes a CPU ten times as long.
     """
     past_BTC = past_B1C + paddle.zeros_like(new_BTT[:, :, :1])
-    bias_BQS = shared_bias(paddle.concat([past_BTC, new_BTT], axis=-1), shared)
+    bias_BQS = repeated_bias(paddle.concat([past_BTC, new_BTT], axis=-1), n_rep)
     return paddle.stack([bias_BQS] * groups, axis=1)
 
 

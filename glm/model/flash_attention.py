@@ -31,7 +31,7 @@ class FlashAttention:
 
     Args:
         bias: [B, 1, T, T] in the dtype to compute in (`FlashAttention.bias`).
-        shared: R, query heads per key/value head; the kernel finds it in the shapes.
+        n_rep: R, query heads per key/value head; the kernel finds it in the shapes.
         dropout: of the attention weights; the kernel draws its random numbers itself.
 
     Nothing takes the kernel's place: in half precision Paddle's plain arithmetic would round scores, and GLM-4's
@@ -40,11 +40,11 @@ class FlashAttention:
 
     backend = "FLASH_ATTENTION"  # of paddle.nn.attention.SDPBackend
 
-    def __init__(self, bias: Tensor, shared: int = 1, dropout: AttentionDropout | None = None):
+    def __init__(self, bias: Tensor, n_rep: int = 1, dropout: AttentionDropout | None = None):
         self.bias_B1TT, self.dropout = bias, dropout
 
     @staticmethod
-    def bias(bias_BTT: Tensor, shared: int, dtype: str) -> Tensor:
+    def bias(bias_BTT: Tensor, n_rep: int, dtype: str) -> Tensor:
         """[B, T, T] float32 → [B, 1, T, T], once for all layers."""
         return bias_BTT.astype(dtype).unsqueeze(1)
 
@@ -70,9 +70,9 @@ class FlashPrefill(FlashAttention):
 FlashAttention.prefill = FlashPrefill
 
 
-def attention_core(dtype: str, head_dim: int, shared: int) -> type[DenseAttention] | type[FlashAttention]:
+def attention_core(dtype: str, head_dim: int, n_rep: int) -> type[DenseAttention] | type[FlashAttention]:
     """The core for this device: classes with `bias` and `prefill`. A graph, which any device may run, is dense."""
-    if paddle.in_dynamic_mode() and flash_fault(paddle.get_device(), dtype, head_dim, shared) is None:
+    if paddle.in_dynamic_mode() and flash_fault(paddle.get_device(), dtype, head_dim, n_rep) is None:
         return FlashAttention
     return DenseAttention
 
@@ -85,7 +85,7 @@ def compute_dtype(weight: Tensor) -> str:
 
 
 @lru_cache
-def flash_fault(device: str, dtype: str, head_dim: int, shared: int) -> str | None:
+def flash_fault(device: str, dtype: str, head_dim: int, n_rep: int) -> str | None:
     """Why flash attention is not taken on the current device, or None.
 
     Args:
@@ -95,16 +95,16 @@ def flash_fault(device: str, dtype: str, head_dim: int, shared: int) -> str | No
         return "a CPU gains nothing by it"
     if dtype not in HALF_DTYPES:
         return f"no kernel computes in {dtype}"
-    return _trial(dtype, head_dim, shared)
+    return _trial(dtype, head_dim, n_rep)
 
 
-def _trial(dtype: str, head_dim: int, shared: int) -> str | None:
+def _trial(dtype: str, head_dim: int, n_rep: int) -> str | None:
     """Runs it on a few numbers, within a tile and beyond, under every kind of mask; the process stays as it was."""
     random_state = paddle.get_rng_state()
     try:
         with paddle.enable_grad(), paddle.amp.auto_cast(enable=False), paddle.utils.unique_name.guard():
             for columns in (5, TILE + 3):
-                runs = [trial_run(core, dtype, head_dim, shared, columns) for core in (FlashAttention, DenseAttention)]
+                runs = [trial_run(core, dtype, head_dim, n_rep, columns) for core in (FlashAttention, DenseAttention)]
                 for name, ours, dense in zip(TRIED, *runs, strict=True):
                     _compare(name, ours, dense, dtype)
     # As in glm/device/probe.py: Paddle raises nearly every class there is.
@@ -127,7 +127,7 @@ def _compare(name: str, ours: Tensor, dense: Tensor, dtype: str) -> None:
         raise GLMError(f"its {name} is off by {difference:.2g}, where rounding explains {most:.2g}")
 
 
-def trial_run(core, dtype: str, head_dim: int, shared: int, columns: int) -> list[Tensor]:
+def trial_run(core, dtype: str, head_dim: int, n_rep: int, columns: int) -> list[Tensor]:
     """Context and gradients of queries, keys and values, of four rows that see different columns.
 
     A causal row, one that sees a prefix, one padded on the left and one padded on the right; padding, whose context
@@ -137,8 +137,8 @@ def trial_run(core, dtype: str, head_dim: int, shared: int, columns: int) -> lis
     pads = paddle.to_tensor([[0, 0], [0, 0], [2, 0], [0, 2]])
     mask_BT = ((column_T >= pads[:, :1]) & (column_T < columns - pads[:, 1:])).astype("int64")
     bias_BTT = attention_bias(mask_BT, paddle.to_tensor([0, 2, 3, 1]))
-    q, k, v = (_waves(4, columns, heads, head_dim, start, dtype) for start, heads in enumerate((2 * shared, 2, 2)))
-    attend = core(core.bias(bias_BTT, shared, dtype), shared)
+    q, k, v = (_waves(4, columns, heads, head_dim, start, dtype) for start, heads in enumerate((2 * n_rep, 2, 2)))
+    attend = core(core.bias(bias_BTT, n_rep, dtype), n_rep)
     context = attend(q, k, v) * mask_BT.astype(dtype).reshape([4, columns, 1, 1])
     (context * _waves(*context.shape, 3, dtype).detach()).sum().backward()
     return [context, q.grad, k.grad, v.grad]
@@ -148,8 +148,8 @@ def print_choice(device: str) -> None:
     """A line for each half precision and kind of head: which attention the device gets, and why."""
     before = paddle.get_device()
     paddle.set_device(device)
-    for dtype, (kind, (head_dim, shared)) in product(HALF_DTYPES, KINDS.items()):
-        fault = flash_fault(paddle.get_device(), dtype, head_dim, shared)
+    for dtype, (kind, (head_dim, n_rep)) in product(HALF_DTYPES, KINDS.items()):
+        fault = flash_fault(paddle.get_device(), dtype, head_dim, n_rep)
         choice = "flash  (it gives what dense attention gives)" if fault is None else f"dense  (no flash: {fault})"
         print(f"attention of {kind} in {dtype}: {choice}")
     paddle.set_device(before)

@@ -69,7 +69,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             self.lm_head = None
             if not config.tie_word_embeddings:
                 self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
-        self.ranks, self.shared = Ranks(config), config.heads_per_group
+        self.ranks, self.n_rep = Ranks(config), config.queries_per_kv
         randomise(self, seed)
 
     def forward(
@@ -98,7 +98,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             [M] of each of them, in the order of `labels`.
         """
         core, bias = self._attention(attention_mask, prefix_length)
-        attend = core(bias, self.shared, self._attention_dropout())
+        attend = core(bias, self.n_rep, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
@@ -122,7 +122,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         core, bias = self._attention(attention_mask, prefix_length)
-        attends = [core.prefill(bias, self.shared) for _ in self.model.layers]
+        attends = [core.prefill(bias, self.n_rep) for _ in self.model.layers]
         self.model(input_ids, position_ids, attends)
         return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
 
@@ -151,8 +151,8 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
     def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
         """The attention core of this device, and the bias in its form."""
         dtype = compute_dtype(self.model.embed_tokens.weight)
-        core = attention_core(dtype, self.config.head_dim, self.shared)
-        return core, core.bias(attention_bias(attention_mask, prefix_length), self.shared, dtype)
+        core = attention_core(dtype, self.config.head_dim, self.n_rep)
+        return core, core.bias(attention_bias(attention_mask, prefix_length), self.n_rep, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""

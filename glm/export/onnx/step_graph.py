@@ -97,17 +97,17 @@ class _StepGraph:
 
     def _attention(self, name: str, i: int, x: str, rotate: Rotate | None) -> str:
         graph, config, width = self.graph, self.config, graph_width(self.config.head_dim)
-        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         turned, plain = _Heads(self.positions.order(config), width), _Heads(np.arange(config.head_dim), width)
         layers = [
             self._projection(f"{name}.{part}_proj", count, order)
-            for part, count, order in (("q", heads, turned), ("k", shared, turned), ("v", shared, plain))
+            for part, count, order in (("q", heads, turned), ("k", kv_heads, turned), ("v", kv_heads, plain))
         ]
         packed = self.weights.linear(graph, x, f"{name}.qkv_proj", layers)
         if rotate:
             sizes = graph.constant(np.array([layer.size[1] for layer in layers], dtype="int64"))
             q, k, v = graph.node("Split", packed, sizes, outputs=3, axis=-1)
-            inputs = [rotate(q, heads), rotate(k, shared), v]
+            inputs = [rotate(q, heads), rotate(k, kv_heads), v]
         else:
             inputs = [packed, "", ""]
         context, *_ = graph.contrib(
@@ -118,7 +118,7 @@ class _StepGraph:
             *("", "bias" if self.positions.bidirectional else ""),
             outputs=[f"{name}.context", f"present_key_{i}", f"present_value_{i}"],
             num_heads=heads,
-            kv_num_heads=shared,
+            kv_num_heads=kv_heads,
             scale=config.head_dim**-0.5,
             causal=int(not self.positions.bidirectional),
             do_rotary=int(not rotate),
