@@ -39,9 +39,9 @@ def read(
     past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))
     new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
     bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.queries_per_kv)
-    attends = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
-    hidden_BTH = model.model(ids_BT, position_ids_BPT, attends)
-    new = paddle.stack([part for attend in attends for part in (attend.keys, attend.values)])
+    attention_fns = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
+    hidden_BTH = model.model(ids_BT, position_ids_BPT, attention_fns)
+    new = paddle.stack([part for attention_fn in attention_fns for part in (attention_fn.keys, attention_fn.values)])
     return model.logits(hidden_BTH[:, -1]).astype("float32"), new.astype("float32")
 
 

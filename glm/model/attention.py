@@ -1,4 +1,4 @@
-"""Masks, attention cores, and the key/value cache behind them.
+"""Masks, attention functions, and the key/value cache behind them.
 
 Shapes: B rows of a batch, T query tokens, S prefix positions, G beams per sequence, t generated tokens, N heads,
 K key/value heads, R = N/K heads that share one, D head_dim.

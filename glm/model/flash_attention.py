@@ -70,8 +70,8 @@ class FlashPrefill(FlashAttention):
 FlashAttention.prefill = FlashPrefill
 
 
-def attention_core(dtype: str, head_dim: int, n_rep: int) -> type[DenseAttention] | type[FlashAttention]:
-    """The core for this device: classes with `bias` and `prefill`. A graph, which any device may run, is dense."""
+def attention_class(dtype: str, head_dim: int, n_rep: int) -> type[DenseAttention] | type[FlashAttention]:
+    """The attention of this device: classes with `bias` and `prefill`. A graph, which any device may run, is dense."""
     if paddle.in_dynamic_mode() and flash_fault(paddle.get_device(), dtype, head_dim, n_rep) is None:
         return FlashAttention
     return DenseAttention
@@ -104,7 +104,10 @@ def _trial(dtype: str, head_dim: int, n_rep: int) -> str | None:
     try:
         with paddle.enable_grad(), paddle.amp.auto_cast(enable=False), paddle.utils.unique_name.guard():
             for columns in (5, TILE + 3):
-                runs = [trial_run(core, dtype, head_dim, n_rep, columns) for core in (FlashAttention, DenseAttention)]
+                runs = [
+                    trial_run(attention, dtype, head_dim, n_rep, columns)
+                    for attention in (FlashAttention, DenseAttention)
+                ]
                 for name, ours, dense in zip(TRIED, *runs, strict=True):
                     _compare(name, ours, dense, dtype)
     # As in glm/device/probe.py: Paddle raises nearly every class there is.
@@ -127,7 +130,7 @@ def _compare(name: str, ours: Tensor, dense: Tensor, dtype: str) -> None:
         raise GLMError(f"its {name} is off by {difference:.2g}, where rounding explains {most:.2g}")
 
 
-def trial_run(core, dtype: str, head_dim: int, n_rep: int, columns: int) -> list[Tensor]:
+def trial_run(attention, dtype: str, head_dim: int, n_rep: int, columns: int) -> list[Tensor]:
     """Context and gradients of queries, keys and values, of four rows that see different columns.
 
     A causal row, one that sees a prefix, one padded on the left and one padded on the right; padding, whose context
@@ -138,8 +141,8 @@ def trial_run(core, dtype: str, head_dim: int, n_rep: int, columns: int) -> list
     mask_BT = ((column_T >= pads[:, :1]) & (column_T < columns - pads[:, 1:])).astype("int64")
     bias_BTT = attention_bias(mask_BT, paddle.to_tensor([0, 2, 3, 1]))
     q, k, v = (_waves(4, columns, heads, head_dim, start, dtype) for start, heads in enumerate((2 * n_rep, 2, 2)))
-    attend = core(core.bias(bias_BTT, n_rep, dtype), n_rep)
-    context = attend(q, k, v) * mask_BT.astype(dtype).reshape([4, columns, 1, 1])
+    attention_fn = attention(attention.bias(bias_BTT, n_rep, dtype), n_rep)
+    context = attention_fn(q, k, v) * mask_BT.astype(dtype).reshape([4, columns, 1, 1])
     (context * _waves(*context.shape, 3, dtype).detach()).sum().backward()
     return [context, q.grad, k.grad, v.grad]
 

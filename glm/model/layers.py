@@ -13,8 +13,8 @@ from paddle.autograd import PyLayer
 
 from glm.distributed.tensor_parallel import linear, sum_of_rows
 
-# q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: the attention core, which a cache may stand behind.
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: attention function; it may read and update a KV cache.
+AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Layer):
@@ -68,7 +68,7 @@ ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate=True), "silu": F.sil
 
 
 class SelfAttention(nn.Layer):
-    """Projects to queries, keys and values, attends, and projects back."""
+    """Projects to queries, keys and values, calls the attention function, and projects back."""
 
     def __init__(self, config):
         super().__init__()
@@ -82,11 +82,11 @@ class SelfAttention(nn.Layer):
             layer.weight.shape[1] // self.head_dim for layer in (self.q_proj, self.k_proj)
         )
 
-    def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
+    def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
         q_BTND = self.q_proj(x_BTH).reshape([0, 0, self.num_heads, self.head_dim])
         k_BTKD = self.k_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
         v_BTKD = self.v_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
-        context_BTND = attend(*rotate(q_BTND, k_BTKD), v_BTKD)
+        context_BTND = attention_fn(*rotate(q_BTND, k_BTKD), v_BTKD)
         return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
 
 
@@ -135,11 +135,11 @@ class Block(nn.Layer):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.carry = CARRIES[config.residual](config)
 
-    def forward(self, x_BTH: Tensor, rotate: Callable, attend: Attend) -> Tensor:
+    def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
         # Nothing but what goes on has a name here: a name would keep its memory until the block is done.
         h_BTH = self.input_layernorm(x_BTH)
         x_BTH = self.carry(x_BTH, h_BTH) + self.dropout(
-            self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attend))
+            self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attention_fn))
         )
         h_BTH = self.post_attention_layernorm(x_BTH)
         return self.carry(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))

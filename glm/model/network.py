@@ -15,9 +15,9 @@ from paddlenlp.transformers import PretrainedModel
 from glm.config.glm_config import GLMConfig
 from glm.distributed.tensor_parallel import Ranks, embedding, linear
 from glm.model.attention import AttentionDropout, CachedAttention, Prefix, attention_bias, key_bias
-from glm.model.flash_attention import attention_core, compute_dtype
+from glm.model.flash_attention import attention_class, compute_dtype
 from glm.model.init import draw_seed, randomise, undrawn
-from glm.model.layers import NORMS, Attend, Block, tied_logits
+from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
 from glm.model.loss import smoothed_cross_entropy
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
@@ -42,16 +42,16 @@ class GLMModel(GLMPretrainedModel):
         self.norm = NORMS[config.norm_type](config)
         self.enable_recompute = False
 
-    def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attends: Sequence[Attend]) -> Tensor:
-        """Hidden states [B, T, H]; `attends` is one attention core per layer (glm/model/attention.py)."""
+    def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attention_fns: Sequence[AttentionFn]) -> Tensor:
+        """Hidden states [B, T, H]; `attention_fns` is one attention function per layer (glm/model/attention.py)."""
         x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), position_ids_BPT))
         rotate = self.positions.rotation(position_ids_BPT)
         if self.enable_recompute and self.training:
             # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
             x_BTH.stop_gradient = False
-        for layer, attend in zip(self.layers, attends, strict=True):
+        for layer, attention_fn in zip(self.layers, attention_fns, strict=True):
             run = partial(recompute, layer) if self.enable_recompute and self.training else layer
-            x_BTH = run(x_BTH, rotate, attend)
+            x_BTH = run(x_BTH, rotate, attention_fn)
         return self.norm(x_BTH)
 
 
@@ -97,9 +97,9 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor; without reduction the float32 loss
             [M] of each of them, in the order of `labels`.
         """
-        core, bias = self._attention(attention_mask, prefix_length)
-        attend = core(bias, self.n_rep, self._attention_dropout())
-        hidden_BTH = self.model(input_ids, position_ids, [attend] * self.config.num_hidden_layers)
+        attention, bias = self._attention(attention_mask, prefix_length)
+        attention_fn = attention(bias, self.n_rep, self._attention_dropout())
+        hidden_BTH = self.model(input_ids, position_ids, [attention_fn] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
         # The head is the largest matmul of a small model: run it on the trained tokens only.
@@ -121,10 +121,10 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        core, bias = self._attention(attention_mask, prefix_length)
-        attends = [core.prefill(bias, self.n_rep) for _ in self.model.layers]
-        self.model(input_ids, position_ids, attends)
-        return Prefix([a.keys for a in attends], [a.values for a in attends], key_bias(attention_mask))
+        attention, bias = self._attention(attention_mask, prefix_length)
+        attention_fns = [attention.prefill(bias, self.n_rep) for _ in self.model.layers]
+        self.model(input_ids, position_ids, attention_fns)
+        return Prefix([a.keys for a in attention_fns], [a.values for a in attention_fns], key_bias(attention_mask))
 
     def decode(
         self, input_ids_BG: Tensor, position_ids_BPG: Tensor, prefix: Prefix, tails: list[Tensor]
@@ -139,20 +139,22 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         Returns:
             Logits [B, G, V] and the grown tails.
         """
-        attends = [
+        attention_fns = [
             CachedAttention(keys, values, prefix.bias, tail_keys, tail_values)
             for keys, values, tail_keys, tail_values in zip(
                 prefix.keys, prefix.values, tails[::2], tails[1::2], strict=True
             )
         ]
-        logits_BGV = self.logits(self.model(input_ids_BG, position_ids_BPG, attends))
-        return logits_BGV, [tail for attend in attends for tail in (attend.tail_keys, attend.tail_values)]
+        logits_BGV = self.logits(self.model(input_ids_BG, position_ids_BPG, attention_fns))
+        return logits_BGV, [
+            tail for attention_fn in attention_fns for tail in (attention_fn.tail_keys, attention_fn.tail_values)
+        ]
 
     def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
-        """The attention core of this device, and the bias in its form."""
+        """The attention class of this device, and the bias in its form."""
         dtype = compute_dtype(self.model.embed_tokens.weight)
-        core = attention_core(dtype, self.config.head_dim, self.n_rep)
-        return core, core.bias(attention_bias(attention_mask, prefix_length), self.n_rep, dtype)
+        attention = attention_class(dtype, self.config.head_dim, self.n_rep)
+        return attention, attention.bias(attention_bias(attention_mask, prefix_length), self.n_rep, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""

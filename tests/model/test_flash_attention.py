@@ -12,7 +12,7 @@ from glm.model.attention import AttentionDropout, DenseAttention, PrefillAttenti
 from glm.model.flash_attention import (
     FlashAttention,
     FlashPrefill,
-    attention_core,
+    attention_class,
     compute_dtype,
     flash_fault,
     trial_run,
@@ -123,7 +123,7 @@ def test_a_model_with_it_is_the_same_model(chosen, monkeypatch, changes):
 
 def test_the_cpu_is_dense():
     assert flash_fault("cpu", "bfloat16", 64, 1) == "a CPU gains nothing by it"
-    assert attention_core("float32", 64, 1) is DenseAttention
+    assert attention_class("float32", 64, 1) is DenseAttention
     assert flash_fault("gpu:0", "float32", 64, 1) == "no kernel computes in float32"
     assert compute_dtype(paddle.zeros([1], "bfloat16")) == "bfloat16"
 
@@ -162,13 +162,13 @@ def test_without_a_kernel_no_other_arithmetic_takes_its_place():
 
 
 ON_NPU = """
-from glm.model.flash_attention import attention_core, flash_fault
+from glm.model.flash_attention import attention_class, flash_fault
 paddle.set_device("npu:0")
 paddle.seed(3)
 wanted = paddle.rand([2]).tolist()
 paddle.seed(3)
 fault = flash_fault("npu:0", "bfloat16", 64, 1)
-print(json.dumps({"fault": fault, "core": attention_core("bfloat16", 64, 1).__name__,
+print(json.dumps({"fault": fault, "core": attention_class("bfloat16", 64, 1).__name__,
                   "undisturbed": paddle.rand([2]).tolist() == wanted}))
 """
 
@@ -185,7 +185,7 @@ import sys
 sys.path.insert(0, "tests")
 from tiny_glm import small_prompt, tiny_model
 from glm.model import flash_attention as flash
-from glm.model.flash_attention import FlashAttention, attention_core, flash_fault
+from glm.model.flash_attention import FlashAttention, attention_class, flash_fault
 paddle.set_device("npu:0")
 FlashAttention.backend = "MATH"
 model, prompt = tiny_model(vocab_size=12), small_prompt(12, 3, seed=1)
