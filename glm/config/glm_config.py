@@ -27,7 +27,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         intermediate_size: width inside the MLP, 4·H unless given.
         max_position_embeddings: the largest position id that is allowed, unless rope_scaling allows more.
         initializer_range: standard deviation of random weights.
-        rope_theta, partial_rotary_factor: base, and share of a head that turns, of rotary positions.
+        rope_theta, partial_rotary_factor: base, and share of a head that is rotated, of rotary positions.
         rope_scaling: how rotary positions are scaled, as transformers has it: {"rope_type": "yarn", "factor": 4.0,
             "original_max_position_embeddings": 32768}, or of type linear or llama3.
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout

@@ -12,7 +12,7 @@ from glm.errors import GLMError
 DEFAULT = "default"
 ORIGINAL = "original_max_position_embeddings"
 _EXAMPLE = '{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}'
-# Positions that depend on how long a text is: keys in the cache would have to be turned anew as it grows.
+# Positions that depend on how long a text is: keys in the cache would have to be rotated anew as it grows.
 _OF_LENGTH = ("dynamic", "longrope", "su")
 # Settings that other codes know, and the value with which they change nothing.
 _ELSEWHERE = {"mrope_section": None, "mrope_interleaved": False, "extrapolation_factor": 1, "attn_factor": 1}
@@ -119,7 +119,7 @@ def _refuse_elsewhere(settings: Mapping[str, Any], where: str) -> None:
 
 
 def check_base(base: float, rope_scaling: Mapping[str, Any] | None) -> None:
-    """Raises GLMError where yarn cannot tell fast dimensions from slow ones: with a base of 1 all turn alike."""
+    """Raises GLMError where yarn cannot tell fast dimensions from slow ones: with a base of 1 all rotate alike."""
     if base == 1 and rope_scaling and rope_scaling["rope_type"] == "yarn":
         raise GLMError("rope_theta is 1, with which yarn has no meaning: write the base that the model has")
 

@@ -31,8 +31,8 @@ def _prefill(config: ConfigFields, run: Run) -> int:
     scores = config.num_attention_heads // degree * square * (2 * FP32 + (size if size < FP32 else 0))
     heads = config.num_attention_heads + config.num_key_value_heads * config.kv_replicas
     heads = heads * config.head_dim // degree
-    turned = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
-    attention = scores + tokens * (2 * config.hidden_size + (2 + turned) * heads) * size
+    rotated = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
+    attention = scores + tokens * (2 * config.hidden_size + (2 + rotated) * heads) * size
     inner = (MLPS[config.mlp_type].inputs + 1) * config.intermediate_size // degree
     mlp = tokens * (inner + 3 * config.hidden_size) * size
     tables = int(tokens * config.head_dim * ROTARY[config.position_type](config)) * FP32

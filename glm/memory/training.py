@@ -11,7 +11,7 @@ from glm.config.shapes import ADAPTED, block_shapes
 from glm.distributed.plan import padded
 from glm.memory.run import FP32, SIZES, Run
 
-# Share of a head's dimensions that rotary positions turn, in float32.
+# Share of a head's dimensions that rotary positions rotate, in float32.
 ROTARY = {"learned_2d": lambda config: 0, "rotary_2d": lambda config: 1}
 ROTARY["partial_rotary"] = lambda config: config.partial_rotary_factor
 KEEPS_PAIRS = {"rotary_2d"}  # the other's own gradient needs the angles only

@@ -1,6 +1,6 @@
 """Where a token stands: a table of position schemes with one interface.
 
-A scheme does its work at one or both of two places: `embed` adds to the word embeddings, `rotation` gives what turns
+A scheme does its work at one or both of two places: `embed` adds to the word embeddings, `rotation` gives what rotates
 queries and keys. Position ids are [B, P, T] int64, with P rows per token (GLM: position in the text, position in the
 blank).
 
@@ -16,7 +16,7 @@ from paddle.autograd import PyLayer
 
 from glm.model.rotary import inverse_frequencies, scaled_frequencies
 
-# q [B, T, N, D], k [B, T, K, D] → the same, turned.
+# q [B, T, N, D], k [B, T, K, D] → the same, rotated.
 Rotate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -42,7 +42,7 @@ class Learned2DPositions(nn.Layer):
 class PartialRotary(nn.Layer):
     """Rotary embedding (arXiv:2104.09864, 3.2) of the first R dimensions of a head, in neighbouring pairs (GLM-4).
 
-    Scaled positions (YaRN and others) have other frequencies, and may multiply what turns.
+    Scaled positions (YaRN and others) have other frequencies, and may multiply what is rotated.
     """
 
     position_rows = 1
@@ -57,38 +57,38 @@ class PartialRotary(nn.Layer):
     def rotation(self, position_ids_BPT: Tensor) -> Rotate:
         cos, sin = _cos_sin(position_ids_BPT[:, 0], self.frequencies, self.scale)
 
-        turn = TrainedTurn.apply if self.training else _turned
-        return lambda q_BTND, k_BTND: (turn(q_BTND, cos, sin), turn(k_BTND, cos, sin))
+        rotate = RotaryFunction.apply if self.training else apply_rotary
+        return lambda q_BTND, k_BTND: (rotate(q_BTND, cos, sin), rotate(k_BTND, cos, sin))
 
 
-def _turned(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
-    """The first 2·P dimensions of every head turned by P angles (and scaled), in neighbouring pairs."""
+def apply_rotary(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
+    """The first 2·P dimensions of every head rotated by P angles (and scaled), in neighbouring pairs."""
     turning = 2 * cos_BT1P.shape[-1]
     rotary, passed = x_BTND[..., :turning], x_BTND[..., turning:]
     pairs = rotary.astype("float32").reshape([0, 0, x_BTND.shape[2], turning // 2, 2])
     a, b = pairs[..., 0], pairs[..., 1]
     # Multiplying by what has one head takes a CPU ten times as long as making all heads of it first.
     cos, sin = cos_BT1P.expand_as(a), sin_BT1P.expand_as(a)
-    turned = paddle.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).flatten(-2)
-    return paddle.concat([turned.astype(x_BTND.dtype), passed], axis=-1)
+    rotated = paddle.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).flatten(-2)
+    return paddle.concat([rotated.astype(x_BTND.dtype), passed], axis=-1)
 
 
-class TrainedTurn(PyLayer):
-    """`_turned` with its own gradient: that of a rotation is the rotation back, scaled alike."""
+class RotaryFunction(PyLayer):
+    """`apply_rotary` with its own gradient: that of a rotation is the rotation back, scaled alike."""
 
     @staticmethod
     def forward(ctx, x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
         ctx.save_for_backward(cos_BT1P, sin_BT1P)
-        return _turned(x_BTND, cos_BT1P, sin_BT1P)
+        return apply_rotary(x_BTND, cos_BT1P, sin_BT1P)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         cos_BT1P, sin_BT1P = ctx.saved_tensor()
-        return _turned(grad, cos_BT1P, -sin_BT1P), None, None
+        return apply_rotary(grad, cos_BT1P, -sin_BT1P), None, None
 
 
 class Rotary2D(nn.Layer):
-    """Half of a head turns with the position in the text, half with that in the blank (ChatGLM-6B).
+    """Half of a head is rotated by the position in the text, half with that in the blank (ChatGLM-6B).
 
     Dimension i goes with i + R/2 inside each half. The published model rounds the frequencies to float16.
     """
@@ -106,14 +106,14 @@ class Rotary2D(nn.Layer):
     def rotation(self, position_ids_BPT: Tensor) -> Rotate:
         halves = [_cos_sin(position_ids_BPT[:, row], self.frequencies) for row in range(2)]
 
-        def turn(x_BTND: Tensor) -> Tensor:
-            turned = []
+        def rotate(x_BTND: Tensor) -> Tensor:
+            rotated = []
             for part, (cos, sin) in zip(x_BTND.astype("float32").chunk(2, axis=-1), halves, strict=True):
                 a, b = part.chunk(2, axis=-1)
-                turned += [a * cos - b * sin, b * cos + a * sin]
-            return paddle.concat(turned, axis=-1).astype(x_BTND.dtype)
+                rotated += [a * cos - b * sin, b * cos + a * sin]
+            return paddle.concat(rotated, axis=-1).astype(x_BTND.dtype)
 
-        return lambda q_BTND, k_BTND: (turn(q_BTND), turn(k_BTND))
+        return lambda q_BTND, k_BTND: (rotate(q_BTND), rotate(k_BTND))
 
 
 def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray, scale: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def _yarn(powers: np.ndarray, base: float, scaling: Mapping[str, Any]) -> tuple[
     dims = 2 * len(powers)
 
     def turning(rotations: float) -> float:
-        """The dimension that turns so often within the original length."""
+        """The dimension that rotates so often within the original length."""
         return dims * log(scaling[ORIGINAL] / (rotations * 2 * pi)) / (2 * log(base))
 
     low, high = turning(scaling.get("beta_fast") or 32), turning(scaling.get("beta_slow") or 1)

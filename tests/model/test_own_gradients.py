@@ -9,7 +9,7 @@ import pytest
 
 from glm.model.layers import TrainedRMSNorm, _rms_norm
 from glm.model.loss import smoothed_cross_entropy
-from glm.model.positions import TrainedTurn, _cos_sin, _turned
+from glm.model.positions import RotaryFunction, _cos_sin, apply_rotary
 from glm.model.rotary import inverse_frequencies
 
 
@@ -44,8 +44,8 @@ def test_rotation(turning, scale):
     positions = paddle.to_tensor(draw.integers(0, 100_000, [2, 5]))
     cos, sin = _cos_sin(positions, inverse_frequencies(turning, 10000.0), scale)
     arrays = [draw.standard_normal([2, 5, 3, 8]).astype("float32")]
-    ours = gradients(lambda x: TrainedTurn.apply(x, cos, sin), arrays)
-    assert_equal(ours, gradients(lambda x: _turned(x, cos, sin), arrays))
+    ours = gradients(lambda x: RotaryFunction.apply(x, cos, sin), arrays)
+    assert_equal(ours, gradients(lambda x: apply_rotary(x, cos, sin), arrays))
 
 
 @pytest.mark.parametrize("padding", [0, 2])

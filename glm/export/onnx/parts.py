@@ -1,7 +1,7 @@
 """The parts of a decoder as nodes of a graph: the tables of glm/model/layers.py and positions.py once more, in ONNX.
 
 Shapes: B rows, P position ids per token, T tokens, H hidden, N heads, K key/value heads, D head_dim in the graph,
-R dimensions of a head that turn.
+R dimensions of a head that are rotated.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from glm.export.onnx.graph import Graph
 from glm.export.onnx.weights import Layer, Weights
 from glm.model.rotary import inverse_frequencies, scaled_frequencies
 
-# Name of queries or keys [B, T, heads · D] and their number of heads → the same, turned.
+# Name of queries or keys [B, T, heads · D] and their number of heads → the same, rotated.
 Rotate = Callable[[str, int], str]
 
 
@@ -101,7 +101,9 @@ class Learned2D:
         return lambda x, heads: x
 
     def attention_angles(self, graph: Graph, config: Any) -> list[str]:
-        """Tables [places, R/2] with which the attention operator turns queries and keys itself; [] where it cannot."""
+        """Tables [places, R/2] with which the attention operator rotates queries and keys itself; [] where it
+        cannot.
+        """
         return []
 
     def order(self, config: Any) -> np.ndarray:
@@ -110,7 +112,7 @@ class Learned2D:
 
 
 class PartialRotary(Learned2D):
-    """The first R dimensions of a head turn in neighbouring pairs (GLM-4)."""
+    """The first R dimensions of a head are rotated in neighbouring pairs (GLM-4)."""
 
     rows = 1
     bidirectional = False
@@ -140,7 +142,7 @@ class PartialRotary(Learned2D):
 
 
 class Rotary2D(PartialRotary):
-    """Half of a head turns with either position (ChatGLM-6B).
+    """Half of a head is rotated by either position (ChatGLM-6B).
 
     In the model dimension i goes with i + D/4 inside each half, in the graph with i + D/2 of the whole head, which is
     one rotation with the angles of both positions side by side: the second and the third quarter of a head change

@@ -1,7 +1,7 @@
 """The graph of one decoding step: tokens and a cache in, logits and the longer cache out.
 
 Inputs: ids [B, T] int64; pos [B, P, T] int64, unless a position is its place in the cache, and the attention operator
-turns by it; seqlens_k [B] int32, length of a sequence after this call, less 1; total [] int32, positions of the cache
+rotates by it; seqlens_k [B] int32, length of a sequence after this call, less 1; total [] int32, positions of the cache
 that the call sees; last [B] int64, the column whose logits leave; past_key_i and past_value_i [B, K, C, D] float32 for
 every layer; for prompts that are read in both directions also bias [1 or B, 1, T, total] float32, added to the scores.
 Outputs: logits [B, V] float32, and present_key_i, present_value_i, to be bound to the memory of the past ones.
@@ -98,10 +98,10 @@ class _StepGraph:
     def _attention(self, name: str, i: int, x: str, rotate: Rotate | None) -> str:
         graph, config, width = self.graph, self.config, graph_width(self.config.head_dim)
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        turned, plain = _Heads(self.positions.order(config), width), _Heads(np.arange(config.head_dim), width)
+        rotated, plain = _Heads(self.positions.order(config), width), _Heads(np.arange(config.head_dim), width)
         layers = [
             self._projection(f"{name}.{part}_proj", count, order)
-            for part, count, order in (("q", heads, turned), ("k", kv_heads, turned), ("v", kv_heads, plain))
+            for part, count, order in (("q", heads, rotated), ("k", kv_heads, rotated), ("v", kv_heads, plain))
         ]
         packed = self.weights.linear(graph, x, f"{name}.qkv_proj", layers)
         if rotate:
