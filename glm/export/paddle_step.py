@@ -33,7 +33,7 @@ class StepGraph(nn.Layer):
 def read(
     model, ids_BT: Tensor, position_ids_BPT: Tensor, lengths_B: Tensor, prefix_length_B: Tensor, past: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Reads tokens behind a cache; arguments and results are the graph's, `past` keys and values by turns."""
+    """Reads tokens that continue a cache; arguments and results are the graph's, `past` keys and values by turns."""
     config = model.config
     column_C = paddle.arange(dim(past[0], 2), dtype="int64")
     past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))

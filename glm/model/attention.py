@@ -9,7 +9,7 @@ axis of the model carries the beams: [B, G] ids are one new token for each beam,
 beams of a row read the shared prefix. Keys are stored rotated.
 
 A batch says in two small arrays what a token may see: `attention_mask` [B, T] (1 = a real token), and `prefix_length`
-[B] (the first columns, which all real tokens see in both directions); behind the prefix a token sees itself and what
+[B] (the first columns, which all real tokens see in both directions); after the prefix a token sees itself and what
 stands before it. `attention_bias` spells that out where scores are computed.
 """
 

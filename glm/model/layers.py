@@ -118,10 +118,10 @@ MLPS = {"plain": MLP, "gated": GatedMLP}
 
 
 class Block(nn.Layer):
-    """Pre-norm block, with norms behind attention and MLP where the family has them.
+    """Pre-norm block, with norms after attention and MLP where the family has them.
 
     x ─┬─ input_layernorm ──────────┬─ self_attn ─ post_self_attn_layernorm ─ dropout ─(+)─ y
-       └── carried: x, or α times ──┴──────────────────────────────────────────────────┘
+       └── residual: x, or α times ─┴──────────────────────────────────────────────────┘
     and the same with post_attention_layernorm, mlp and post_mlp_layernorm.
     """
 
@@ -133,20 +133,20 @@ class Block(nn.Layer):
         behind = norm if config.post_norms else lambda config: nn.Identity()
         self.post_self_attn_layernorm, self.post_mlp_layernorm = behind(config), behind(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.carry = CARRIES[config.residual](config)
+        self.residual = RESIDUALS[config.residual](config)
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
-        # Nothing but what goes on has a name here: a name would keep its memory until the block is done.
+        # Bind no intermediates: a live reference keeps the tensor allocated until the block returns.
         h_BTH = self.input_layernorm(x_BTH)
-        x_BTH = self.carry(x_BTH, h_BTH) + self.dropout(
+        x_BTH = self.residual(x_BTH, h_BTH) + self.dropout(
             self.post_self_attn_layernorm(self.self_attn(h_BTH, rotate, attention_fn))
         )
         h_BTH = self.post_attention_layernorm(x_BTH)
-        return self.carry(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
+        return self.residual(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
 
 
 # What goes past attention and MLP: the block's input, or α = √(2·layers) times what its norm made of it (ChatGLM-6B).
-CARRIES = {
+RESIDUALS = {
     "input": lambda config: lambda x, h: x,
     "scaled_norm": lambda config: lambda x, h: h * (2 * config.num_hidden_layers) ** 0.5,
 }

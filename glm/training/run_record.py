@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 
 def write_record(directory: Path, record: RunRecord, sampler: EpochSampler, step: int) -> None:
     """Writes the record of a run, and where it stands behind a step, into a checkpoint."""
-    place = asdict(sampler.place_behind(step)) | {"rows_a_step": sampler.rows_per_step}
+    place = asdict(sampler.place_after(step)) | {"rows_a_step": sampler.rows_per_step}
     write_json(directory / RECORD_NAME, asdict(record) | {"place": place})
 
 

@@ -66,7 +66,7 @@ class EpochSampler(DistributedBatchSampler):
         rest = step - self.step - self._steps(self.start.row)
         return self.step // self._steps() + 1 + max(0, -(-rest // self._steps()))
 
-    def place_behind(self, step: int) -> Place:
+    def place_after(self, step: int) -> Place:
         """Where the run stands when it has trained a step."""
         new, rest = step - self.step, self._steps(self.start.row)
         if new < rest:

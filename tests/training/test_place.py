@@ -48,7 +48,7 @@ def steps(cut: dict, first: int, last: int, **more) -> list[list[int]]:
 def test_the_same_cut_continues_exactly(cut):
     whole = steps(cut, 0, 40)
     for step in (1, 5, 9, 10, 17, 30):
-        place = sampler(**cut).place_behind(step)
+        place = sampler(**cut).place_after(step)
         assert steps(cut, step, 40, step=step, place=place) == whole[step:]
         assert steps(cut, step, 40, step=step) == whole[step:]
         assert sampler(**cut, step=step, place=place).added_steps == 0
@@ -60,7 +60,7 @@ def test_the_same_cut_continues_exactly(cut):
 @pytest.mark.parametrize("step", [1, 6, 9, 10, 14])
 def test_another_cut_continues_after_the_same_row(step, after):
     """Every row of the epoch is trained once, but those of its end that fill no step; then whole epochs follow."""
-    place = sampler().place_behind(step)
+    place = sampler().place_after(step)
     resumed = sampler(**after, step=step, place=place)
     ends = step + resumed._steps(place.row)
     before = [row for rows in steps({}, 0, step) for row in rows][place.epoch * 37 :]
@@ -70,19 +70,19 @@ def test_another_cut_continues_after_the_same_row(step, after):
     assert left_out < resumed.rows_per_step and (left_out == 0 or after.get("accumulation"))
     assert len(rest) - len(set(rest)) < after.get("ranks", 1)
     epoch = len(resumed) // resumed.accumulation
-    assert resumed.place_behind(ends) == Place(place.epoch + 1, 0, 42)
+    assert resumed.place_after(ends) == Place(place.epoch + 1, 0, 42)
     fresh = steps(after, step, ends + epoch, step=step, place=place)[ends - step :]
     assert fresh == steps(after, (place.epoch + 1) * epoch, (place.epoch + 2) * epoch)
     assert resumed.added_steps == ends - (place.epoch + 1) * epoch
 
 
 def test_the_place_is_kept_through_several_changes():
-    places = [sampler().place_behind(6)]
-    places.append(sampler(size=2, step=6, place=places[-1]).place_behind(9))
-    places.append(sampler(size=5, step=9, place=places[-1]).place_behind(10))
+    places = [sampler().place_after(6)]
+    places.append(sampler(size=2, step=6, place=places[-1]).place_after(9))
+    places.append(sampler(size=5, step=9, place=places[-1]).place_after(10))
     assert [(place.epoch, place.row) for place in places] == [(0, 24), (0, 30), (0, 35)]
     last = sampler(size=4, seed=7, step=10, place=places[-1])
-    assert last.place_behind(10) == Place(0, 35, 42) and last.place_behind(11) == Place(1, 0, 7)
+    assert last.place_after(10) == Place(0, 35, 42) and last.place_after(11) == Place(1, 0, 7)
     assert all(second.row > first.row for first, second in pairwise(places))
 
 

@@ -24,7 +24,7 @@ class Norm:
     """A norm's operators, alone and behind a sum, and its weights."""
 
     alone: str
-    behind_sum: str
+    after_sum: str
     weights: tuple[str, ...]
 
     def __call__(self, graph: Graph, config: Any, name: str, x: str) -> str:
@@ -34,7 +34,7 @@ class Norm:
         """The norm of x + y, and x + y."""
         outputs = [f"{name}.normed", "", "", f"{name}.sum"]
         weights = self._weights(graph, config, name)
-        graph.contrib(self.behind_sum, x, y, *weights, outputs=outputs, epsilon=config.norm_eps)
+        graph.contrib(self.after_sum, x, y, *weights, outputs=outputs, epsilon=config.norm_eps)
         return outputs[0], outputs[3]
 
     def _weights(self, graph: Graph, config: Any, name: str) -> list[str]:
@@ -50,7 +50,7 @@ ACTIVATIONS = {
     "silu": lambda graph, x: graph.contrib("QuickGelu", x, alpha=1.0),
 }
 # What goes past attention and MLP, of the block's input and of its norm.
-CARRIES = {
+RESIDUALS = {
     "input": lambda graph, config, x, h: x,
     "scaled_norm": lambda graph, config, x, h: graph.node(
         "Mul", h, graph.constant(np.float32((2 * config.num_hidden_layers) ** 0.5))

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from glm.config.shapes import cache_shapes
 from glm.export.onnx.graph import Graph
-from glm.export.onnx.parts import CARRIES, MLPS, NORMS, POSITIONS, Rotate
+from glm.export.onnx.parts import MLPS, NORMS, POSITIONS, RESIDUALS, Rotate
 from glm.export.onnx.weights import Layer, Weights
 
 HEAD_STEP = 8  # GroupQueryAttention takes heads whose width is a multiple of this
@@ -42,7 +42,7 @@ class _StepGraph:
     def __init__(self, config: Any, weights: Weights):
         self.config, self.weights, self.graph = config, weights, Graph()
         self.norm, self.mlp = NORMS[config.norm_type], MLPS[config.mlp_type]
-        self.positions, self.carry = POSITIONS[config.position_type], CARRIES[config.residual]
+        self.positions, self.residual = POSITIONS[config.position_type], RESIDUALS[config.residual]
         self.table = (config.vocab_size, config.hidden_size)
 
     def build(self) -> Graph:
@@ -79,20 +79,20 @@ class _StepGraph:
                 graph.output(f"present_{part}_{i}", dtype.FLOAT, shape)
 
     def _block(self, name: str, i: int, x: str, added: str | None, rotate: Rotate | None) -> tuple[str, str]:
-        """The block of glm/model/layers.py; a sum is left to the norm behind it: (carried, added) goes in and out."""
+        """The block of glm/model/layers.py; a sum is left to the norm after it: (residual, added) goes in and out."""
         graph, config = self.graph, self.config
         h, x = self._norm(f"{name}.input_layernorm", x, added)
-        added = self._behind(f"{name}.post_self_attn_layernorm", self._attention(f"{name}.self_attn", i, h, rotate))
-        h, x = self._norm(f"{name}.post_attention_layernorm", self.carry(graph, config, x, h), added)
-        added = self._behind(f"{name}.post_mlp_layernorm", self.mlp(graph, config, self.weights, f"{name}.mlp", h))
-        return self.carry(graph, config, x, h), added
+        added = self._after(f"{name}.post_self_attn_layernorm", self._attention(f"{name}.self_attn", i, h, rotate))
+        h, x = self._norm(f"{name}.post_attention_layernorm", self.residual(graph, config, x, h), added)
+        added = self._after(f"{name}.post_mlp_layernorm", self.mlp(graph, config, self.weights, f"{name}.mlp", h))
+        return self.residual(graph, config, x, h), added
 
     def _norm(self, name: str, x: str, added: str | None) -> tuple[str, str]:
         if added is None:
             return self.norm(self.graph, self.config, name, x), x
         return self.norm.of_sum(self.graph, self.config, name, x, added)
 
-    def _behind(self, name: str, x: str) -> str:
+    def _after(self, name: str, x: str) -> str:
         return self.norm(self.graph, self.config, name, x) if self.config.post_norms else x
 
     def _attention(self, name: str, i: int, x: str, rotate: Rotate | None) -> str:
