@@ -16,7 +16,7 @@ from paddle.static.nn import while_loop as traced_while_loop
 __all__ = ["cond", "dim", "empty_axis", "known", "save_graph", "while_loop"]
 
 # Steps of an eager loop that a device is given before the host waits for what they decided.
-DEVICE_STEPS = 8
+DEVICE_SYNC_INTERVAL = 8
 
 
 def while_loop(
@@ -29,7 +29,7 @@ def while_loop(
     """`step` as long as `continues`: a loop of the graph while one is traced, else Python's.
 
     Paddle's own does run eagerly, too, but copies the whole state, cache included, after every step. On a device,
-    several steps are queued between two looks, and the steps that were too many are dropped.
+    several steps are queued between two host syncs, and the steps that were too many are dropped.
 
     Args:
         continues: a 0-D bool tensor; once false it stays so, and it is after `most` steps.
@@ -46,7 +46,7 @@ def while_loop(
     while True:
         states = []
         going = paddle.zeros([], "int64")
-        for _ in range(min(steps_between_looks(), left)):
+        for _ in range(min(sync_interval(), left)):
             state = step(*state)
             states.append(state[:kept])
             going = going + continues(*state).astype("int64")
@@ -56,11 +56,9 @@ def while_loop(
             return states[needed]
 
 
-def steps_between_looks() -> int:
-    """How many steps an eager loop takes before it checks whether to continue; on a CPU there is nothing to wait
-    for.
-    """
-    return 1 if paddle.get_device() == "cpu" else DEVICE_STEPS
+def sync_interval() -> int:
+    """How many steps an eager loop takes between host syncs; on a CPU there is nothing to wait for."""
+    return 1 if paddle.get_device() == "cpu" else DEVICE_SYNC_INTERVAL
 
 
 def cond(choice: bool | Tensor, yes: Callable, no: Callable):

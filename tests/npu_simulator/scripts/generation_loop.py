@@ -1,4 +1,4 @@
-"""Generates eagerly on the CPU and on the simulated NPU. Prints tokens, scores and the steps between two looks."""
+"""Generates eagerly on the CPU and on the simulated NPU. Prints tokens, scores and the steps between host syncs."""
 
 import glm  # noqa: F401  first: it chooses Paddle's settings
 
@@ -15,7 +15,7 @@ from tiny_glm import make_likely, small_prompt, tiny_model
 
 from glm import GenerationConfig
 from glm.generation.search import StopTokens
-from glm.model.tracing import steps_between_looks
+from glm.model.tracing import sync_interval
 
 CONFIGS = [
     GenerationConfig(11),
@@ -32,8 +32,8 @@ def generate() -> dict:
 
 
 if __name__ == "__main__":
-    found, looks = {}, {}
+    found, intervals = {}, {}
     for device in ("cpu", "npu"):
         paddle.set_device(device)
-        found[device], looks[device] = generate(), steps_between_looks()
-    print(json.dumps(found | {"looks": looks}))
+        found[device], intervals[device] = generate(), sync_interval()
+    print(json.dumps(found | {"intervals": intervals}))

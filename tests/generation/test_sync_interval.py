@@ -1,4 +1,4 @@
-"""The loop of a device, which looks every few steps whether to go on, gives what a look at every step gives."""
+"""The loop of a device, which syncs with the host every few steps, gives what a sync at every step gives."""
 
 import json
 
@@ -53,8 +53,8 @@ def calls(model, monkeypatch):
     return seen
 
 
-def look_every(monkeypatch, steps: int) -> None:
-    monkeypatch.setattr(tracing, "steps_between_looks", lambda: steps)
+def sync_every(monkeypatch, steps: int) -> None:
+    monkeypatch.setattr(tracing, "sync_interval", lambda: steps)
 
 
 @pytest.mark.parametrize("length", [1, 5, 8, LENGTH])
@@ -63,7 +63,7 @@ def test_tokens_and_scores_are_those_of_a_look_at_every_step(model, monkeypatch,
     prompt, config = small_prompt(12, ROWS, seed=1), GenerationConfig(length, **SEARCHES[search])
     found = {}
     for steps in (1, 3, 8):
-        look_every(monkeypatch, steps)
+        sync_every(monkeypatch, steps)
         found[steps] = [x.numpy() for x in model.generate(prompt, config, STOP)]
     for steps in (3, 8):
         for ours, wanted in zip(found[steps], found[1], strict=True):
@@ -73,7 +73,7 @@ def test_tokens_and_scores_are_those_of_a_look_at_every_step(model, monkeypatch,
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
 def test_rows_end_before_the_last_look(model, monkeypatch, calls, options):
     """What the test above compares: more steps than are needed, rows of unequal length."""
-    look_every(monkeypatch, 8)
+    sync_every(monkeypatch, 8)
     tokens, _ = model.generate(small_prompt(12, ROWS, seed=1), GenerationConfig(LENGTH, **options), STOP)
     ends = {tuple(np.isin(row, (END, OTHER_END)).nonzero()[0]) for row in tokens.numpy()}
     assert len(ends) > 1
@@ -86,7 +86,7 @@ def test_the_host_reads_once_in_eight_steps(model, monkeypatch, calls, search):
     config, prompt = GenerationConfig(LENGTH, **SEARCHES[search]), small_prompt(12, ROWS, seed=1)
     reads = {}
     for steps in (1, 8):
-        look_every(monkeypatch, steps)
+        sync_every(monkeypatch, steps)
         calls.update(steps=0, reads=0)
         model.generate(prompt, config, StopTokens((), PAD))
         assert calls["steps"] == LENGTH
@@ -100,7 +100,7 @@ def test_the_simulated_npu():
     done = run_alone("generation_loop.py")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["looks"] == {"cpu": 1, "npu": 8}
+    assert found["intervals"] == {"cpu": 1, "npu": 8}
     assert found["npu"]["tokens"] == found["cpu"]["tokens"]
     for ours, wanted in zip(found["npu"]["scores"], found["cpu"]["scores"], strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4)
