@@ -1,4 +1,4 @@
-"""What may follow a text, and how likely it is: the rules of glm/generation/search.py in numpy.
+"""What may follow a text, and how likely it is: the logits processors of glm/generation/search.py in numpy.
 
 Shapes: G beams of a text, V vocabulary, t tokens so far. Scores are float32.
 """
@@ -23,7 +23,7 @@ def next_log_probs(
     eos_token_ids: Sequence[int],
     prompt_n: np.ndarray = NO_TOKENS,
 ) -> np.ndarray:
-    """Log-probabilities [G, V] of the next token of every beam, under penalties and rules; a new array.
+    """Log-probabilities [G, V] of the next token of every beam, under penalties and logits processors; a new array.
 
     Args:
         tokens_Gt: int64, what was generated so far, without the prompt.
@@ -88,7 +88,7 @@ def repeating_tokens(tokens_t: np.ndarray, size: int) -> np.ndarray:
     return ngrams[(ngrams[:, :-1] == newest).all(axis=1), -1]
 
 
-def likely_tokens(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float = 0.0) -> np.ndarray:
+def filtered_tokens(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float = 0.0) -> np.ndarray:
     """Ids of the `top_k` best tokens, of these those in the nucleus of mass `top_p`, in rising order.
 
     The nucleus (arXiv:1904.09751, 3.1) is measured over what top_k left; of that those stay that are at least `min_p`
@@ -99,13 +99,13 @@ def likely_tokens(logits_V: np.ndarray, top_k: int, top_p: float, min_p: float =
         least = highest(logits_V, top_k)[-1]
     if 0 < top_p < 1:
         left = logits_V if least == -np.inf else logits_V[logits_V >= least]
-        least = _least_likely(left, top_p)
+        least = _lowest_kept(left, top_p)
     if min_p > 0:
         least = max(least, logits_V.max() + np.log(np.float32(min_p)))
     return np.arange(logits_V.size) if least == -np.inf else np.flatnonzero(logits_V >= least)
 
 
-def _least_likely(logits_V: np.ndarray, mass: float) -> np.float32:
+def _lowest_kept(logits_V: np.ndarray, mass: float) -> np.float32:
     """The lowest logit of a nucleus."""
     largest = logits_V.max()
     whole = np.exp(logits_V - largest).sum()

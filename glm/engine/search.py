@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glm.engine.logits import NO_TOKENS, best_indices, likely_tokens, next_log_probs
+from glm.engine.logits import NO_TOKENS, best_indices, filtered_tokens, next_log_probs
 from glm.engine.random_bits import gumbel_noise
 from glm.generation.options import NEVER, GenerationConfig, StopTokens
 
@@ -57,8 +57,8 @@ class Search:
     def _choose(self, log_probs_GV: np.ndarray) -> None:
         raise NotImplementedError
 
-    def _likely(self, warped_V: np.ndarray) -> np.ndarray:
-        return likely_tokens(warped_V, self.config.top_k, self.config.top_p, self.config.min_p)
+    def _filtered(self, warped_V: np.ndarray) -> np.ndarray:
+        return filtered_tokens(warped_V, self.config.top_k, self.config.top_p, self.config.min_p)
 
     def _drawn(self, log_probs_V: np.ndarray, beam: int, ids: np.ndarray) -> np.ndarray:
         """Scores of some tokens with the noise that makes the best one a random draw."""
@@ -81,7 +81,7 @@ class Sampling(Search):
 
     def _sample(self, log_probs_V: np.ndarray) -> int:
         warped_V = log_probs_V / np.float32(self.config.temperature)
-        ids = self._likely(warped_V)
+        ids = self._filtered(warped_V)
         return int(ids[self._drawn(warped_V, 0, ids).argmax()])
 
     def result(self) -> tuple[list[int], float]:
@@ -123,7 +123,7 @@ class BeamSearch(Search):
     def _perturbed(self, log_probs_GV: np.ndarray) -> np.ndarray:
         chosen_GV = np.full_like(log_probs_GV, NEVER)
         for beam, log_probs_V in enumerate(log_probs_GV / np.float32(self.config.temperature)):
-            ids = self._likely(log_probs_V)
+            ids = self._filtered(log_probs_V)
             chosen_GV[beam, ids] = self._drawn(log_probs_V, beam, ids)
         return chosen_GV + self.scores_G[:, None]
 

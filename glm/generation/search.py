@@ -88,17 +88,17 @@ class GenerationMixin:
 
 
 def controls(config: GenerationConfig) -> SimpleNamespace:
-    """The options as 0-D tensors, those that are lists of ids as 1-D tensors, and which rules are on."""
+    """The options as 0-D tensors, those that are lists of ids as 1-D tensors, and which processors are on."""
     tensors = {name: paddle.to_tensor(array) for name, array in control_arrays(config).items()}
-    rules = _Rules(
+    processors = _Processors(
         repetition=config.repetition_penalty != 1.0,
         counts=bool(config.presence_penalty or config.frequency_penalty),
         suppression=bool(config.suppress_tokens or config.begin_suppress_tokens),
     )
-    return SimpleNamespace(**tensors, rules=rules)
+    return SimpleNamespace(**tensors, processors=processors)
 
 
-class _Rules(NamedTuple):
+class _Processors(NamedTuple):
     """What is on: known in Python, so that no device is asked, or in a graph 0-D tensors."""
 
     repetition: bool | Tensor
@@ -106,7 +106,7 @@ class _Rules(NamedTuple):
     suppression: bool | Tensor
 
     @classmethod
-    def of(cls, control: SimpleNamespace) -> "_Rules":
+    def of(cls, control: SimpleNamespace) -> "_Processors":
         ids = paddle.concat([control.suppress_tokens, control.begin_suppress_tokens])
         counts = (control.presence_penalty != 0.0) | (control.frequency_penalty != 0.0)
         return cls(control.repetition_penalty != 1.0, counts, ids.max() >= 0)
@@ -148,7 +148,7 @@ class _Search:
         self.beams, self.sampled, self.ngram = (
             known(x) for x in (control.num_beams, control.do_sample, control.no_repeat_ngram_size)
         )
-        self.rules = getattr(control, "rules", None) or _Rules.of(control)
+        self.processors = getattr(control, "processors", None) or _Processors.of(control)
         self.prompt_Bn = real_tokens(prompt.input_ids, prompt.attention_mask)
         self.eos_E = paddle.to_tensor(stop.eos_token_ids, dtype="int64")
         self.eos_V = F.one_hot(self.eos_E, self.vocab_size).sum(axis=0).clip(max=1.0)
@@ -157,7 +157,9 @@ class _Search:
         return self.prompt.input_ids[:, -1:].unsqueeze(1) + paddle.zeros([1, beams, 1], dtype="int64")
 
     def next_log_probs(self, step: Tensor, tokens_BGt: Tensor, tails: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Log-probabilities [B, G, V] of the next token of every beam, under the rules, and the grown tails."""
+        """Log-probabilities [B, G, V] of the next token of every beam, under the logits processors, and the grown
+        tails.
+        """
         position_BP = self.prompt.position_ids[:, :, -1] + step * self.prompt.position_step
         position_BPG = position_BP.unsqueeze(-1) + paddle.zeros_like(tokens_BGt[:, :, -1]).unsqueeze(1)
         logits_BGV, tails = self.model.decode(tokens_BGt[:, :, -1], position_BPG, self.prefix, tails)
@@ -168,7 +170,7 @@ class _Search:
         fresh_BGV = cond(
             self.ngram > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV
         )
-        return cond(self.rules.suppression, lambda: self.suppressed(fresh_BGV, step), lambda: fresh_BGV), tails
+        return cond(self.processors.suppression, lambda: self.suppressed(fresh_BGV, step), lambda: fresh_BGV), tails
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
         """Log-probabilities under penalties: those change logits, but where beams are ranked log-probabilities."""
@@ -177,12 +179,12 @@ class _Search:
     def penalised(self, scores_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
         control = self.control
         fresh_BGV = cond(
-            self.rules.repetition,
+            self.processors.repetition,
             lambda: penalise_repetition(scores_BGV, self.prompt_Bn, tokens_BGt, control.repetition_penalty),
             lambda: scores_BGV,
         )
         return cond(
-            self.rules.counts,
+            self.processors.counts,
             lambda: penalise_presence(fresh_BGV, tokens_BGt, control.presence_penalty, control.frequency_penalty),
             lambda: fresh_BGV,
         )
@@ -201,7 +203,7 @@ class _Search:
 
         def drawn():
             control = self.control
-            warped = _keep_likely(log_probs_BGV / control.temperature, control.top_k, control.top_p, control.min_p)
+            warped = filter_logits(log_probs_BGV / control.temperature, control.top_k, control.top_p, control.min_p)
             rows = dim(scores_BGV, 0) * dim(scores_BGV, 1)
             noise = gumbel_noise(self.control.seed, step, rows, self.vocab_size)
             return before_BG1 + warped + noise.reshape(paddle.shape(scores_BGV))
@@ -340,7 +342,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return paddle.take_along_axis(x, index, axis=-1, broadcast=False)
 
 
-def _keep_likely(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor | None = None) -> Tensor:
+def filter_logits(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor | None = None) -> Tensor:
     """Forbids what is outside the `top_k` best, or outside the nucleus of mass `top_p` (arXiv:1904.09751, 3.1).
 
     The nucleus is measured over what top_k left. Then min_p (arXiv:2407.01082) forbids what is far from the best.

@@ -6,12 +6,12 @@ import pytest
 
 from glm import GenerationConfig
 from glm.engine import logits as rules
-from glm.engine.logits import best_indices, highest, likely_tokens, next_log_probs, repeating_tokens
+from glm.engine.logits import best_indices, filtered_tokens, highest, next_log_probs, repeating_tokens
 from glm.engine.random_bits import _mix, gumbel_noise
 from glm.errors import GLMError
 from glm.generation import random_bits
 from glm.generation.penalties import penalise_presence, penalise_repetition
-from glm.generation.search import NEVER, _forbid_repeats, _keep_likely
+from glm.generation.search import NEVER, _forbid_repeats, filter_logits
 
 SEEDS = (0, 1, 42, 2**31, 2**40 + 17)
 
@@ -39,12 +39,12 @@ def test_noise_is_that_of_the_model(seed):
 @pytest.mark.parametrize("top_k", [0, 1, 7, 600, 5000])
 @pytest.mark.parametrize("top_p", [0.0, 1e-6, 0.3, 0.9, 0.9999, 1.0])
 @pytest.mark.parametrize(("spread", "min_p"), [(0.05, 0.0), (1.0, 0.0), (4.0, 0.0), (1.0, 0.2), (4.0, 0.01)])
-def test_likely_tokens_are_those_of_the_model(top_k, top_p, spread, min_p):
+def test_filtered_tokens_are_those_of_the_model(top_k, top_p, spread, min_p):
     """Nuclei of one token and of most of 3,000: more than the search looks at first."""
     logits = (spread * np.random.default_rng(7).standard_normal(3000)).astype("float32")
     options = scalar(top_k), scalar(top_p, "float32"), scalar(min_p, "float32")
-    wanted = _keep_likely(paddle.to_tensor(logits)[None, None], *options).numpy()[0, 0]
-    found = likely_tokens(logits, top_k, top_p, min_p)
+    wanted = filter_logits(paddle.to_tensor(logits)[None, None], *options).numpy()[0, 0]
+    found = filtered_tokens(logits, top_k, top_p, min_p)
     assert np.array_equal(found, np.sort(found))
     other = set(found) ^ set(np.flatnonzero(wanted > NEVER))
     probabilities = np.exp(logits.astype("float64")) / np.exp(logits.astype("float64")).sum()
@@ -54,8 +54,8 @@ def test_likely_tokens_are_those_of_the_model(top_k, top_p, spread, min_p):
 
 def test_equal_logits_at_the_edge_stay_together():
     logits = np.array([1, 3, 3, 2, 3, 0], dtype="float32")
-    assert likely_tokens(logits, 2, 0.0).tolist() == [1, 2, 4]
-    assert likely_tokens(logits, 0, 0.5).tolist() == [1, 2, 4]
+    assert filtered_tokens(logits, 2, 0.0).tolist() == [1, 2, 4]
+    assert filtered_tokens(logits, 0, 0.5).tolist() == [1, 2, 4]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

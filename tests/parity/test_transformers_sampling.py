@@ -13,9 +13,9 @@ from plain_search import kept_probabilities
 
 from glm import GenerationConfig, GLMForCausalLM
 from glm.encoding.batches import TextPositions, prompt_batch
-from glm.engine.logits import likely_tokens
+from glm.engine.logits import filtered_tokens
 from glm.generation.config_json import GenerationFile
-from glm.generation.search import Prompt, StopTokens, _keep_likely
+from glm.generation.search import Prompt, StopTokens, filter_logits
 
 PEERS = Path(__file__).parents[2] / ".venv-bench" / "bin" / "python"  # of `make bench`
 GOLDEN = json.loads((FIXTURES / "penalties.json").read_text())
@@ -63,12 +63,12 @@ def logits(row: int) -> np.ndarray:
 
 def tensor_probabilities(scaled: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
     options = (paddle.to_tensor(x, dtype=t) for x, t in ((top_k, "int64"), (top_p, "float32"), (min_p, "float32")))
-    kept = _keep_likely(paddle.to_tensor(scaled)[None, None], *options)
+    kept = filter_logits(paddle.to_tensor(scaled)[None, None], *options)
     return paddle.nn.functional.softmax(kept, axis=-1).numpy()[0, 0]
 
 
 def engine_probabilities(scaled: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
-    kept = likely_tokens(scaled, top_k, top_p, min_p)
+    kept = filtered_tokens(scaled, top_k, top_p, min_p)
     found = np.zeros(scaled.shape)
     found[kept] = np.exp(scaled[kept].astype("float64"))
     return found / found.sum()
