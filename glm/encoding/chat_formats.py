@@ -31,9 +31,9 @@ class ChatFormat:
             what is left out (glm/encoding/examples.py).
         last_answer: (tokenizer, messages, tools) → what stands before the last answer that is trained, and its ids.
         read_answer: (generated text, names of the tools that were offered) → assistant message.
-        clean: what a user sees of generated text.
+        postprocess: what a user sees of generated text.
         cuts: what a source, and a row to train on, are without when they were cut.
-        unsettled: characters that `clean` may still change when a text that ends with them continues.
+        unstable: characters that `postprocess` may still change when a text that ends with them continues.
         fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
     """
 
@@ -44,8 +44,8 @@ class ChatFormat:
     ]
     last_answer: Callable[[Tokenizer, list[Message], Tools | None], tuple[list[Message], list[int]]]
     read_answer: Callable[[str, frozenset[str]], dict[str, str]]
-    clean: Callable[[str], str]
-    unsettled: str
+    postprocess: Callable[[str], str]
+    unstable: str
     cuts: Mapping[str, str]
     fills_blank: bool = False
 
@@ -123,9 +123,9 @@ class ChatFormat:
         """The assistant message that generated `text` stands for; calls a tool only if `tools` has one of that name."""
         return self.read_answer(text, frozenset(map(_tool_name, tools or ())))
 
-    def settled_length(self, text: str) -> int:
+    def stable_length(self, text: str) -> int:
         """How many characters of an unfinished text stand for certain."""
-        return len(text.rstrip(self.unsettled))
+        return len(text.rstrip(self.unstable))
 
     def _checked(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
@@ -229,7 +229,7 @@ def _refuse_tools(tools: Tools | None) -> None:
 _CHINESE = "[\u4e00-\u9fff]"
 _FULL_WIDTH = dict(zip(",!:;?", "，！：；？", strict=True))
 _HALF_WIDTH = re.compile(f"(?<={_CHINESE})[,!:;?]|[,!:;?](?={_CHINESE})")
-_UNSETTLED = " \t\r\n\u3000[[训练时间]]"
+_UNSTABLE = " \t\r\n\u3000[[训练时间]]"
 
 
 def process_response(text: str) -> str:
@@ -267,7 +267,7 @@ _ROUNDS = ChatFormat(
     _last_round_answer,
     _read_round_answer,
     process_response,
-    _UNSETTLED + "".join(_FULL_WIDTH),
+    _UNSTABLE + "".join(_FULL_WIDTH),
     {
         "source": "their oldest rounds are lost, then their end",
         "row": "the oldest rounds of their source, then its end, or the end of their answer are lost",
@@ -281,7 +281,7 @@ _ROLE_TOKENS = ChatFormat(
     last_role_answer,
     _read_turns,
     _without_placeholder,
-    _UNSETTLED,
+    _UNSTABLE,
     {"source": "their oldest turns are lost, in evaluation then the end of the question", "row": "their end is lost"},
 )
 CHAT_FORMATS = {"chatglm": _ROUNDS, "glm4": _ROLE_TOKENS, "glm4-0414": _ROLE_TOKENS}

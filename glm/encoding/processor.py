@@ -43,7 +43,7 @@ class Processor(ABC):
         truncated: how many sources, targets or rows were cut so far.
         counts: what else `rows` left out of examples so far, by its name in words (glm/encoding/examples.py).
         max_position: the largest position of the model, once `check_fits` knows it.
-        open_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
+        unset_lengths: those of `src_length` and `tgt_length` that the user left open; a small model shortens them.
         defaults: of this kind of model.
         cuts: what may be cut, and what it is without then.
     """
@@ -57,7 +57,7 @@ class Processor(ABC):
         self.generation = generation
         self.truncated = dict.fromkeys(self.cuts, 0)
         self.counts: Counter[str] = Counter()
-        self.open_lengths: frozenset[str] = frozenset()
+        self.unset_lengths: frozenset[str] = frozenset()
         self.max_position = sys.maxsize
 
     @abstractmethod
@@ -76,17 +76,17 @@ class Processor(ABC):
     def reference(self, example: Example) -> str:
         """The answer as the tokenizer can write it: nothing else is asked of the model."""
 
-    def clean(self, text: str) -> str:
+    def postprocess(self, text: str) -> str:
         """What a user sees of generated text."""
         return text.strip()
 
-    def settled_length(self, text: str) -> int:
-        """How many characters of an unfinished text `clean` gives the same, however the text continues."""
+    def stable_length(self, text: str) -> int:
+        """Length of the prefix that `postprocess` leaves unchanged whatever text follows."""
         return len(text.rstrip())
 
     def answer(self, ids: Sequence[int]) -> str:
         """The text a user sees of generated ids."""
-        return self.clean(self.tokenizer.text_of(ids))
+        return self.postprocess(self.tokenizer.text_of(ids))
 
     def stream(self, ids: Iterable[int], stop_strings: Sequence[str] = ()) -> Iterator[str]:
         """`answer` in pieces, while ids arrive; what may still change waits for more.
@@ -97,7 +97,7 @@ class Processor(ABC):
         Raises:
             UsageError: an empty stop string.
         """
-        return stream_text(StopStrings(self.tokenizer, stop_strings), ids, self.clean, self.settled_length)
+        return stream_text(StopStrings(self.tokenizer, stop_strings), ids, self.postprocess, self.stable_length)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, as it was written."""
@@ -148,10 +148,10 @@ class Processor(ABC):
         most, and the rest for what is read.
         """
         self.max_position = max_position
-        if "tgt_length" in self.open_lengths:
+        if "tgt_length" in self.unset_lengths:
             self.tgt_length = max(1, min(self.tgt_length, (max_position + 1) // 2))
         fits = self.positions.longest(self.src_length, self.tgt_length) <= max_position
-        if "src_length" in self.open_lengths and not fits:
+        if "src_length" in self.unset_lengths and not fits:
             self.src_length = max(1, min(self.src_length, max_position + 1 - self.tgt_length))
         if len(self.tokenizer) > vocab_size:
             raise GLMError(
@@ -330,11 +330,11 @@ class ChatProcessor(Processor):
     def reference(self, example: Example) -> str:
         return self.decode(self._evaluated(example)[1])
 
-    def clean(self, text: str) -> str:
-        return super().clean(text) if self.plain else self.chat.clean(text)
+    def postprocess(self, text: str) -> str:
+        return super().postprocess(text) if self.plain else self.chat.postprocess(text)
 
-    def settled_length(self, text: str) -> int:
-        return super().settled_length(text) if self.plain else self.chat.settled_length(text)
+    def stable_length(self, text: str) -> int:
+        return super().stable_length(text) if self.plain else self.chat.stable_length(text)
 
     def message(self, ids: Sequence[int], tools: Tools | None = None) -> Message:
         """The assistant's message that generated ids stand for: a call of one of `tools`, or text.
@@ -374,5 +374,5 @@ def processor_of(
     defaults = {"src_length": src_length, "tgt_length": generation.max_new_tokens or tgt_length}
     given = {name: length for name, length in zip(defaults, lengths, strict=True) if length is not None}
     processor = cls(tokenizer, **defaults | given, generation=generation, **options)
-    processor.open_lengths = frozenset(defaults) - set(given)
+    processor.unset_lengths = frozenset(defaults) - set(given)
     return processor

@@ -258,7 +258,7 @@ def _processor(wanted: ExportOptions) -> Processor:
     processor = open_processor(wanted.path, wanted.lengths, **options)
     if wanted.max_length is None:
         return processor
-    if "tgt_length" in processor.open_lengths:
+    if "tgt_length" in processor.unset_lengths:
         processor.tgt_length = max(1, min(processor.tgt_length, wanted.max_length // 2))
     room = wanted.max_length - processor.tgt_length
     if room < 4:

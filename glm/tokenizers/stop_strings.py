@@ -58,20 +58,20 @@ class StopStrings:
 
 
 def stream_text(
-    written: StopStrings, ids: Iterable[int], clean: Callable[[str], str], settled_length: Callable[[str], int]
+    written: StopStrings, ids: Iterable[int], clean: Callable[[str], str], stable_length: Callable[[str], int]
 ) -> Iterator[str]:
     """A cleaned text in pieces, while ids arrive; what may still change waits for more. No id is taken behind its end.
 
     Args:
         written: of a new text.
         clean: what a user sees of a text.
-        settled_length: how many characters of an unfinished text `clean` gives the same, however the text continues.
+        stable_length: how many characters of an unfinished text `clean` gives the same, however the text continues.
     """
     shown = 0
     for index in ids:
         ended = written.put(index)
         text = written.text[: written.certain]
-        settled = clean(text[: settled_length(text)])
+        settled = clean(text[: stable_length(text)])
         yield settled[shown:]
         shown = len(settled)
         if ended:

@@ -289,7 +289,7 @@ def test_lengths_beyond_the_models_positions(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_open_lengths_are_the_models(kind):
+def test_unset_lengths_are_the_models(kind):
     """7168 and 1024, unless the user or generation_config.json says otherwise, as far as the model goes."""
     tokenizer, size = tokenizer_of(kind), SHAPES[kind]["vocab_size"]
 

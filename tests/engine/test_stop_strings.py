@@ -109,7 +109,7 @@ def test_streamed_answers(cases, name):
         for piece in (answer[2:4], answer[-1:], answer[:1]):
             if piece.strip():
                 short = "".join(case.processor.stream(case.engine().stream(prompt, CONFIG), [piece]))
-                assert short == case.processor.clean(answer[: answer.index(piece)])
+                assert short == case.processor.postprocess(answer[: answer.index(piece)])
 
 
 def test_what_is_refused(cases):
