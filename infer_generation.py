@@ -9,10 +9,10 @@ from glm.cli.generate import answer
 from glm.cli.prompts import (
     add_decode_arguments,
     add_dialogue_arguments,
-    add_text_arguments,
+    add_prompt_arguments,
     check_dialogue,
     generation_config,
-    read_texts,
+    read_prompts,
 )
 from glm.cli.script import ScriptParser, run_script, size
 from glm.device.tuning import usable_cores
@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
         help="most key/value cache, such as 2GiB, texts wait for it; default: 80%% of free memory",
     )
     add_dialogue_arguments(parser)
-    add_text_arguments(parser)
+    add_prompt_arguments(parser)
     add_decode_arguments(parser)
     return parser.parse_args()
 
@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parse()
     generation_config(arguments)  # what is wrong with the flags is said before anything is loaded
     check_dialogue(arguments)
-    texts = [] if arguments.chat else read_texts(arguments)
+    texts = [] if arguments.chat else read_prompts(arguments)
 
     from glm.inference.exported import open_export
 

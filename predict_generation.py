@@ -11,10 +11,10 @@ from glm.cli.generate import answer
 from glm.cli.prompts import (
     add_decode_arguments,
     add_dialogue_arguments,
-    add_text_arguments,
+    add_prompt_arguments,
     check_dialogue,
     generation_config,
-    read_texts,
+    read_prompts,
 )
 from glm.cli.script import ScriptParser, run_script
 from glm.distributed.processes import code_version, from_rank_0, process_rank, require_agreement
@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
     parser.add_argument("--device", help="npu, gpu or cpu; default: the best one present")
     add_dialogue_arguments(parser)
-    add_text_arguments(parser)
+    add_prompt_arguments(parser)
     add_decode_arguments(parser)
     return parser.parse_args()
 
@@ -60,7 +60,7 @@ def main() -> None:
     check_dialogue(arguments)
     if arguments.merge_tensor_parallel_path:
         require_place_for_model(arguments.merge_tensor_parallel_path)
-    texts = [] if arguments.chat else from_rank_0(lambda: read_texts(arguments))
+    texts = [] if arguments.chat else from_rank_0(lambda: read_prompts(arguments))
 
     from glm.api.predictor import Predictor
 

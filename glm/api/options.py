@@ -54,7 +54,7 @@ class CallOptions:
     Attributes:
         config: decoding options.
         eos_token_ids, pad_token_id: None where the call does not say.
-        returned: texts per prompt.
+        returned: sequences per prompt.
         trunc_input: leave the prompt out of what comes back.
     """
 

@@ -10,7 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from glm.cli.prompt_rows import Prompt, prompt_ids, prompt_text
-from glm.cli.prompts import Speed, generation_config, report_truncation, show_texts, write_texts
+from glm.cli.prompts import Speed, generation_config, report_truncation, show_completions, write_completions
 from glm.cli.terminal import converse
 from glm.distributed.processes import process_rank
 from glm.errors import GLMError
@@ -29,20 +29,20 @@ def answer(generator: TextGenerator, texts: Sequence[Prompt], arguments: argpars
         converse(lambda: generator.conversation(config, arguments.system))
     elif arguments.stream:
         require_streaming(config)
-        results = stream_texts(texts, generator, config, sys.stdout if speaks else io.StringIO())
+        results = stream_completions(texts, generator, config, sys.stdout if speaks else io.StringIO())
         if speaks:
-            write_texts(texts, results, arguments)
+            write_completions(texts, results, arguments)
     else:
-        results, speed = generate_texts(texts, generator, config, arguments.batch_size)
+        results, speed = generate_completions(texts, generator, config, arguments.batch_size)
         if speaks:
-            show_texts(texts, results, speed, arguments)
+            show_completions(texts, results, speed, arguments)
     if speaks:
         if notes := generator.notes():
             print(notes, file=sys.stderr)
         report_truncation(generator.processor)
 
 
-def generate_texts(
+def generate_completions(
     texts: Sequence[Prompt], generator: TextGenerator, config: GenerationConfig, batch_size: int
 ) -> tuple[list[str], Speed]:
     """Generates for all texts, at most `batch_size` at a time.
@@ -75,7 +75,9 @@ def prompts_of(texts: Sequence[Prompt], generator: TextGenerator) -> list[list[i
     return prompts
 
 
-def stream_texts(texts: Sequence[Prompt], generator: TextGenerator, config: GenerationConfig, out: TextIO) -> list[str]:
+def stream_completions(
+    texts: Sequence[Prompt], generator: TextGenerator, config: GenerationConfig, out: TextIO
+) -> list[str]:
     """Shows each text and what follows it while that is generated."""
     results = []
     prompts = prompts_of(texts, generator)  # a text that does not fit is found before the first is shown

@@ -51,7 +51,7 @@ class Speed:
         return f"{self.tokens} tokens in {self.seconds:.2f} s: {self.tokens / max(self.seconds, 1e-9):.1f} tokens/s"
 
 
-def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     """Where texts come from and go to."""
     group = parser.add_argument_group("texts")
     group.add_argument(
@@ -148,7 +148,7 @@ def generation_config(arguments: argparse.Namespace, processor: Processor | None
     )
 
 
-def read_texts(arguments: argparse.Namespace) -> list[Prompt]:
+def read_prompts(arguments: argparse.Namespace) -> list[Prompt]:
     """The prompts that the command line names; two examples if it names none.
 
     Raises:
@@ -168,14 +168,14 @@ def read_texts(arguments: argparse.Namespace) -> list[Prompt]:
     if not given:
         print("no text given: generating for two examples", file=sys.stderr)
         return list(EXAMPLES)
-    texts = _given_texts(arguments)
+    texts = _given_prompts(arguments)
     for number, text in enumerate(texts, 1):
         if not _is_utf8(encoded(text)):
             raise UsageError(f"text {number} of {len(texts)} is not UTF-8: convert it first")
     return texts
 
 
-def _given_texts(arguments: argparse.Namespace) -> list[Prompt]:
+def _given_prompts(arguments: argparse.Namespace) -> list[Prompt]:
     if arguments.predict_data is not None:
         return _text_or_file(arguments.predict_data, arguments.task_name)
     if arguments.input_file is not None:
@@ -215,15 +215,17 @@ def _text_or_file(given: str, task_name: str | None) -> list[Prompt]:
     return [given]
 
 
-def show_texts(texts: Sequence[Prompt], results: Sequence[str], speed: Speed, arguments: argparse.Namespace) -> None:
+def show_completions(
+    texts: Sequence[Prompt], results: Sequence[str], speed: Speed, arguments: argparse.Namespace
+) -> None:
     """Prints each text with its result, writes the results where they were asked for, and says how fast it went."""
-    write_texts(texts, results, arguments)  # first: who reads the screen may have left
+    write_completions(texts, results, arguments)  # first: who reads the screen may have left
     for text, result in zip(texts, results, strict=True):
         print(f"{prompt_text(text)}\n  → {result}")
     print(speed, file=sys.stderr)
 
 
-def write_texts(texts: Sequence[Prompt], results: Sequence[str], arguments: argparse.Namespace) -> None:
+def write_completions(texts: Sequence[Prompt], results: Sequence[str], arguments: argparse.Namespace) -> None:
     """Writes the results where they were asked for: one text per line, or for --predict_data a JSON object per line."""
     if arguments.output_file is not None:
         _write(arguments.output_file, (" ".join(result.splitlines()) for result in results))

@@ -38,7 +38,7 @@ class Example:
         return "reasoning_content" in self.messages[last_answer(self.messages)]
 
     @classmethod
-    def of_texts(cls, source: str, target: str) -> Example:
+    def of_pair(cls, source: str, target: str) -> Example:
         """One question and its answer."""
         return cls(source, target, tuple(dialogue(source, target)))
 

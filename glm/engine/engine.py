@@ -1,8 +1,7 @@
-"""Generation over a step runtime: texts of any lengths are read row by row, and decode together. numpy only.
+"""Continuous batching over a step runtime. numpy only.
 
-A prompt is read alone, in chunks, into its row of the cache, so no text waits for the padding of a longer one. Then all
-rows take a step at a time; a row that ends leaves, and one that waits for memory comes in its place. What a text
-becomes does not depend on what decodes beside it.
+Each prompt is prefilled in chunks into its own slot; active sequences decode one token per step; a finished one frees
+its slot. Outputs do not depend on the batch.
 """
 
 from collections import deque
@@ -25,8 +24,8 @@ class EngineOptions:
     """How an engine uses its machine.
 
     Attributes:
-        memory_limit: most bytes of key/value cache; texts wait for room, and one that never fits is refused. None = no
-            bound.
+        memory_limit: most bytes of key/value cache; requests wait for slots, and one that never fits is refused. None =
+            no bound.
         chunk: most tokens of a prompt that are read at once, where it can be read in parts.
         reuse_prefix: keeps what was read for prompts that begin alike, such as the next turn of a conversation.
     """
@@ -42,12 +41,12 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to write.
+    """A prompt to complete.
 
     Attributes:
         ids: the prompt, the token to decode from last.
         config: decoding options.
-        stop_strings: what ends the text besides stop tokens (glm/tokenizers/stop_strings.py); one beam only.
+        stop_strings: what ends the completion besides stop tokens (glm/tokenizers/stop_strings.py); one beam only.
     """
 
     ids: Sequence[int]
@@ -57,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished text.
+    """A finished sequence.
 
     Attributes:
         tokens: without the prompt and without padding, the end token included.
@@ -72,12 +71,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Event:
-    """News of one text.
+    """Progress of one request.
 
     Attributes:
         index: which request.
-        token: the newest token of a text of one beam, else None.
-        result: the whole text, when it is finished.
+        token: the newest token of a sequence of one beam, else None.
+        result: the whole sequence, when it is finished.
     """
 
     index: int
@@ -86,8 +85,8 @@ class Event:
 
 
 @dataclass
-class _Run:
-    """A text that is being written, and where."""
+class _Sequence:
+    """A sequence that is being decoded, and its slots."""
 
     index: int
     request: Request
@@ -97,18 +96,18 @@ class _Run:
     positions_P: np.ndarray = field(default_factory=lambda: np.zeros([0], "int64"))
 
     @property
-    def text(self) -> list[int]:
+    def ids(self) -> list[int]:
         """What the slots have read in common, and of one beam all that it has read."""
         return [*self.request.ids, *(self.search.tokens[0, :-1].tolist() if len(self.slots) == 1 else [])]
 
 
 class Engine:
-    """Writes texts with a runtime.
+    """Completes prompts with a runtime.
 
     Args:
         runtime: a loaded graph.
         positions: where tokens stand, and how a prompt is read (`Processor.positions`).
-        stop: ids that end a text.
+        stop: ids that end a sequence.
         options: memory, chunks, reuse.
 
     Attributes:
@@ -138,7 +137,7 @@ class Engine:
         self._slots.release()
 
     def generate(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[Result]:
-        """A text for each prompt: the tokens of `GLMForCausalLM.generate` for the same batch.
+        """A completion for each prompt: the tokens of `GLMForCausalLM.generate` for the same batch.
 
         Raises:
             GLMError: as `run`.
@@ -151,7 +150,7 @@ class Engine:
         return [found[index] for index in range(len(requests))]
 
     def stream(self, ids: Sequence[int], config: GenerationConfig, stop_strings: StopStrings | None = None):
-        """Yields the tokens of one text as they are chosen.
+        """Yields the tokens of one sequence as they are chosen.
 
         Raises:
             UsageError: more than one beam, which are chosen at the end. GLMError: as `run`.
@@ -162,19 +161,21 @@ class Engine:
             yield event.token
 
     def run(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Event]:
-        """Writes all texts, and yields each token of a text of one beam as soon as it is chosen.
+        """Completes all requests, and yields each token of a sequence of one beam as soon as it is chosen.
 
         Args:
-            batch_size: most texts that decode together, the others wait; None = all that the memory has room for.
+            batch_size: most sequences that decode together, the others wait; None = all that the memory has room for.
 
         Random numbers depend on a request's place among the others, or in its batch of `batch_size`.
 
         Raises:
-            UsageError: a text that needs more columns or memory than there are, or stop strings with beams.
+            UsageError: a request that needs more positions or memory than there are, or stop strings with beams.
             GLMError: the engine is in the middle of another run.
         """
         if self._busy:
-            raise GLMError("this engine is writing other texts: finish or close that run first, or open another engine")
+            raise GLMError(
+                "this engine is completing other requests: finish or close that run first, or open another engine"
+            )
         waiting = deque(self._planned(requests, batch_size or len(requests)))
         self._busy, running = True, []
         try:
@@ -190,87 +191,89 @@ class Engine:
         finally:
             self._busy, self._slots.active = False, 0
 
-    def _planned(self, requests: Sequence[Request], batch_size: int) -> list[_Run]:
-        """The texts to write, and a cache for as many of them as the memory allows."""
-        runs, self._batch_size = [], batch_size
+    def _planned(self, requests: Sequence[Request], batch_size: int) -> list[_Sequence]:
+        """The sequences to decode, and a cache for as many of them as the memory allows."""
+        sequences, self._batch_size = [], batch_size
         for index, request in enumerate(requests):
             if not request.ids:
                 raise UsageError(f"prompt {index + 1} of {len(requests)} is empty: give it at least one token")
             if request.stop_strings and request.config.num_beams > 1:
-                raise UsageError(f"stop strings end a text of one beam, and num_beams is {request.config.num_beams}")
+                raise UsageError(
+                    f"stop strings end a sequence of one beam, and num_beams is {request.config.num_beams}"
+                )
             search = search_of(request.config, self.stop, index % batch_size, request.ids)
-            runs.append(_Run(index, request, search, np.arange(search.beams)))
-        if runs:
-            length = max(len(run.request.ids) + run.request.config.max_length - 1 for run in runs)
-            beams = [len(run.slots) for run in runs]
+            sequences.append(_Sequence(index, request, search, np.arange(search.beams)))
+        if sequences:
+            length = max(len(sequence.request.ids) + sequence.request.config.max_length - 1 for sequence in sequences)
+            beams = [len(sequence.slots) for sequence in sequences]
             self._slots.reserve(sum(sorted(beams)[-batch_size:]), length, max(beams))
-        return runs
+        return sequences
 
-    def _has_room(self, run: _Run, running: list[_Run]) -> bool:
-        free = self._slots.active + len(run.slots) <= self._slots.cache.slots
+    def _has_room(self, sequence: _Sequence, running: list[_Sequence]) -> bool:
+        free = self._slots.active + len(sequence.slots) <= self._slots.cache.slots
         return free and len(running) < self._batch_size
 
-    def _read(self, run: _Run) -> Event:
+    def _read(self, sequence: _Sequence) -> Event:
         """Reads a prompt, and chooses what follows first."""
-        ids, slots = run.request.ids, self._slots
+        ids, slots = sequence.request.ids, self._slots
         prefix_length = self.positions.prompt_prefix(ids)
-        run.slots, run.reused = slots.open(ids, len(run.slots))
-        self.prompt_tokens, self.reused_tokens = self.prompt_tokens + len(ids), self.reused_tokens + run.reused
+        sequence.slots, sequence.reused = slots.open(ids, len(sequence.slots))
+        self.prompt_tokens, self.reused_tokens = self.prompt_tokens + len(ids), self.reused_tokens + sequence.reused
         positions_PT = self.positions.of(ids, prefix_length)
-        run.positions_P = positions_PT[:, -1]
+        sequence.positions_P = positions_PT[:, -1]
         chunk = len(ids) if prefix_length else self.options.chunk
-        for start in range(run.reused, len(ids), chunk):
+        for start in range(sequence.reused, len(ids), chunk):
             part = slice(start, start + chunk)
             logits_V = self.runtime.prefill(
-                slots.cache, int(run.slots[0]), ids[part], positions_PT[:, part], start, prefix_length
+                slots.cache, int(sequence.slots[0]), ids[part], positions_PT[:, part], start, prefix_length
             )
-        slots.share(run.slots, ids, keep=not prefix_length)
-        run.search.advance(np.broadcast_to(logits_V, [len(run.slots), len(logits_V)]))
-        return self._event(run)
+        slots.share(sequence.slots, ids, keep=not prefix_length)
+        sequence.search.advance(np.broadcast_to(logits_V, [len(sequence.slots), len(logits_V)]))
+        return self._event(sequence)
 
-    def _step(self, running: list[_Run]) -> None:
-        """One token more for every text."""
+    def _step(self, running: list[_Sequence]) -> None:
+        """One token more for every sequence."""
         count, slots = self._slots.active, self._slots
         ids_B = np.empty([count], dtype="int64")
         positions_BP = np.empty([count, len(self.positions.step)], dtype="int64")
-        for run in running:
-            if run.search.sources is not None:
-                span = len(run.request.ids), int(slots.lengths[run.slots[0]])
-                reorder(self.runtime, slots.cache, run.slots, run.search.sources, span)
-            ids_B[run.slots] = run.search.tokens[:, -1]
-            positions_BP[run.slots] = run.positions_P + run.search.step * self.positions.step
+        for sequence in running:
+            if sequence.search.sources is not None:
+                span = len(sequence.request.ids), int(slots.lengths[sequence.slots[0]])
+                reorder(self.runtime, slots.cache, sequence.slots, sequence.search.sources, span)
+            ids_B[sequence.slots] = sequence.search.tokens[:, -1]
+            positions_BP[sequence.slots] = sequence.positions_P + sequence.search.step * self.positions.step
         logits_BV = self.runtime.decode(slots.cache, ids_B, positions_BP, slots.lengths[:count])
         slots.lengths[:count] += 1
-        for run in running:
-            run.search.advance(logits_BV[run.slots])
+        for sequence in running:
+            sequence.search.advance(logits_BV[sequence.slots])
 
-    def _event(self, run: _Run) -> Event:
-        """What there is to say of a text that has just advanced."""
-        search, watch = run.search, run.request.stop_strings
-        token = int(search.tokens[0, -1]) if len(run.slots) == 1 else None
+    def _event(self, sequence: _Sequence) -> Event:
+        """What there is to say of a sequence that has just advanced."""
+        search, watch = sequence.search, sequence.request.stop_strings
+        token = int(search.tokens[0, -1]) if len(sequence.slots) == 1 else None
         if watch and watch.put(token):
             search.finished = True
-        result = Result(*search.result(), run.reused) if search.finished else None
-        return Event(run.index, token, result)
+        result = Result(*search.result(), sequence.reused) if search.finished else None
+        return Event(sequence.index, token, result)
 
-    def _leave(self, running: list[_Run]) -> list[_Run]:
+    def _leave(self, running: list[_Sequence]) -> list[_Sequence]:
         """Those that continue; those that ended free their slots."""
-        ended = [run for run in running if run.search.finished]
+        ended = [sequence for sequence in running if sequence.search.finished]
         if not ended:
             return running
-        for run in ended:
-            for slot in run.slots:
-                if self._slots.texts[slot]:
-                    self._slots.texts[slot] = run.text
-        moved = self._slots.close(np.concatenate([run.slots for run in ended]))
-        unfinished = [run for run in running if not run.search.finished]
-        for run in unfinished:
-            run.slots = np.array([moved.get(slot, slot) for slot in run.slots.tolist()])
+        for sequence in ended:
+            for slot in sequence.slots:
+                if self._slots.prefixes[slot]:
+                    self._slots.prefixes[slot] = sequence.ids
+        moved = self._slots.close(np.concatenate([sequence.slots for sequence in ended]))
+        unfinished = [sequence for sequence in running if not sequence.search.finished]
+        for sequence in unfinished:
+            sequence.slots = np.array([moved.get(slot, slot) for slot in sequence.slots.tolist()])
         return unfinished
 
 
 def padded(results: Sequence[Result], pad_token_id: int) -> np.ndarray:
-    """Token ids [B, t] int64 of all texts, filled up behind their ends."""
+    """Token ids [B, t] int64 of all sequences, padded after their ends."""
     ids = np.full([len(results), max(len(result.tokens) for result in results)], pad_token_id, dtype="int64")
     for row, result in zip(ids, results, strict=True):
         row[: len(result.tokens)] = result.tokens

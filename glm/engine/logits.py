@@ -1,6 +1,6 @@
-"""What may follow a text, and how likely it is: the logits processors of glm/generation/search.py in numpy.
+"""What may follow a sequence, and how likely it is: the logits processors of glm/generation/search.py in numpy.
 
-Shapes: G beams of a text, V vocabulary, t tokens so far. Scores are float32.
+Shapes: G beams of a sequence, V vocabulary, t tokens so far. Scores are float32.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""Greedy search, sampling and beam search of one text, over the logits that a runtime gives step by step. numpy only.
+"""Greedy search, sampling and beam search of one sequence, over the logits that a runtime gives step by step. numpy
+only.
 
 The semantics are those of glm/generation/search.py, whose tokens these searches give from the same logits.
 
@@ -15,19 +16,19 @@ from glm.generation.options import NEVER, GenerationConfig, StopTokens
 
 
 class Search:
-    """One text that grows.
+    """One sequence that grows.
 
     Args:
         config: decoding options.
-        stop: what ends the text.
-        row: place of the text in its batch, which random numbers depend on.
-        prompt: int64 ids that the text follows.
+        stop: what ends the sequence.
+        row: place of the sequence in its batch, which random numbers depend on.
+        prompt: int64 ids that the sequence follows.
 
     Attributes:
         beams: G, cache slots that the sequence needs.
         tokens: [G, t] int64, what was generated so far; the last column is still to be read by the model.
         sources: the beam [G] that each new beam continues; None where every beam continues itself.
-        finished: whether the text is complete.
+        finished: whether the sequence is complete.
     """
 
     def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
@@ -51,7 +52,7 @@ class Search:
         self.finished = self.finished or self.step >= self.config.max_length
 
     def result(self) -> tuple[list[int], float]:
-        """The text's tokens, the end token included, and its score: see `GenerationMixin.generate`."""
+        """The sequence's tokens, the end token included, and its score: see `GenerationMixin.generate`."""
         raise NotImplementedError
 
     def _choose(self, log_probs_GV: np.ndarray) -> None:
@@ -89,7 +90,7 @@ class Sampling(Search):
 
 
 class BeamSearch(Search):
-    """Beam search with a pool of the G best finished texts; see `glm.generation.search._BeamSearch`."""
+    """Beam search with a pool of the G best finished sequences; see `glm.generation.search._BeamSearch`."""
 
     def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
         super().__init__(config, stop, row, prompt)
@@ -101,10 +102,10 @@ class BeamSearch(Search):
         beam_C, token_C, score_C = self._candidates(log_probs_GV)
         grown_Ct = np.concatenate([self.tokens[beam_C], token_C[:, None]], axis=1)
         end_C = np.isin(token_C, self.stop.eos_token_ids)
-        # Whether the stop token counts as part of the text.
+        # Whether the stop token counts as part of the sequence.
         penalty = self._penalty(self.step + (not self.config.gnmt_length))
         ended = [(score_C[i] / penalty, grown_Ct[i].tolist()) for i in np.flatnonzero(end_C[: self.beams])]
-        self.pool = sorted([*self.pool, *ended], key=lambda text: -text[0])[: self.beams]
+        self.pool = sorted([*self.pool, *ended], key=lambda entry: -entry[0])[: self.beams]
 
         running_C = score_C + np.float32(NEVER) * end_C
         self.sources = kept_G = best_indices(running_C, self.beams)
@@ -114,7 +115,7 @@ class BeamSearch(Search):
         self._done = self.finished
 
     def _candidates(self, log_probs_GV: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Beams, tokens and scores [C] of the best continuations: so many that G of them do not end the text."""
+        """Beams, tokens and scores [C] of the best continuations: so many that G of them do not end the sequence."""
         total_GV = self.scores_G[:, None] + log_probs_GV
         chosen_GV = self._perturbed(log_probs_GV) if self.config.do_sample else total_GV
         index_C = best_indices(chosen_GV.ravel(), (1 + len(self.stop.eos_token_ids)) * self.beams)
@@ -128,17 +129,17 @@ class BeamSearch(Search):
         return chosen_GV + self.scores_G[:, None]
 
     def _penalty(self, length: int) -> np.float32:
-        """What a text's score is divided by (`GenerationConfig.length_penalty`)."""
+        """What a sequence's score is divided by (`GenerationConfig.length_penalty`)."""
         offset = np.float32(5.0 if self.config.gnmt_length else 0.0)
         return ((np.float32(length) + offset) / (1 + offset)) ** np.float32(self.config.length_penalty)
 
     def result(self) -> tuple[list[int], float]:
-        """The best text of the pool, to which a search that ran out of length adds its running beams."""
-        score, text = self.pool[0]
+        """The best sequence of the pool, to which a search that ran out of length adds its running beams."""
+        score, tokens = self.pool[0]
         running = self.scores_G[0] / self._penalty(self.step)
         if not self._done and running > score:
-            score, text = running, self.tokens[0].tolist()
-        return text, float(score)
+            score, tokens = running, self.tokens[0].tolist()
+        return tokens, float(score)
 
 
 def search_of(config: GenerationConfig, stop: StopTokens, row: int, prompt: Sequence[int]) -> Search:

@@ -14,10 +14,10 @@ class Slots:
     Args:
         runtime: whose cache it is.
         memory_limit: most bytes of caches; None = no bound.
-        reuse: whether texts stay for prompts that begin like them.
+        reuse: whether prefixes stay for prompts that begin like them.
 
     Attributes:
-        texts: for every slot, ids whose keys and values it holds; [] where there is nothing to reuse.
+        prefixes: for every slot, ids whose keys and values it holds; [] where there is nothing to reuse.
         lengths: [slots] int64, positions of each slot that are read.
     """
 
@@ -65,25 +65,25 @@ class Slots:
         first = self.active
         start, source = self._longest_prefix(ids)
         if start and source != first:
-            if source > first and self.texts[first]:
+            if source > first and self.prefixes[first]:
                 self._exchange(first, source)
             else:
                 self.runtime.copy(self.cache, [first], self.cache, [source], (0, start))
         taken, self.active = np.arange(first, first + slots), first + slots
         for slot in taken:
-            self.texts[slot], self.lengths[slot] = [], start
+            self.prefixes[slot], self.lengths[slot] = [], start
         return taken, start
 
     def share(self, slots: np.ndarray, ids: Sequence[int], keep: bool) -> None:
         """Copies what the first slot has read of a prompt to the others.
 
         Args:
-            keep: whether a part of the prompt means the same in every text that begins with it.
+            keep: whether a part of the prompt means the same in every sequence that begins with it.
         """
         if len(slots) > 1:
             self.runtime.copy(self.cache, slots[1:], self.cache, [slots[0]] * (len(slots) - 1), (0, len(ids)))
         for slot in slots:
-            self.texts[slot], self.lengths[slot] = list(ids) if keep and self.reuse else [], len(ids)
+            self.prefixes[slot], self.lengths[slot] = list(ids) if keep and self.reuse else [], len(ids)
 
     def close(self, slots: np.ndarray) -> dict[int, int]:
         """Frees slots, and closes the gaps so that the active slots are the first ones.
@@ -103,44 +103,44 @@ class Slots:
     def release(self) -> None:
         """Frees the cache."""
         self.cache: Cache | None = None
-        self.texts: list[list[int]] = []
+        self.prefixes: list[list[int]] = []
         self.lengths, self.active = np.zeros([0], dtype="int64"), 0
 
     def _fits(self, slots: int, max_length: int) -> bool:
         return self.memory_limit is None or self.runtime.cache_bytes(slots, max_length) <= self.memory_limit
 
     def _grow(self, slots: int, max_length: int) -> None:
-        """A larger cache; texts move over where the limit allows both caches for that moment."""
-        old, texts, lengths = self.cache, self.texts, self.lengths
+        """A larger cache; prefixes move over where the limit allows both caches for that moment."""
+        old, prefixes, lengths = self.cache, self.prefixes, self.lengths
         if old is not None:
             larger = max(slots, old.slots), max(max_length, old.max_length)
             both = self.runtime.cache_bytes(*larger) + self.bytes
-            keep = any(texts) and self.reuse and (self.memory_limit is None or both <= self.memory_limit)
+            keep = any(prefixes) and self.reuse and (self.memory_limit is None or both <= self.memory_limit)
             slots, max_length = larger if keep else (slots, max_length)
             old = old if keep else None
         self.release()
-        self.cache, self.texts = self.runtime.new_cache(slots, max_length), [[] for _ in range(slots)]
+        self.cache, self.prefixes = self.runtime.new_cache(slots, max_length), [[] for _ in range(slots)]
         self.lengths = np.zeros([slots], dtype="int64")
         if old is not None:
             kept = range(old.slots)
-            self.runtime.copy(self.cache, kept, old, kept, (0, max(map(len, texts))))
-            self.texts[: old.slots], self.lengths[: old.slots] = texts, lengths
+            self.runtime.copy(self.cache, kept, old, kept, (0, max(map(len, prefixes))))
+            self.prefixes[: old.slots], self.lengths[: old.slots] = prefixes, lengths
 
     def _longest_prefix(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many leading ids a slot holds, at most all but one, and which slot; of equal ones the next to be
         taken.
         """
-        lengths = [common_prefix(ids[:-1], text) for text in self.texts]
+        lengths = [common_prefix(ids[:-1], prefix) for prefix in self.prefixes]
         order = [*range(self.active, len(lengths)), *range(self.active)]
         slot = max(order, key=lengths.__getitem__)
         return lengths[slot], slot
 
     def _exchange(self, one: int, other: int) -> None:
         """Moves slot `other` to `one`, and the other way round what is worth keeping there."""
-        slots = [one, other] if self.texts[one] else [one]
-        length = max(self.lengths[other], len(self.texts[one]))
+        slots = [one, other] if self.prefixes[one] else [one]
+        length = max(self.lengths[other], len(self.prefixes[one]))
         self.runtime.copy(self.cache, slots, self.cache, [other, one][: len(slots)], (0, int(length)))
-        self.texts[one], self.texts[other] = self.texts[other], self.texts[one]
+        self.prefixes[one], self.prefixes[other] = self.prefixes[other], self.prefixes[one]
         self.lengths[[one, other]] = self.lengths[[other, one]]
 
 

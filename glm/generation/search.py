@@ -244,7 +244,7 @@ class _Sampling(_Search):
 
 
 class _BeamSearch(_Search):
-    """Beam search with a pool of the G best finished texts per row.
+    """Beam search with a pool of the G best finished sequences per row.
 
     State: step, tokens [B, G, t], scores [B, G], pool tokens [B, G, t], pool scores [B, G], done [B], tails. A row is
     done when no running beam can beat the worst text of its full pool. Semantics of PaddleNLP's and Hugging Face's

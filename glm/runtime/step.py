@@ -1,5 +1,5 @@
-"""The interfaces of loaded graphs: one that generates whole texts, and one that reads tokens into a key/value cache of
-fixed size and says what follows. No paddle.
+"""The interfaces of loaded graphs: one that generates whole sequences, and one that reads tokens into a key/value cache
+of fixed size and says what follows. No paddle.
 
 Shapes: B sequences that decode together, T tokens of a chunk, P position ids per token, V vocabulary, L layers, K
 key/value heads, C positions of a cache, D head_dim.

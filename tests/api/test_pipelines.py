@@ -8,7 +8,7 @@ from tiny_chat import KINDS
 
 import glm
 from glm.api.pipelines import TextGenerationPipeline
-from glm.cli.generate import generate_texts
+from glm.cli.generate import generate_completions
 from glm.errors import GLMError, UsageError
 
 TEXTS = ["你好", "云溪桥建于哪一年？建于1920年。", "a"]
@@ -34,7 +34,7 @@ def predicted(pipeline, **options) -> list[str]:
     """What predict_generation.py makes of TEXTS."""
     predictor = pipeline.predictor
     config = predictor.processor.generation_config(**options)
-    return generate_texts(TEXTS, predictor, config, 2)[0]
+    return generate_completions(TEXTS, predictor, config, 2)[0]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from glm.cli.prompts import Speed, add_text_arguments, read_texts, show_texts, write_texts
+from glm.cli.prompts import Speed, add_prompt_arguments, read_prompts, show_completions, write_completions
 from glm.errors import GLMError, UsageError
 
 
 def arguments(*words) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_text_arguments(parser)
+    add_prompt_arguments(parser)
     return parser.parse_args(list(map(str, words)))
 
 
@@ -33,27 +33,27 @@ def file(tmp_path):
 )
 def test_lines_of_a_file(file, content, texts):
     file.write_bytes(content)
-    assert read_texts(arguments("--input_file", file)) == texts
-    assert read_texts(arguments("--predict_data", file)) == texts
+    assert read_prompts(arguments("--input_file", file)) == texts
+    assert read_prompts(arguments("--predict_data", file)) == texts
 
 
 def test_lines_of_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\ntwo"), encoding="utf-8"))
-    assert read_texts(arguments("-")) == ["one", "two"]
+    assert read_prompts(arguments("-")) == ["one", "two"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xc4\xe3"), encoding="utf-8"))
     with pytest.raises(GLMError, match=r"standard input is not UTF-8 \(byte 4\)"):
-        read_texts(arguments("-"))
+        read_prompts(arguments("-"))
 
 
 def test_blank_lines_are_counted(file, capsys):
     file.write_text("one\n\n  \ntwo\n")
-    assert read_texts(arguments("--input_file", file)) == ["one", "two"]
+    assert read_prompts(arguments("--input_file", file)) == ["one", "two"]
     assert capsys.readouterr().err == f"{file}: 2 blank line(s) left out\n"
 
 
 def test_a_text_that_is_not_utf_8():
     with pytest.raises(UsageError, match="text 2 of 2 is not UTF-8"):
-        read_texts(arguments("one", os.fsdecode(b"\xc4\xe3")))
+        read_prompts(arguments("one", os.fsdecode(b"\xc4\xe3")))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_text_that_is_not_utf_8():
 )
 def test_predict_data_is_a_text(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
-    assert read_texts(arguments("--predict_data", text)) == [text]
+    assert read_prompts(arguments("--predict_data", text)) == [text]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_predict_data_is_a_text(tmp_path, monkeypatch, text):
 def test_predict_data_that_was_mistyped(tmp_path, monkeypatch, given, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=said):
-        read_texts(arguments("--predict_data", given))
+        read_prompts(arguments("--predict_data", given))
 
 
 def write(path, *results) -> None:
-    write_texts(["?"] * len(results), list(results), arguments("--output_file", path))
+    write_completions(["?"] * len(results), list(results), arguments("--output_file", path))
 
 
 def test_a_result_is_one_line(tmp_path):
@@ -95,7 +95,7 @@ def test_a_pipe_stays_a_pipe(tmp_path):
     read = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()
-    assert read_texts(arguments("--output_file", tmp_path / "pipe", "a")) == ["a"]
+    assert read_prompts(arguments("--output_file", tmp_path / "pipe", "a")) == ["a"]
     write(tmp_path / "pipe", "new")
     reader.join()
     assert read == ["new\n"] and (tmp_path / "pipe").is_fifo()
@@ -103,7 +103,7 @@ def test_a_pipe_stays_a_pipe(tmp_path):
 
 def test_a_directory_is_no_output_file(tmp_path):
     with pytest.raises(UsageError, match=r"is a directory: give a file's name in it"):
-        read_texts(arguments("--output_file", tmp_path, "a"))
+        read_prompts(arguments("--output_file", tmp_path, "a"))
 
 
 def test_results_are_written_before_they_are_shown(tmp_path, monkeypatch):
@@ -112,5 +112,5 @@ def test_results_are_written_before_they_are_shown(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.print", closed)
     with pytest.raises(BrokenPipeError):
-        show_texts(["?"], ["!"], Speed(1, 1.0), arguments("--output_file", tmp_path / "out"))
+        show_completions(["?"], ["!"], Speed(1, 1.0), arguments("--output_file", tmp_path / "out"))
     assert (tmp_path / "out").read_text() == "!\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from glm.cli.prompt_rows import prompt_ids, prompt_text
-from glm.cli.prompts import add_text_arguments, read_texts, write_texts
+from glm.cli.prompts import add_prompt_arguments, read_prompts, write_completions
 from glm.datasets import TASKS, load_examples
 from glm.encoding.processor import open_processor
 from glm.errors import GLMError, UsageError
@@ -21,7 +21,7 @@ ANSWERS = ("output", "summary", "question")  # of the bundled samples
 
 def arguments(*words) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_text_arguments(parser)
+    add_prompt_arguments(parser)
     return parser.parse_args(list(map(str, words)))
 
 
@@ -33,7 +33,7 @@ def write(path: Path, rows, form: str = "lines") -> Path:
 
 
 def ask(path, *more) -> list:
-    return read_texts(arguments("--input_file", path, *more))
+    return read_prompts(arguments("--input_file", path, *more))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def processors():
 def test_rows_with_a_text(tmp_path, capsys, form, name):
     rows = [{name: "甲\n乙", "id": 1}, {name: " ", "id": 2}, {"id": 3, name: "丙"}]
     path = write(tmp_path / "q.json", rows, form)
-    assert ask(path) == read_texts(arguments("--predict_data", path)) == ["甲\n乙", "丙"]
+    assert ask(path) == read_prompts(arguments("--predict_data", path)) == ["甲\n乙", "丙"]
     said = f"{path}: 2 rows by '{name}'; 1 row blank, left out; not read: id\n"
     assert capsys.readouterr().err == said * 2
 
@@ -157,7 +157,7 @@ def test_other_files(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     for way in ("--input_file", "--predict_data"):
         with pytest.raises(GLMError, match=said):
-            read_texts(arguments(way, tmp_path / name))
+            read_prompts(arguments(way, tmp_path / name))
 
 
 def test_json_under_another_name(tmp_path, capsys, monkeypatch):
@@ -166,7 +166,7 @@ def test_json_under_another_name(tmp_path, capsys, monkeypatch):
     assert ask(path) == ["甲", "乙"]
     assert f"{path} holds JSON, so its rows are read, and the lines not asked as they are" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes()), encoding="utf-8"))
-    assert read_texts(arguments("-")) == ["甲", "乙"]
+    assert read_prompts(arguments("-")) == ["甲", "乙"]
     assert "standard input holds JSON" in capsys.readouterr().err
     path.write_text('{"a": 1}\n是什么？')
     assert ask(path) == ['{"a": 1}', "是什么？"]
@@ -216,7 +216,7 @@ def test_plain_prompts_of_rows(tmp_path):
 def test_results_of_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = arguments("--predict_data", write(tmp_path / "q.jsonl", [{"messages": [{"role": "user", "content": "q"}]}]))
-    write_texts(read_texts(given), ["a"], given)
+    write_completions(read_prompts(given), ["a"], given)
     written = (tmp_path / "text_generation_result.txt").read_text()
     assert json.loads(written) == {"text": "q", "text_generation_text": ["a"]}
 

@@ -174,5 +174,5 @@ def test_tools_in_the_system_message(tmp_path):
 
 
 def test_example_of_texts():
-    example = Example.of_texts("甲", "乙")
+    example = Example.of_pair("甲", "乙")
     assert example == Example("甲", "乙", tuple(MESSAGES[:2]))

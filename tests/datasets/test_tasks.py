@@ -169,7 +169,7 @@ def test_advertisements_without_text_are_left_out(tmp_path):
     path = tmp_path / "train.json"
     path.write_text("\n".join(map(json.dumps, rows)))
     loaded = load_examples("adgen", "train", str(path))
-    assert (loaded.examples, loaded.skipped) == ([Example.of_texts("甲", "乙")], 3)
+    assert (loaded.examples, loaded.skipped) == ([Example.of_pair("甲", "乙")], 3)
     assert loaded.source_description == f"{path} (1 rows, 3 empty ones left out)"
     path.write_text("\n".join(map(json.dumps, [*rows, {"content": "甲"}])))
     with pytest.raises(GLMError, match=r"line 5: field 'summary' is missing"):

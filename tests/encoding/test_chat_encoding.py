@@ -75,7 +75,7 @@ def test_the_published_advertisement(tmp_path):
     published = json.loads((REAL / "reference_ids/reference_ids.json").read_text(encoding="utf-8"))
     row = published["chatglm-6b"]["adgen_training_example"]
     summary = processor.tokenizer.decode(row["target_ids"]) + "而且很长很长" * 9
-    (encoded,) = processor.rows(Example.of_texts(row["content"], summary))
+    (encoded,) = processor.rows(Example.of_pair(row["content"], summary))
     batch = lists(processor.training_batch([encoded]))
     assert batch["input_ids"] == [(row["source_ids"] + row["target_ids"])[:-1]]
     assert batch["labels"] == [[no] * 21 + row["target_ids"]]
@@ -348,5 +348,5 @@ def test_rows_in_which_nothing_is_trained_are_left_out_and_counted():
 
 def test_each_source_that_is_cut_counts_once(tokenizer):
     processor = GLMProcessor(tokenizer, 5, 12)
-    EncodedDataset([Example.of_texts("桥建于哪一年", "a")], processor, with_prompts=True)
+    EncodedDataset([Example.of_pair("桥建于哪一年", "a")], processor, with_prompts=True)
     assert processor.truncation == ["1 source to src_length 5 (their beginning is lost)"]

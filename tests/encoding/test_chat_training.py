@@ -184,7 +184,7 @@ def test_an_empty_answer_is_context_in_every_family(kind, empty):
 @pytest.mark.parametrize("kind", [*KINDS, "glm"])
 def test_rows_with_empty_answers_alone_are_left_out_and_counted(kind, tokenizer):
     processor = GLMProcessor(tokenizer, 48, 12) if kind == "glm" else processor_of_tiny(kind)
-    full, empty = Example.of_texts("桥", "好"), Example.of_texts("桥", " ")
+    full, empty = Example.of_pair("桥", "好"), Example.of_pair("桥", " ")
     dataset = EncodedDataset([full, empty, empty], processor, with_prompts=True)
     assert (dataset.examples, len(dataset.prompts), len(dataset)) == ([full], 1, 1)
     assert dataset.left_out == ["2 whose answers are empty"]

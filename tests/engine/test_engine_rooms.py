@@ -174,7 +174,7 @@ def test_a_run_that_is_given_up_leaves_the_engine_usable(cases):
     engine = case.engine()
     stream = engine.stream(case.prompts[0], CONFIG)
     next(stream)
-    with pytest.raises(GLMError, match="this engine is writing other texts: finish or close that run first"):
+    with pytest.raises(GLMError, match="this engine is completing other requests: finish or close that run first"):
         engine.generate(case.prompts, CONFIG)
     stream.close()
     assert tokens(engine.generate(case.prompts, CONFIG)) == case.wanted(CONFIG)[0]

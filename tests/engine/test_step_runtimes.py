@@ -86,7 +86,7 @@ def test_stale_columns_do_not_show(cases, runtime_of, backend, name):
     engine = engine_of(case, runtime_of(backend, name))
     wanted = engine.generate(case.prompts, config)
     array_of(engine)[:] = STALE[backend]
-    engine._slots.texts = [[] for _ in engine._slots.texts]
+    engine._slots.prefixes = [[] for _ in engine._slots.prefixes]
     assert engine.generate(case.prompts, config) == wanted
 
 

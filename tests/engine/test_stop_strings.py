@@ -117,5 +117,5 @@ def test_what_is_refused(cases):
     with pytest.raises(UsageError, match="an empty stop string"):
         StopStrings(tokenizer, ["a", ""])
     request = Request([1, 2], GenerationConfig(9, num_beams=2), StopStrings(tokenizer, ["a"]))
-    with pytest.raises(UsageError, match="stop strings end a text of one beam, and num_beams is 2"):
+    with pytest.raises(UsageError, match="stop strings end a sequence of one beam, and num_beams is 2"):
         cases["glm4"].engine().finish([request])

@@ -46,7 +46,7 @@ def test_a_batch_generates_what_each_prompt_generates_alone(models, kind, beams,
 def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(models, kind, tokenizer):
     if kind == "glm":
         processor = GLMProcessor(tokenizer, 48, 12)
-        examples = [Example.of_texts(text, "好" * n) for n, text in enumerate(QUESTIONS, 1)]
+        examples = [Example.of_pair(text, "好" * n) for n, text in enumerate(QUESTIONS, 1)]
     else:
         processor = processor_of_tiny(kind)
         examples = [conversation(text, "好" * n, "桥", "a") for n, text in enumerate(QUESTIONS, 1)]

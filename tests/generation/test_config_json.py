@@ -13,7 +13,7 @@ from tiny_chat import KINDS, tokenizer_of
 from glm import GLMForCausalLM
 from glm.api.pipelines import TextGenerationPipeline
 from glm.api.predictor import Predictor
-from glm.cli.prompts import add_decode_arguments, add_text_arguments, generation_config
+from glm.cli.prompts import add_decode_arguments, add_prompt_arguments, generation_config
 from glm.encoding.processor import open_processor, processor_of
 from glm.errors import GLMError
 from glm.export.paddle_graphs import export_directory
@@ -65,7 +65,7 @@ def with_file(chat_models, tmp_path):
 
 def flags(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_text_arguments(parser)
+    add_prompt_arguments(parser)
     add_decode_arguments(parser)
     return parser.parse_args(words)
 

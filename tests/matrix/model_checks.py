@@ -17,7 +17,7 @@ def loss_and_tokens(directory: str, device: str = "cpu") -> tuple[float, list[li
     """The loss of an answer, and 12 greedy tokens behind each of two unequal prompts."""
     predictor = Predictor.load(directory, device=device, dtype="float32", lengths=LENGTHS)
     processor = predictor.processor
-    rows = [row for text in TEXTS for row in processor.rows(Example.of_texts(text, ANSWER))]
+    rows = [row for text in TEXTS for row in processor.rows(Example.of_pair(text, ANSWER))]
     batch = {name: paddle.to_tensor(array) for name, array in processor.training_batch(rows).items()}
     return float(predictor.model(**batch)), greedy_tokens(predictor)
 

@@ -52,7 +52,7 @@ def test_a_prompt_and_a_row(family, text):
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert processor.text_prompt(f"甲{text}")
     processor.src_length = 64
-    assert processor.rows(Example.of_texts(f"甲{text}", f"乙{text}"))
+    assert processor.rows(Example.of_pair(f"甲{text}", f"乙{text}"))
     assert time.process_time() - begin < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000_000  # kB
 

@@ -224,7 +224,7 @@ def mean_token_loss(trainer, path: Path) -> float:
 
 def test_an_encoded_dataset(tokenizer):
     processor = GLMProcessor(tokenizer, 8, 6)
-    dataset = EncodedDataset([Example.of_texts("桥建于", "a"), Example.of_texts("a", "桥建于")], processor)
+    dataset = EncodedDataset([Example.of_pair("桥建于", "a"), Example.of_pair("a", "桥建于")], processor)
     assert len(dataset) == 2
     assert dataset[1, 0.5] == (processor.row(processor.source("a"), processor.target("桥建于")), 0.5)
     assert dataset.mean_tokens == (6 + 1 + 3 + 5 + 1 + 4) / 2
