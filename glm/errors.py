@@ -2,7 +2,7 @@
 
 
 class GLMError(Exception):
-    """A problem the user can mend. Scripts print its one line and end with exit code 1."""
+    """A problem the user can fix. Scripts print its one line and end with exit code 1."""
 
 
 class UsageError(GLMError):

@@ -220,7 +220,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         pad = pad if pad is not None else (ends[0] if ends else 0)
         for index in (*ends, pad):
             if not 0 <= index < self.config.vocab_size:
-                raise UsageError(f"token id {index} is none of the model's {self.config.vocab_size:,}")
+                raise UsageError(f"token id {index} is not among the model's {self.config.vocab_size:,}")
         return StopTokens(ends, pad)
 
     def _check_room(self, inputs: Inputs, text: GenerationDefaults, config: GenerationConfig) -> None:

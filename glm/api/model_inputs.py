@@ -69,7 +69,7 @@ def check_ids(ids: np.ndarray, vocab_size: int, name: str, negative: bool = Fals
     """Raises UsageError for ids outside a vocabulary; `negative` ones may be allowed: those of labels."""
     wrong = ids[(ids >= vocab_size) | ((ids < 0) & (not negative))]
     if wrong.size:
-        raise UsageError(f"{name}: {wrong[0]} is none of the model's tokens, which are 0 to {vocab_size - 1}")
+        raise UsageError(f"{name}: {wrong[0]} is not among the model's tokens, which are 0 to {vocab_size - 1}")
 
 
 def complete(text: GenerationDefaults, input_ids, attention_mask=None, position_ids=None, prefix_length=None) -> Inputs:

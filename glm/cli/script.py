@@ -114,7 +114,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _end_at_once(code: list[int]) -> None:
-    """Ends a process of a launch behind all that was registered later, such as the goodbye to the other processes.
+    """Ends a process of a launch after hooks registered later (such as notifying peers).
 
     Paddle's store and device runtime are not torn down: now and then that aborts a process that has done its work,
     and the launcher calls the job failed.
@@ -141,7 +141,7 @@ def _run(main: Callable[[], None]) -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         line = _one_line(error)
-        leave_with(line)  # first: the others end with it, and what they then say is no news to this process
+        leave_with(line)  # first: notify peers, so that their errors refer to this one
         print(f"error: {line}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
 

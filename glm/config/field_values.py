@@ -1,6 +1,6 @@
 """Which values fields of a configuration may have, whoever wrote them: a config.json, or a call. Needs no Paddle.
 
-Texts in the place of numbers and truth values pass through JSON unseen; "false" would be true.
+Texts in the place of numbers and booleans pass through JSON unseen; "false" would be true.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ CHECKED = (*_FLAGS, *_NUMBERS)
 
 
 def checked(name: str, value: Any, label: str | None = None) -> Any:
-    """The value of one of `CHECKED`; 0 and 1 are truth values, too.
+    """The value of one of `CHECKED`; 0 and 1 are booleans, too.
 
     Args:
         label: what the field is called where it was read; its name unless given.

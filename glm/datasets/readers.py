@@ -199,7 +199,7 @@ def check_rows(
                 see(item.value, rows[-1])
         except RowProblem as problem:
             if not skip_bad_rows:
-                raise GLMError(f"{item.place}: {problem}; mend the row or pass --skip_bad_rows.") from problem
+                raise GLMError(f"{item.place}: {problem}; fix the row or pass --skip_bad_rows.") from problem
             skipped += 1
     return rows, skipped
 

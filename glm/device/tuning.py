@@ -2,7 +2,7 @@
 
 `tune_cpu` runs when `glm` is imported, ahead of Paddle, because MKL reads its environment once; `keep_freed_memory` is
 the scripts' affair (`glm.tune`), for it is felt by all that a process does. Three things cost a CPU most of its speed
-and are mended here; what the user has set stays as it is, and GLM_TUNE=0 switches all of it off:
+and are fixed here; what the user has set stays as it is, and GLM_TUNE=0 switches all of it off:
 
 - Paddle's x86 wheels carry MKL 2019, which takes a slow path on AMD processors, and Paddle starts with one thread.
 - Paddle gives every large tensor back to the system at once, so each new one pays for fresh pages again.

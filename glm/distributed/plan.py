@@ -57,7 +57,7 @@ def is_padded(name: str) -> bool:
 
 
 def local_shard(name: str, rank: int, degree: int, kv_replicas: int = 1) -> tuple[int, int]:
-    """Which part of a weight a rank has in memory, and of how many.
+    """(index, count) of this rank's shard of the weight.
 
     Args:
         kv_replicas: neighbouring ranks that hold the same key/value head.
@@ -66,7 +66,7 @@ def local_shard(name: str, rank: int, degree: int, kv_replicas: int = 1) -> tupl
 
 
 def shard_to_save(name: str, part: np.ndarray, rank: int, kv_replicas: int = 1) -> np.ndarray:
-    """What a rank writes into a file of its own of the part that it holds: those with the same one share it out.
+    """The slice this rank saves; ranks with replicas of a KV head save disjoint slices.
 
     Raises:
         GLMError: as `rank_range`.

@@ -45,7 +45,7 @@ _INSTEAD = {
 }
 _TYPE_NAMES = {
     type(None): "null",
-    bool: "a truth value",
+    bool: "a boolean",
     int: "a number",
     float: "a number",
     list: "a list",

@@ -160,7 +160,8 @@ class Processor(ABC):
             )
         if foreign := [index for index in self.stop_token_ids if not 0 <= index < vocab_size]:
             raise GLMError(
-                f"generation_config.json: eos_token_id {foreign[0]} is none of the model's {vocab_size:,} tokens: take "
+                f"generation_config.json: eos_token_id {foreign[0]} is not among the model's {vocab_size:,} tokens: "
+                "take "
                 "it from the model's own directory"
             )
         longest = self.positions.longest(self.src_length, self.tgt_length)

@@ -96,7 +96,8 @@ def read_manifest(directory: Path, name: str, format: str) -> Manifest:
         _require_size(path, file, expected["size"])
     if foreign := [file for file in SIDE_FILES if file not in manifest.files and (directory / file).exists()]:
         raise GLMError(
-            f"{directory / foreign[0]} is none of the files of {path.name}, and would be read with them: remove it, or "
+            f"{directory / foreign[0]} is not listed in {path.name}, but would be loaded with the export: remove it, "
+            "or "
             "export again"
         )
     return manifest

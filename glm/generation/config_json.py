@@ -115,7 +115,7 @@ _IGNORED = frozenset(
         "use_model_defaults",
     }
 )
-_TYPES = {bool: "truth value", int: "whole number", float: "number"}
+_TYPES = {bool: "boolean", int: "whole number", float: "number"}
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class GenerationFile:
                 GenerationConfig(**{"max_length": 1 << 40, ours: found[ours]})
             except UsageError as error:
                 if samples or name not in _SAMPLING:
-                    raise GLMError(f"{self.place}: {error}; mend it, or remove the entry") from None
+                    raise GLMError(f"{self.place}: {error}; fix it, or remove the entry") from None
                 found.pop(ours, None)
         if not samples:  # how such files say greedy
             found = {name: value for name, value in found.items() if (name, value) not in _GREEDY}
@@ -174,7 +174,7 @@ class GenerationFile:
             found["top_p"] = NARROWEST
         least, longest = found.get("min_length", 0), self.max_new_tokens
         if longest is not None and least > longest:
-            raise GLMError(f"{self.place}: min_new_tokens ({least}) is above max_new_tokens ({longest}): mend it")
+            raise GLMError(f"{self.place}: min_new_tokens ({least}) is above max_new_tokens ({longest}): fix it")
         if words := _single_tokens(self.raw.get("bad_words_ids")):
             words = set(words) - set(self.eos_token_ids)  # as in transformers
             found["suppress_tokens"] = (*found.get("suppress_tokens", ()), *words)
@@ -202,7 +202,7 @@ class GenerationFile:
         texts = self.raw.get("stop_strings") or []
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-            raise GLMError(f"{self.place}: stop_strings is {texts!r:.80}, which is no text or list of texts; mend it")
+            raise GLMError(f"{self.place}: stop_strings is {texts!r:.80}, which is no text or list of texts; fix it")
         return texts
 
     def refuse_unsupported(self, config: GenerationConfig) -> None:

@@ -106,7 +106,7 @@ class EngineGenerator(TextGenerator):
         return self._of_whole(self.engine.stream(ids, config))
 
     def conversation(self, config: GenerationConfig, system: str | None = None) -> Conversation:
-        # A damaged export is no turn that does not fit.
+        # Verify first, or corruption would be reported as a turn that is too long.
         self._require_whole()
         return super().conversation(config, system)
 

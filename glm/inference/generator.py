@@ -81,7 +81,7 @@ class TextGenerator(ABC):
 
 
 def require_finite(scores: np.ndarray) -> None:
-    """Raises GLMError where texts were chosen by numbers that are none."""
+    """Raises GLMError if a score is NaN or infinite."""
     if not np.isfinite(scores).all():
         raise GLMError(NOT_FINITE)
 

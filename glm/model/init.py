@@ -17,7 +17,7 @@ _given_seed: int | None = None
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Models that are built within have the weights of this seed; no generator takes notice."""
+    """Models that are built within have the weights of this seed; the global random state is left untouched."""
     global _given_seed
     _given_seed = seed
     try:

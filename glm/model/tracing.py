@@ -1,4 +1,4 @@
-"""The few words that let one piece of code run eagerly and be traced into a static graph.
+"""Control flow that runs eagerly and traces into a static graph.
 
 Nothing here looks at source code: loops and branches are Paddle's own `while_loop` and `cond`, which run as plain
 Python in eager mode and become graph operators while a program is being built.

@@ -253,7 +253,7 @@ def test_mindformers_chat_model(chat_models):
             "num_return_sequences 2 of greedy search would be 2 times the same: use sampl",
         ),
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences 3 is above num_beams 2"),
-        ({"eos_token_id": 10**6}, "token id 1000000 is none of the model's"),
+        ({"eos_token_id": 10**6}, "token id 1000000 is not among the model's"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', and must be a token id or several"),
         ({"pad_token_id": "a"}, "pad_token_id is 'a', and must be a token id$"),
         ({"pad_token_id": [1, 2]}, r"pad_token_id is \[1, 2\], and must be a token id$"),
@@ -263,7 +263,7 @@ def test_mindformers_chat_model(chat_models):
         ),
         ({"stopping_criteria": ["x"]}, "stopping_criteria are not implemented: eos_token_id takes the ids that end"),
         ({"streamer": 3}, "streamer is a int, and must have put and end, as glm.TextStreamer has"),
-        ({"input_ids": [5, 10**6]}, "input_ids: 1000000 is none of the model's tokens, which are 0 to"),
+        ({"input_ids": [5, 10**6]}, "input_ids: 1000000 is not among the model's tokens, which are 0 to"),
         ({"max_new_tokens": 1000}, "new ones need position .*, and the model ends at 512: ask for fewer"),
     ],
 )

@@ -188,14 +188,14 @@ def test_the_preset_knows_its_blanks():
             "must be 1 where a token is",
         ),
         ({"input_ids": [[1, 2, 3]], "attention_mask": np.eye(3)[None]}, "must be 1 where a token is visible"),
-        ({"input_ids": [[1, 768]]}, "input_ids: 768 is none of the model's tokens, which are 0 to 767"),
-        ({"input_ids": [[-1, 2]]}, "input_ids: -1 is none of the model's tokens"),
+        ({"input_ids": [[1, 768]]}, "input_ids: 768 is not among the model's tokens, which are 0 to 767"),
+        ({"input_ids": [[-1, 2]]}, "input_ids: -1 is not among the model's tokens"),
         ({"input_ids": {"input_ids": [[1]]}}, r"input_ids is a dict: unpack it, as model\(\*\*inputs\) does"),
         ({"input_ids": [[1, 2]], "use_cache": True}, "use_cache is not implemented: leave it out"),
         ({"input_ids": [[1, 2]], "past_key_values": [1]}, "past_key_values is not implemented: leave it out"),
         ({"input_ids": [[1, 2]], "atention_mask": [[1, 1]]}, "a model's call has no input 'atention_mask'"),
         ({"input_ids": [[1, 2]], "labels": [5]}, r"labels have the shape \[1, 1\], and input_ids \[1, 2\]"),
-        ({"input_ids": [[1, 2]], "labels": [[1, 768]]}, "labels: 768 is none of the model's tokens"),
+        ({"input_ids": [[1, 2]], "labels": [[1, 768]]}, "labels: 768 is not among the model's tokens"),
     ],
 )
 def test_inputs_that_do_not_fit(given, message):

@@ -203,7 +203,7 @@ def test_ms_swifts_pairs(tmp_path):
 
 def test_a_conversation_of_marked_answers_is_a_bad_row(tmp_path):
     rows = [{"messages": LAST}, {"messages": [LAST[0], {**LAST[1], "weight": 0}]}]
-    with pytest.raises(GLMError, match="line 2: every answer is marked as context, so there is nothing to train; mend"):
+    with pytest.raises(GLMError, match="line 2: every answer is marked as context, so there is nothing to train; fix"):
         load(tmp_path, "messages", *rows)
     assert load(tmp_path, "messages", *rows, skip_bad_rows=True).skipped == 1
 

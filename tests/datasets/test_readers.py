@@ -224,7 +224,7 @@ def test_bad_conversation(tmp_path, messages, problem):
     with pytest.raises(GLMError) as error:
         read_rows(path, CHAT_FIELDS)
     assert f"{path}, line 2: {problem}" in one_line(error)
-    assert "mend the row or pass --skip_bad_rows" in one_line(error)
+    assert "fix the row or pass --skip_bad_rows" in one_line(error)
     assert read_rows(path, CHAT_FIELDS, skip_bad_rows=True)[1] == 1
 
 

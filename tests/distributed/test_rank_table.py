@@ -147,7 +147,7 @@ WRONG = {
     "count no number": (changed("two", "server_count"), 'server_count is "two", and must be a whole number'),
     "type": (changed(7, "server_list", 0, "server_id"), "server_id is 7, which is of another type"),
     "rank no number": (changed("-1", *DEVICE, "rank_id"), 'rank_id is "-1", and must be a whole number'),
-    "rank a truth value": (changed(True, *DEVICE, "rank_id"), "rank_id is true, and must be a whole number"),
+    "rank a boolean": (changed(True, *DEVICE, "rank_id"), "rank_id is true, and must be a whole number"),
     "rank order": (changed("3", *DEVICE, "rank_id"), "rank_id 3 stands where 2 belongs"),
     "device twice": (changed("1", *DEVICE, "device_id"), "device_id 1 occurs 2 times"),
     "sizes": (changed(SHORT, "server_list", 1, "device"), "10.1.0.2 has 1 devices and 10.1.0.1 has 2"),

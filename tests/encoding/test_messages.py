@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_named_alike_in_data_and_in_calls(message, proble
     with pytest.raises(GLMError) as read:
         load([SYSTEM, message, ANSWER])
     assert problem in str(called.value)
-    assert f"train.jsonl, line 1: {called.value}; mend the row" in str(read.value)
+    assert f"train.jsonl, line 1: {called.value}; fix the row" in str(read.value)
     assert str(called.value).startswith("message 2: ")
     assert "\n" not in str(read.value)
 

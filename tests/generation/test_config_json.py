@@ -137,7 +137,7 @@ def test_the_published_file_reads(tmp_path):
     assert file.options == {"do_sample": True, "temperature": 0.8, "top_p": 0.8}
     assert file.max_new_tokens is None  # its max_length of 128000 counts the prompt
     with pytest.raises(
-        GLMError, match="eos_token_id 151329 is none of the model's 768 tokens: take it from the model's"
+        GLMError, match="eos_token_id 151329 is not among the model's 768 tokens: take it from the model's"
     ):
         processor_of(tokenizer_of("glm4"), file).check_fits(768, 256)
 
@@ -238,16 +238,16 @@ SAMPLES = {"do_sample": True}
         ({"guidance_scale": 1.5}, "sets guidance_scale to 1.5, which is not supported"),
         (SAMPLES | {"typical_p": 0.9}, "sets typical_p to 0.9, which is not supported"),
         ({"num_beams": 3, "early_stopping": True}, "sets early_stopping to True, which is not supported"),
-        (SAMPLES | {"temperature": "hot"}, "temperature is 'hot', which is no number; mend it, or remove the entry"),
-        (SAMPLES | {"temperature": "1"}, "temperature is '1', which is no number; mend it"),
+        (SAMPLES | {"temperature": "hot"}, "temperature is 'hot', which is no number; fix it, or remove the entry"),
+        (SAMPLES | {"temperature": "1"}, "temperature is '1', which is no number; fix it"),
         (SAMPLES | {"top_k": 2.5}, "top_k is 2.5, which is no whole number"),
         (SAMPLES | {"top_p": 1.5}, "top_p is 1.5, and must be between 0 and 1"),
-        ({"do_sample": 1}, "do_sample is 1, which is no truth value"),
+        ({"do_sample": 1}, "do_sample is 1, which is no boolean"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, and must be a number above 0"),
         ({"presence_penalty": 3}, "presence_penalty is 3.0, and must be between -2 and 2"),
         ({"suppress_tokens": 7}, "suppress_tokens is 7, which is no list of token ids"),
         ({"num_beams": True}, "num_beams is True, which is no whole number"),
-        ({"max_new_tokens": 3, "min_new_tokens": 4}, r"min_new_tokens \(4\) is above max_new_tokens \(3\): mend it"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, r"min_new_tokens \(4\) is above max_new_tokens \(3\): fix it"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_where_texts_are_written(tmp_path, content, message):
@@ -342,7 +342,7 @@ def test_what_is_not_obeyed_is_said_once(tmp_path, caplog):
         processor_of(tokenizer_of("glm4"), file).generation_config()
     assert [record.getMessage() for record in caplog.records] == [
         f"{place}: not supported, and refused where it would change a text: early_stopping",
-        f"{place}: top_k is 'x', which is no whole number; mend it, or remove the entry",
+        f"{place}: top_k is 'x', which is no whole number; fix it, or remove the entry",
         f"{place}: num_return_sequences: one text is written for a prompt",
         f"{place}: not known here, and not obeyed: a_field_of_tomorrow",
     ]

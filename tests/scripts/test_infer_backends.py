@@ -178,7 +178,7 @@ def test_a_file_that_the_manifest_does_not_name(both, run, tmp_path):
     stray = tmp_path / "infer" / "generation_config.json"
     stray.write_text('{"do_sample": true}', encoding="utf-8")
     result = run(*where)
-    assert result.code == 1 and "generation_config.json is none of the files of glm.paddle.manifest.json" in result.err
+    assert result.code == 1 and "generation_config.json is not listed in glm.paddle.manifest.json" in result.err
     stray.unlink()
     path = tmp_path / "infer" / "glm.paddle.manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
