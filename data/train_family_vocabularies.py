@@ -25,7 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 
 from train_vocabulary import BOUNDARY, training_text  # noqa: E402
 
-from glm.files.json_files import CONFIG_FILE, write_json, write_whole  # noqa: E402
+from glm.files.atomic import write_bytes  # noqa: E402
+from glm.files.json_files import CONFIG_FILE  # noqa: E402
 from glm.tokenizers import ChatGLMTokenizer, GLM4JsonTokenizer, GLM4Tokenizer, GLMTokenizer  # noqa: E402
 from glm.tokenizers.byte_pairs import PIECE_PATTERN  # noqa: E402
 from glm.tokenizers.chatglm import LAYOUT  # noqa: E402
@@ -141,20 +142,27 @@ def in_characters(piece: bytes) -> str:
 
 
 def write_chatglm(folder: Path) -> None:
-    write_whole(folder / ChatGLMTokenizer.vocabulary_file, chatglm_model())
-    write_json(folder / CONFIG_FILE, dict(ChatGLMTokenizer.default_config))
+    write_bytes(folder / ChatGLMTokenizer.vocabulary_file, chatglm_model())
+    write_bytes(folder / CONFIG_FILE, json.dumps(dict(ChatGLMTokenizer.default_config), ensure_ascii=False).encode())
 
 
 def write_glm4(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
-    write_whole(folder / GLM4Tokenizer.vocabulary_file, ranks(merges))
-    write_json(folder / CONFIG_FILE, glm4_config(GLM4Tokenizer.default_config) | {"chat_template": GLM4_TEMPLATE})
+    write_bytes(folder / GLM4Tokenizer.vocabulary_file, ranks(merges))
+    write_bytes(
+        folder / CONFIG_FILE,
+        json.dumps(
+            glm4_config(GLM4Tokenizer.default_config) | {"chat_template": GLM4_TEMPLATE}, ensure_ascii=False
+        ).encode(),
+    )
 
 
 def write_glm4_0414(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
     content = byte_pair_encoding(merges).to_str(pretty=False).encode()
-    write_whole(folder / GLM4JsonTokenizer.vocabulary_file, content)
-    write_json(folder / CONFIG_FILE, glm4_config(GLM4JsonTokenizer.default_config))
-    write_whole(folder / TEMPLATE_FILE, GLM4_0414_TEMPLATE.encode())
+    write_bytes(folder / GLM4JsonTokenizer.vocabulary_file, content)
+    write_bytes(
+        folder / CONFIG_FILE, json.dumps(glm4_config(GLM4JsonTokenizer.default_config), ensure_ascii=False).encode()
+    )
+    write_bytes(folder / TEMPLATE_FILE, GLM4_0414_TEMPLATE.encode())
 
 
 def glm4_config(defaults: dict) -> dict:

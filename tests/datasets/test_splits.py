@@ -232,7 +232,7 @@ def test_a_table_has_the_rows_of_json(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"{}"), r"is a \.gz file by its content: give it a name that ends in \.gz"),
+        (gzip.compress(b"{}", mtime=0), r"is a \.gz file by its content: give it a name that ends in \.gz"),
         (b"PAR1 and more", r"is a \.parquet file by its content: give it a name that ends in \.parquet"),
         (b"PK\x03\x04 and more", r"is a \.zip file by its content: unpack it first"),
     ],

@@ -96,7 +96,7 @@ def test_other_code_and_arguments_on_another_node(model, data, tmp_path):
             assert node.wait() != 0
             (line,) = error_lines(node.log(0))
             found = re.fullmatch(
-                DIFFER + r" the code \(loss\.py (\w+) in rank 0, loss\.py (\w+) in rank 1\) "
+                DIFFER + r" the code \(model/loss\.py (\w+) in rank 0, model/loss\.py (\w+) in rank 1\) "
                 r"and the arguments \(--seed 1 in rank 0, --seed 2 in rank 1\): start all with the same .*",
                 line,
             )

@@ -254,7 +254,7 @@ FAILURES = {
     ),
     "training of a missing adapter": ([*TUNE_GOOD, "--lora_path", "good"], "good holds no LoRA adapter"),
     "rank 0": ([*TUNE_GOOD, "--lora", "True", "--r", "0"], "r is 0; the rank of a LoRA adapter must be at least 1"),
-    "latin text": ([*GOOD, "--input_file", "latin"], r"latin is not UTF-8 \(byte 3\)"),
+    "latin text": ([*GOOD, "--input_file", "latin"], r"latin, line 1: not UTF-8 \(byte 0xe9\); save the file as UTF-8"),
     "no data": ([*TUNE_TINY, "--data_path", "none.json"], "none.json does not exist; pass a JSON or JSON Lines file"),
     "empty data": ([*TUNE_TINY, "--data_path", "empty.json"], "nothing to read from empty.json: it holds no rows"),
     "no question": ([*TUNE_TINY, "--data_path", "no question.json"], "no question.json, line 2: field 'question' or "),
