@@ -196,7 +196,7 @@ class GLMTrainer(Trainer):
         sampler, before = self._sampler, self._found and self._found[2]
         if before and (before != sampler.rows_per_step or sampler.added_steps):
             rows = f"a step has {sampler.rows_per_step} rows{f', and had {before}' * (before != sampler.rows_per_step)}"
-            place = f"epoch {sampler.start.epoch + 1} behind its row {sampler.start.row}"
+            place = f"epoch {sampler.start.epoch + 1} after its row {sampler.start.row}"
             note(f"{rows}: the run resumes in {place}, and ends at step {max_steps}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
