@@ -16,6 +16,7 @@ from glm.errors import GLMError
 ROOT = Path(__file__).resolve().parents[1]
 PINS = {
     "dependencies": "requirements.txt",
+    "eval": "requirements-eval.txt",
     "serve": "requirements-serve.txt",
     "bench": "requirements-bench.txt",
     "test": "requirements-test.txt",

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Each lock, and the files whose packages are in it.
 LOCKS = {
-    "requirements": ("requirements", "requirements-serve", "requirements-test"),
+    "requirements": ("requirements", "requirements-eval", "requirements-serve", "requirements-test"),
     "requirements-bench": ("requirements-bench",),
 }
 HEADER = "# Made by `make lock` from {name}.txt; do not edit.\n"

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
-from sacrebleu.metrics import BLEU
-
-from glm.errors import GLMError
+from glm.errors import GLMError, UsageError
 from glm.evaluation.subsequence import common_subsequence
 from glm.evaluation.words import word_tools
 
@@ -63,6 +62,8 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
 
 def _corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """sacrebleu's of all texts together, counted text by text: at once it keeps the n-grams of all references."""
+    from sacrebleu.metrics import BLEU
+
     bleu = BLEU(tokenize="char", effective_order=True, force=True)
     rows = [bleu.corpus_score([text], [[other]]) for text, other in zip(predictions, references, strict=True)]
     counts, totals = (
@@ -123,6 +124,18 @@ METRICS: dict[str, Score] = {
 }
 # The names of those figures; all of them are better the greater they are.
 METRIC_NAMES = {"characters": CHARACTER_METRICS, "words": WORD_METRICS}
+# What they import, of requirements-eval.txt.
+METRIC_PACKAGES = {"characters": ("sacrebleu", "rouge_score"), "words": ("jieba", "rouge_chinese", "nltk")}
+
+
+def require_packages(metrics: str) -> None:
+    """Raises UsageError if a package that one of `METRICS` imports is not installed."""
+    missing = [name for name in METRIC_PACKAGES[metrics] if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"scoring generated texts needs {' and '.join(missing)}: pip install -e '.[eval]', or evaluate the loss "
+            "alone with --prediction_loss_only"
+        )
 
 
 def _check_numbers(predictions: Sequence[str], references: Sequence[str]) -> None:

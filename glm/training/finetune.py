@@ -23,7 +23,7 @@ from glm.encoding.examples import Example
 from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
-from glm.evaluation.metrics import METRIC_NAMES, METRICS
+from glm.evaluation.metrics import METRIC_NAMES, METRICS, require_packages
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.training.bar import BarCallback
@@ -58,6 +58,7 @@ def finetune(
     """
     _check_task(training)
     _check_best(data, training)
+    _check_packages(data, training)
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
@@ -114,6 +115,13 @@ def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
         )
     if training.do_train and str(training.evaluation_strategy.value) == "no":
         note("metric_for_best_model acts where training evaluates: pass --evaluation_strategy steps and --eval_steps")
+
+
+def _check_packages(data: DataArguments, training: GLMTrainingArguments) -> None:
+    """Raises UsageError where an evaluation would lack a package, before anything is trained."""
+    task, evaluates = TASKS.get(data.task_name), training.do_eval or training.do_predict
+    if task and evaluates and not training.prediction_loss_only:
+        require_packages(task.metrics)
 
 
 def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:

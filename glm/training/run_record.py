@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 
 def write_record(directory: Path, record: RunRecord, sampler: EpochSampler, step: int) -> None:
     """Writes the record of a run, and where it stands behind a step, into a checkpoint."""
-    place = asdict(sampler.place_after(step)) | {"rows_a_step": sampler.rows_per_step}
+    place = asdict(sampler.place_after(step)) | {"rows_per_step": sampler.rows_per_step}
     write_json(directory / RECORD_NAME, asdict(record) | {"place": place})
 
 
@@ -107,7 +107,7 @@ def read_record(checkpoint: Path) -> tuple[RunRecord, Place, int] | None:
     content = read_json(path, advice)
     try:
         place = content.pop("place")
-        rows = place.pop("rows_a_step")
+        rows = place.pop("rows_per_step")
         return RunRecord(**content), Place(**place), rows
     except (TypeError, KeyError, AttributeError) as error:
         raise GLMError(f"{path} is damaged ({error}): {advice}") from None

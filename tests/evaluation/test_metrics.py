@@ -16,9 +16,18 @@ from pathlib import Path
 import pytest
 from shared_files import SHARED
 
-from glm.errors import GLMError
+from glm.errors import GLMError, UsageError
 from glm.evaluation import subsequence
-from glm.evaluation.metrics import METRIC_NAMES, METRICS, CharacterTokenizer, score, score_words
+from glm.evaluation.metrics import (
+    METRIC_NAMES,
+    METRIC_PACKAGES,
+    METRICS,
+    CharacterTokenizer,
+    require_packages,
+    score,
+    score_words,
+)
+from glm.evaluation.words import word_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 ADGEN = SHARED / "real" / "datasets" / "adgen.dev.jsonl"
@@ -292,3 +301,15 @@ def test_long_texts_take_little_memory(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_names_of_the_figures(metric):
     assert tuple(METRICS[metric](["甲乙"], ["甲丙"])) == METRIC_NAMES[metric]
+
+
+@pytest.mark.parametrize("metrics, package", [(m, package) for m in METRICS for package in METRIC_PACKAGES[m]])
+def test_a_package_that_is_missing(monkeypatch, metrics, package):
+    """It is named before anything is scored, and scoring does need it."""
+    require_packages(metrics)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"^scoring generated texts needs {package}: pip install -e '\.\[eval\]', or "):
+        require_packages(metrics)
+    word_tools.cache_clear()
+    with pytest.raises(ImportError):
+        METRICS[metrics](["甲乙"], ["甲丙"])
