@@ -3,7 +3,7 @@ only.
 
 The semantics are those of glm/generation/search.py, whose tokens these searches give from the same logits.
 
-Shapes: G beams, C candidates, V vocabulary, t tokens so far.
+Shapes: G beams, X candidates, V vocabulary, t tokens so far.
 """
 
 from collections.abc import Sequence
@@ -99,27 +99,27 @@ class BeamSearch(Search):
         self.pool: list[tuple[np.float32, list[int]]] = [(np.float32(NEVER), [])] * self.beams
 
     def _choose(self, log_probs_GV: np.ndarray) -> None:
-        beam_C, token_C, score_C = self._candidates(log_probs_GV)
-        grown_Ct = np.concatenate([self.tokens[beam_C], token_C[:, None]], axis=1)
-        end_C = np.isin(token_C, self.stop.eos_token_ids)
+        beam_X, token_X, score_X = self._candidates(log_probs_GV)
+        grown_Xt = np.concatenate([self.tokens[beam_X], token_X[:, None]], axis=1)
+        end_X = np.isin(token_X, self.stop.eos_token_ids)
         # Whether the stop token counts as part of the sequence.
         penalty = self._penalty(self.step + (not self.config.gnmt_length))
-        ended = [(score_C[i] / penalty, grown_Ct[i].tolist()) for i in np.flatnonzero(end_C[: self.beams])]
+        ended = [(score_X[i] / penalty, grown_Xt[i].tolist()) for i in np.flatnonzero(end_X[: self.beams])]
         self.pool = sorted([*self.pool, *ended], key=lambda entry: -entry[0])[: self.beams]
 
-        running_C = score_C + np.float32(NEVER) * end_C
-        self.sources = kept_G = best_indices(running_C, self.beams)
-        self.scores_G, self.tokens, self.sources = running_C[kept_G], grown_Ct[kept_G], beam_C[kept_G]
-        best = score_C.max() if self.config.gnmt_length else self.scores_G[0]
+        running_X = score_X + np.float32(NEVER) * end_X
+        self.sources = kept_G = best_indices(running_X, self.beams)
+        self.scores_G, self.tokens, self.sources = running_X[kept_G], grown_Xt[kept_G], beam_X[kept_G]
+        best = score_X.max() if self.config.gnmt_length else self.scores_G[0]
         self.finished = bool(self.pool[-1][0] >= best / penalty)
         self._done = self.finished
 
     def _candidates(self, log_probs_GV: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Beams, tokens and scores [C] of the best continuations: so many that G of them do not end the sequence."""
+        """Beams, tokens and scores [X] of the best continuations: so many that G of them do not end the sequence."""
         total_GV = self.scores_G[:, None] + log_probs_GV
         chosen_GV = self._perturbed(log_probs_GV) if self.config.do_sample else total_GV
-        index_C = best_indices(chosen_GV.ravel(), (1 + len(self.stop.eos_token_ids)) * self.beams)
-        return *np.divmod(index_C, log_probs_GV.shape[1]), total_GV.ravel()[index_C]
+        index_X = best_indices(chosen_GV.ravel(), (1 + len(self.stop.eos_token_ids)) * self.beams)
+        return *np.divmod(index_X, log_probs_GV.shape[1]), total_GV.ravel()[index_X]
 
     def _perturbed(self, log_probs_GV: np.ndarray) -> np.ndarray:
         chosen_GV = np.full_like(log_probs_GV, NEVER)

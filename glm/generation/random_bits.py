@@ -15,12 +15,12 @@ def gumbel_noise(seed: Tensor, step: Tensor, rows: int | Tensor, columns: int) -
         seed, step: 0-D int64, not negative.
         rows, columns: shape; what a number is, does not depend on how many there are.
     """
-    row_R1 = paddle.arange(rows, dtype="int64").unsqueeze(1) * _word(104729)
-    row_R1 = _mix(_mix(seed) + step * _word(7919) + row_R1)
-    bits_RC = _mix(row_R1 + _mix(paddle.arange(columns, dtype="int64") + 1).unsqueeze(0))
+    row_B1 = paddle.arange(rows, dtype="int64").unsqueeze(1) * _word(104729)
+    row_B1 = _mix(_mix(seed) + step * _word(7919) + row_B1)
+    bits_BV = _mix(row_B1 + _mix(paddle.arange(columns, dtype="int64") + 1).unsqueeze(0))
     # 23 bits and a half: float32 holds that exactly. With 24 the last number would be 1, and its noise infinite.
-    uniform_RC = ((bits_RC // _word(1 << 9)).astype("float32") + 0.5) * (1.0 / (1 << 23))
-    return -paddle.log(-paddle.log(uniform_RC))
+    uniform_BV = ((bits_BV // _word(1 << 9)).astype("float32") + 0.5) * (1.0 / (1 << 23))
+    return -paddle.log(-paddle.log(uniform_BV))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Text generation: greedy, sampling and beam search as tensor code that runs eagerly and traces into one graph.
 
-Shapes: B rows, T prompt tokens, G beams per sequence (1 without beam search), C candidates, t tokens so far (the last
+Shapes: B rows, T prompt tokens, G beams per sequence (1 without beam search), X candidates, t tokens so far (the last
 prompt token first), P position ids per token, V vocabulary.
 
 The last column of a prompt is the first token that is decoded (GLM: `<|startofpiece|>`); what stands before it is read
@@ -272,22 +272,22 @@ class _BeamSearch(_Search):
 
     def step(self, step, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails) -> list[Tensor]:
         log_probs_BGV, tails = self.next_log_probs(step, tokens_BGt, list(tails))
-        beam_BC, token_BC, score_BC = self.candidates(scores_BG, log_probs_BGV, step)
-        grown_BCt = paddle.concat([select_beams(tokens_BGt, beam_BC), token_BC.unsqueeze(-1)], axis=-1)
-        end_BC = self.is_end(token_BC)
+        beam_BX, token_BX, score_BX = self.candidates(scores_BG, log_probs_BGV, step)
+        grown_BXt = paddle.concat([select_beams(tokens_BGt, beam_BX), token_BX.unsqueeze(-1)], axis=-1)
+        end_BX = self.is_end(token_BX)
 
-        rank_C = paddle.arange(self.candidate_count, dtype="int64")
-        ends_well_BC = end_BC & (rank_C < self.beams) & paddle.logical_not(done_B).unsqueeze(1)
+        rank_X = paddle.arange(self.candidate_count, dtype="int64")
+        ends_well_BX = end_BX & (rank_X < self.beams) & paddle.logical_not(done_B).unsqueeze(1)
         end = 1 - self.gnmt.astype("int64")  # whether the stop token counts as part of the text
-        finished_BC = score_BC / self.penalty(step + end) + NEVER * (1.0 - ends_well_BC.astype("float32"))
-        pool_tokens, pool_scores = self.pooled(pool_tokens, pool_scores, grown_BCt, finished_BC)
+        finished_BX = score_BX / self.penalty(step + end) + NEVER * (1.0 - ends_well_BX.astype("float32"))
+        pool_tokens, pool_scores = self.pooled(pool_tokens, pool_scores, grown_BXt, finished_BX)
 
-        running_BC = score_BC + NEVER * end_BC.astype("float32")
-        scores_BG, kept_BG = paddle.topk(running_BC, self.beams, axis=1)
-        tokens_BGt = select_beams(grown_BCt, kept_BG)
-        best_B = paddle.where(self.gnmt, score_BC.max(axis=1), scores_BG[:, 0]) / self.penalty(step + end)
+        running_BX = score_BX + NEVER * end_BX.astype("float32")
+        scores_BG, kept_BG = paddle.topk(running_BX, self.beams, axis=1)
+        tokens_BGt = select_beams(grown_BXt, kept_BG)
+        best_B = paddle.where(self.gnmt, score_BX.max(axis=1), scores_BG[:, 0]) / self.penalty(step + end)
         done_B = done_B | (pool_scores[:, -1] >= best_B)
-        from_BG = _take(beam_BC, kept_BG)
+        from_BG = _take(beam_BX, kept_BG)
         tails = [select_beams(tail, from_BG) for tail in tails]
         return [step + 1, tokens_BGt, scores_BG, pool_tokens, pool_scores, done_B, *tails]
 
@@ -297,18 +297,18 @@ class _BeamSearch(_Search):
         return (1 + len(self.stop.eos_token_ids)) * self.beams
 
     def candidates(self, scores_BG: Tensor, log_probs_BGV: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The C best continuations of a row: their beams, tokens and scores, [B, C] each."""
+        """The X best continuations of a row: their beams, tokens and scores, [B, X] each."""
         total_BGV = scores_BG.unsqueeze(-1) + log_probs_BGV
         chosen_BGV = self.perturbed(scores_BG.unsqueeze(-1), log_probs_BGV, step)
-        _, index_BC = paddle.topk(chosen_BGV.flatten(1), self.candidate_count, axis=1)
-        score_BC = _take(total_BGV.flatten(1), index_BC)
-        return index_BC // self.vocab_size, index_BC % self.vocab_size, score_BC
+        _, index_BX = paddle.topk(chosen_BGV.flatten(1), self.candidate_count, axis=1)
+        score_BX = _take(total_BGV.flatten(1), index_BX)
+        return index_BX // self.vocab_size, index_BX % self.vocab_size, score_BX
 
-    def pooled(self, pool_tokens, pool_scores, tokens_BCt, scores_BC) -> tuple[Tensor, Tensor]:
-        """The G best of a pool [B, G, t] and new texts [B, C, t + 1]."""
+    def pooled(self, pool_tokens, pool_scores, tokens_BXt, scores_BX) -> tuple[Tensor, Tensor]:
+        """The G best of a pool [B, G, t] and new texts [B, X, t + 1]."""
         padding = paddle.full_like(pool_tokens[:, :, :1], self.stop.pad_token_id)
-        tokens = paddle.concat([paddle.concat([pool_tokens, padding], axis=-1), tokens_BCt], axis=1)
-        pool_scores, index_BG = paddle.topk(paddle.concat([pool_scores, scores_BC], axis=1), self.beams, axis=1)
+        tokens = paddle.concat([paddle.concat([pool_tokens, padding], axis=-1), tokens_BXt], axis=1)
+        pool_scores, index_BG = paddle.topk(paddle.concat([pool_scores, scores_BX], axis=1), self.beams, axis=1)
         return select_beams(tokens, index_BG), pool_scores
 
     def penalty(self, length: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ A scheme does its work at one or both of two places: `embed` adds to the word em
 queries and keys. Position ids are [B, P, T] int64, with P rows per token (GLM: position in the text, position in the
 blank).
 
-Shapes: B rows, T tokens, N heads, D head_dim, R rotary dimensions.
+Shapes: B rows, T tokens, N heads, D head_dim, E rotary dimensions.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Learned2DPositions(nn.Layer):
 
 
 class PartialRotary(nn.Layer):
-    """Rotary embedding (arXiv:2104.09864, 3.2) of the first R dimensions of a head, in neighbouring pairs (GLM-4).
+    """Rotary embedding (arXiv:2104.09864, 3.2) of the first E dimensions of a head, in neighbouring pairs (GLM-4).
 
     Scaled positions (YaRN and others) have other frequencies, and may multiply what is rotated.
     """
@@ -90,7 +90,7 @@ class RotaryFunction(PyLayer):
 class Rotary2D(nn.Layer):
     """Half of a head is rotated by the position in the text, half with that in the blank (ChatGLM-6B).
 
-    Dimension i goes with i + R/2 inside each half. The published model rounds the frequencies to float16.
+    Dimension i goes with i + E/2 inside each half. The published model rounds the frequencies to float16.
     """
 
     position_rows = 2
@@ -117,7 +117,7 @@ class Rotary2D(nn.Layer):
 
 
 def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Of the angles, times `scale`: [B, T, 1, R/2] float32."""
+    """Of the angles, times `scale`: [B, T, 1, E/2] float32."""
     angles = position_ids_BT.astype("float32").unsqueeze(-1) * paddle.to_tensor(frequencies)
     cos, sin = angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
     return (cos, sin) if scale == 1.0 else (cos * scale, sin * scale)

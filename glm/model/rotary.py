@@ -10,18 +10,18 @@ from glm.config.rope_scaling import ORIGINAL
 
 
 def inverse_frequencies(rotary_dim: int, base: float) -> np.ndarray:
-    """base^(-2i/R) [R/2] float32."""
+    """base^(-2i/E) [E/2] float32."""
     return np.float32(1) / _powers(rotary_dim, base)
 
 
 def _powers(rotary_dim: int, base: float) -> np.ndarray:
-    """base^(2i/R) [R/2] float32; exponents in float32 and the power in float64 round as torch does."""
+    """base^(2i/E) [E/2] float32; exponents in float32 and the power in float64 round as torch does."""
     exponents = np.arange(0, rotary_dim, 2, dtype="float32") / np.float32(rotary_dim)
     return (np.float64(base) ** exponents.astype("float64")).astype("float32")
 
 
 def scaled_frequencies(config: Any) -> tuple[np.ndarray, float]:
-    """Inverse frequencies [R/2] float32 of partial rotary positions, and what cosines and sines are multiplied by.
+    """Inverse frequencies [E/2] float32 of partial rotary positions, and what cosines and sines are multiplied by.
 
     As transformers 5.3.0 computes them (modeling_rope_utils.py), float32 step for step.
 

@@ -1,7 +1,7 @@
 """The parts of a decoder as nodes of a graph: the tables of glm/model/layers.py and positions.py once more, in ONNX.
 
 Shapes: B rows, P position ids per token, T tokens, H hidden, N heads, K key/value heads, D head_dim in the graph,
-R dimensions of a head that are rotated.
+E dimensions of a head that are rotated.
 """
 
 from collections.abc import Callable
@@ -101,7 +101,7 @@ class Learned2D:
         return lambda x, heads: x
 
     def attention_angles(self, graph: Graph, config: Any) -> list[str]:
-        """Tables [places, R/2] with which the attention operator rotates queries and keys itself; [] where it
+        """Tables [places, E/2] with which the attention operator rotates queries and keys itself; [] where it
         cannot.
         """
         return []
@@ -112,7 +112,7 @@ class Learned2D:
 
 
 class PartialRotary(Learned2D):
-    """The first R dimensions of a head are rotated in neighbouring pairs (GLM-4)."""
+    """The first E dimensions of a head are rotated in neighbouring pairs (GLM-4)."""
 
     rows = 1
     bidirectional = False
@@ -167,7 +167,7 @@ class Rotary2D(PartialRotary):
 def _rotation(
     graph: Graph, positions: str, frequencies: np.ndarray, rotary: int, interleaved: int, scale: float = 1.0
 ) -> Rotate:
-    """By the angles [B, T, R/2] of all position rows, one behind the other, times `scale`."""
+    """By the angles [B, T, E/2] of all position rows, one behind the other, times `scale`."""
     places = graph.node("Cast", graph.node("Transpose", positions, perm=[0, 2, 1]), to=TensorProto.FLOAT)
     last = graph.constant(np.array([-1], dtype="int64"))
     angles = graph.node("Mul", graph.node("Unsqueeze", places, last), graph.constant(frequencies))
