@@ -91,23 +91,30 @@ def _typed_into(code: str, typed: list[bytes]) -> str:
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=ROOT) as process:
         os.close(slave)
-        shown, waited = "", time.monotonic() + 60
-        for piece in typed:
-            begin = len(shown)
-            while not any(prompt in shown[begin:] for prompt in ("> ", "… ")):
-                assert time.monotonic() < waited, shown
-                shown += _read(master)
-            os.write(master, piece)
-        while piece := _read(master):
-            shown += piece
-        os.close(master)
-        process.wait(10)
-    return shown
+        try:
+            return _typed(master, typed)
+        finally:
+            process.kill()
+            os.close(master)
 
 
-def _read(master: int) -> str:
-    """The next output, "" at its end."""
+def _typed(master: int, typed: list[bytes]) -> str:
+    shown, waited = b"", time.monotonic() + 60
+    for piece in typed:
+        begin = len(shown)
+        # A read may end inside a character.
+        while not any(prompt in shown[begin:] for prompt in (b"> ", "… ".encode())):
+            assert time.monotonic() < waited, shown.decode()
+            shown += _read(master)
+        os.write(master, piece)
+    while piece := _read(master):
+        shown += piece
+    return shown.decode()
+
+
+def _read(master: int) -> bytes:
+    """The next output, b"" at its end."""
     try:
-        return os.read(master, 4096).decode("utf-8", "replace") if select.select([master], [], [], 30)[0] else ""
+        return os.read(master, 4096) if select.select([master], [], [], 30)[0] else b""
     except OSError:  # the other side is closed
-        return ""
+        return b""
