@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glm.datasets.indexed import CHUNK, CODES, HEADER, MAGIC, VERSION, IndexedDataset, beside, chunks
+from glm.datasets.indexed_record import RECORD
 from glm.errors import GLMError
 from glm.files.atomic import staged, sync
 
 _COPY = 1 << 24  # bytes
 _LONGEST = np.iinfo(np.int32).max  # ids of a sequence, by the format
-RECORD = ".meta.json"  # how the data was made, beside it
 
 
 class IndexedDatasetWriter:
