@@ -13,7 +13,7 @@ Turn raw text into the indexed data sets that pretraining reads: Megatron's and 
   python preprocess_data.py --merge data/a_text_document data/b_text_document --output_prefix data/both
 
 The first writes data/corpus_text_document.bin and .idx, and .meta.json beside them: tokenizer and flags. Input is JSON
-Lines, JSON, parquet, arrow or plain text, packed by gzip, bzip2, xz or zstd or not. Flags may be spelt Megatron's way."""
+Lines, JSON, parquet, arrow or plain text, packed (.gz, .bz2, .xz, .zst) or not. Flags may be spelt as Megatron's."""
 
 
 def parse() -> argparse.Namespace:

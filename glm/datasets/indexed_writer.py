@@ -39,7 +39,7 @@ class IndexedDatasetWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype not in CODES:
             known = ", ".join(known.name for known in CODES)
-            raise GLMError(f"{self.prefix}: {self.dtype} is no element type of indexed data: choose of {known}")
+            raise GLMError(f"{self.prefix}: {self.dtype} is no type of ids in indexed data: choose of {known}")
         self.sequence_count = self.document_count = self.token_count = 0
         self._finished = False
 
