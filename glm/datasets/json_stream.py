@@ -148,7 +148,8 @@ class _Window:
         """Moves to the next line that begins an object, or to the end."""
         while not (found := _NEXT_OBJECT.search(self.text, self.position)):
             # What follows the last line break may go on.
-            self.position = max(self.text.rfind("\n", self.position), 0) or len(self.text)
+            last = self.text.rfind("\n", self.position)
+            self.position = last if last >= 0 else len(self.text)
             if not self.more():
                 self.position = len(self.text)
                 return

@@ -282,6 +282,6 @@ def test_the_tokenizer_is_checked(tmp_path, name):
         writer.add_document([1])
         writer.finish({"tokenizer": tokenizer_record(made)})
     assert require_tokenizer(tmp_path / "x", GLMTokenizer.from_pretrained(name))["tokenizer"]["kind"] == "glm4"
-    wrong = r"x is of another tokenizer \(glm4, 768, \w{16}\) than the model \(glm-chinese, 384, \w{16}\): make it with"
+    wrong = r"x is of another tokenizer \(glm4, 768 ids, \w{16}\) than the model \(glm-chinese, 384 ids, \w{16}\)"
     with pytest.raises(GLMError, match=wrong):
         require_tokenizer(tmp_path / "x", other)
