@@ -50,7 +50,7 @@ class Preprocessing:
 
 @dataclass
 class Report:
-    """What was done. Attributes: see `table`."""
+    """What was done. Attributes: see `table`; `bytes` are of the text in UTF-8, of a joined data set of its ids."""
 
     prefixes: list[Path]
     files: int = 0
@@ -94,16 +94,17 @@ def preprocess(settings: Preprocessing, *, show_progress: bool = False) -> Repor
     dtype = id_dtype(len(tokenizer))
     prefixes = [settings.prefix(key) for key in settings.keys]
     _require_free(prefixes, settings.overwrite)
-    report = Report(prefixes, len(files), dtype=dtype.name, bytes=sum(file.stat().st_size for file in files))
+    report = Report(prefixes, len(files), dtype=dtype.name)
+    size = sum(file.stat().st_size for file in files)
     with ExitStack() as stack:
         writers = [stack.enter_context(IndexedDatasetWriter(prefix, dtype)) for prefix in prefixes]
-        progress = stack.enter_context(Progress(report, settings.log_interval, show_progress))
+        progress = stack.enter_context(Progress(size, settings.log_interval, show_progress))
         documents = Documents(files, settings.keys, settings.sample_by, settings.skip_bad_rows, progress.read)
         encoder = DocumentEncoder(tokenizer, settings.encoding, dtype)
         empty = [0] * len(writers)
         for batch in encoded(documents, encoder, settings.encoding, dtype, settings.workers):
             _write(writers, batch, empty)
-            progress.wrote(len(batch[0].lengths) + batch[0].empty)
+            progress.wrote(len(batch[0].lengths) + batch[0].empty, sum(part.bytes for part in batch))
         report.skipped = documents.skipped
         common = _record(settings, tokenizer_record(tokenizer), dtype.name)
         for key, writer, left_out in zip(settings.keys, writers, empty, strict=True):
@@ -117,7 +118,7 @@ def preprocess(settings: Preprocessing, *, show_progress: bool = False) -> Repor
             writer.finish(common | {"json_key": key} | counts)
     report.documents = sum(writer.document_count for writer in writers)
     report.tokens = sum(writer.token_count for writer in writers)
-    report.empty = sum(empty)
+    report.empty, report.bytes, report.seconds = sum(empty), progress.bytes, progress.seconds
     return report
 
 
@@ -178,42 +179,48 @@ def _require_free(prefixes: Sequence[Path], overwrite: bool) -> None:
 
 
 class Progress:
-    """A bar on a terminal, or a line every so many documents, with MB/s and documents/s; the report learns the time.
+    """A bar on a terminal, or a line every so many documents: how much of the files is done, and how fast.
 
     Args:
+        size: of the files, in bytes.
         log_interval: documents between two lines.
         shown: otherwise nothing is written.
+
+    Attributes:
+        bytes: of the text that was written, in UTF-8.
+        seconds: from beginning to end.
     """
 
-    def __init__(self, report: Report, log_interval: int, shown: bool):
-        self._report, self._interval = report, log_interval
-        self._read = self._documents = self._logged = 0
+    def __init__(self, size: int, log_interval: int, shown: bool):
+        self._size, self._interval = size, log_interval
+        self._read = self._documents = self._logged = self.bytes = 0
+        self.seconds = 0.0
         self._lines = shown and not sys.stderr.isatty()
         form = "{l_bar}{bar}| {n_fmt}/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
-        self._bar = tqdm(
-            total=report.bytes, desc="tokenize", unit_scale=True, bar_format=form, disable=not shown or self._lines
-        )
+        off = not shown or self._lines
+        self._bar = tqdm(total=size, desc="tokenize", unit_scale=True, bar_format=form, disable=off)
 
     def __enter__(self) -> Progress:
         self._started = time.monotonic()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._report.seconds = time.monotonic() - self._started
+        self.seconds = time.monotonic() - self._started
         self._bar.close()
 
     def read(self, count: int) -> None:
         """So many bytes of the files were read."""
         self._read += count
 
-    def wrote(self, documents: int) -> None:
-        """So many documents were written; what was read for them counts now."""
+    def wrote(self, documents: int, size: int) -> None:
+        """So many documents were written, so many bytes of text; what was read of the files for them counts now."""
         self._documents += documents
+        self.bytes += size
         seconds = max(time.monotonic() - self._started, 1e-9)
-        speed = f"{self._read / seconds / 1e6:.2f} MB/s, {self._documents / seconds:,.0f} documents/s"
+        speed = f"{self.bytes / seconds / 1e6:.2f} MB/s, {self._documents / seconds:,.0f} documents/s"
         self._bar.set_postfix_str(speed, refresh=False)
         self._bar.update(self._read - self._bar.n)
         if self._lines and self._documents // self._interval > self._logged:
             self._logged = self._documents // self._interval
-            share = 100 * self._read / max(self._report.bytes, 1)
+            share = 100 * self._read / max(self._size, 1)
             print(f"{self._documents:,} documents, {share:.0f} %: {speed}", file=sys.stderr, flush=True)

@@ -303,6 +303,18 @@ def test_what_is_not_joined(rows, tmp_path):
     assert read_record(tmp_path / "x") is None and len(IndexedDataset(tmp_path / "x")) == 60
 
 
+def test_what_is_counted(tmp_path):
+    """Of two keys: documents, texts in UTF-8 however the file is packed, and ids."""
+    path = written(tmp_path / "x.jsonl.zst", zstd(JSONL))
+    report = preprocess(
+        Preprocessing([str(path)], str(tmp_path / "x"), EncodingOptions("glm-4-9b-tiny"), ["text", "title"])
+    )
+    assert report.bytes == sum(len((row["text"] + row["title"]).encode()) for row in ROWS)
+    assert (report.files, report.documents, report.empty, report.skipped) == (1, 60, 0, 0)
+    assert report.tokens == sum(IndexedDataset(prefix).token_count for prefix in report.prefixes)
+    assert 0 < report.seconds < 60
+
+
 class Terminal(StringIO):
     def isatty(self) -> bool:
         return True
