@@ -256,6 +256,8 @@ def test_inputs_that_are_not_there(rows, tmp_path):
     text = written(tmp_path / "x.txt", b"x")
     with pytest.raises(GLMError, match=r"x\.txt is plain text, and has no fields title, text: give one --json_key"):
         make(tmp_path, text, keys=("title", "text"))
+    with pytest.raises(GLMError, match=r"out_text_document would be written twice: name each --json_key once"):
+        make(tmp_path, rows, keys=("text", "text"))
 
 
 def test_bad_rows_are_skipped_and_counted(tmp_path):
