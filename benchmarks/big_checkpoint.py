@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import glm
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.checkpoint.file_layout import safetensors_layout, write_layout
 from glm.checkpoint.names import TensorEntry, table_of
 from glm.checkpoint.peak_memory import PeakMemory

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from glm.pickles.megatron import TRACKER, checkpoint_files
@@ -80,6 +81,14 @@ def weight_names(directory: Path) -> list[str]:
         return []
     names = {path.name for path in directory.iterdir() if is_weights(path.name)} | set(checkpoint_files(directory))
     return sorted(names, key=lambda name: (not name.endswith((".json", TRACKER)), name))
+
+
+def remove_weight_file(directory: Path, name: str) -> None:
+    """Remove a file of `weight_names`, and the folders of Megatron's that are empty then."""
+    (directory / name).unlink(missing_ok=True)
+    for folder in [directory / parent for parent in Path(name).parents][:-1]:
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
 
 
 def remove_weights(directory: Path, weight_format: str, keep: frozenset[str] | set[str] = frozenset()) -> None:

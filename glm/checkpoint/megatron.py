@@ -1,7 +1,7 @@
 """A Megatron-core checkpoint as an opened checkpoint: the stages of every tensor-parallel rank joined to one model."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -154,8 +154,8 @@ def _sizes(folder: Path, args: Mapping[str, Any], there: list[set[int]], empty: 
     return sizes
 
 
-def rank_layers(total: int, stages: int, stated: list[int] | None) -> Iterator[range]:
-    """The layers of every stage to be written.
+def stage_layers(total: int, stages: int, stated: Sequence[int] | None) -> list[range]:
+    """The layers of every stage that is to be written.
 
     Raises:
         GLMError: the stages do not divide the layers, or the list does not fit.
@@ -171,5 +171,4 @@ def rank_layers(total: int, stages: int, stated: list[int] | None) -> Iterator[r
             f"num_layer_list {','.join(map(str, counts))} has {len(counts)} stages of {sum(counts)} layers, expected "
             f"{stages} stages of at least 1 layer, {total} together"
         )
-    for start, count in zip(accumulate(counts, initial=0), counts, strict=False):
-        yield range(start, start + count)
+    return [range(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]

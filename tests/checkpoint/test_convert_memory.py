@@ -13,7 +13,8 @@ CONVERTER = """
     import re, sys
     sys.path.insert(0, {root!r})
     from pathlib import Path
-    from glm.checkpoint.convert import Conversion, convert_checkpoint
+    from glm.checkpoint.conversion import Conversion
+    from glm.checkpoint.convert import convert_checkpoint
 
     def resident(name):
         return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
