@@ -30,7 +30,8 @@ _STORAGES = {
     )
 }
 _ALIGNMENT = 64
-_LARGE = 0xFFFFFFFF  # from here on a size or an offset has its own field
+_LARGE = 0xFFFFFFFF  # from here on a size or an offset has a field of its own, and the usual one is full
+_MANY = 0xFFFF  # the same of members
 _DATE = 0x21  # 1 January 1980, the format's first day
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _END_LARGE, _LOCATOR_LARGE = b"PK\x06\x06", b"PK\x06\x07"
@@ -73,7 +74,7 @@ class _Member:
         large = struct.pack("<HHQQ", 1, 16, self.size, self.size) if self.size >= _LARGE else b""
         rest = -(self.offset + 30 + len(self.name) + len(large) + 4) % _ALIGNMENT
         extra = large + b"FB" + struct.pack("<H", rest) + b"Z" * rest
-        return _LOCAL + self._fields(len(extra), min(self.size, _LARGE)) + self.name + extra
+        return _LOCAL + self._fields(len(extra), _short(self.size)) + self.name + extra
 
     @property
     def start(self) -> int:
@@ -84,8 +85,8 @@ class _Member:
         """Of the directory at the end."""
         numbers = [number for number in (self.size, self.size, self.offset) if number >= _LARGE]
         extra = struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
-        fields = self._fields(len(extra), min(self.size, _LARGE))
-        last = struct.pack("<HHHII", 0, 0, 0, 0, min(self.offset, _LARGE))
+        fields = self._fields(len(extra), _short(self.size))
+        last = struct.pack("<HHHII", 0, 0, 0, 0, _short(self.offset))
         return _CENTRAL + struct.pack("<H", 45) + fields + last + self.name + extra
 
     def _fields(self, extra: int, size: int) -> bytes:
@@ -131,11 +132,16 @@ def _zip_layout(contents: Mapping[bytes, bytes | Outgoing]) -> Layout:
 def _end(count: int, start: int, end: int) -> bytes:
     """What ends the zip, after its directory from `start` to `end`."""
     text = b""
-    if max(start, end - start) >= _LARGE or count >= 0xFFFF:
+    if max(start, end - start) >= _LARGE or count >= _MANY:
         fields = struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, end - start, start)
         text = _END_LARGE + fields + _LOCATOR_LARGE + struct.pack("<IQI", 0, end, 1)
     few = min(count, 0xFFFF)
-    return text + _END + struct.pack("<HHHHIIH", 0, 0, few, few, min(end - start, _LARGE), min(start, _LARGE), 0)
+    return text + _END + struct.pack("<HHHHIIH", 0, 0, few, few, _short(end - start), _short(start), 0)
+
+
+def _short(number: int) -> int:
+    """What the usual field says of a size or an offset."""
+    return number if number < _LARGE else 0xFFFFFFFF
 
 
 def _plain(value: Any) -> bytes:
