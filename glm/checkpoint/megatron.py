@@ -99,7 +99,10 @@ def _in_order(folder: Path, stages: list[RankFile]) -> list[tuple[RankFile, dict
     counts = {len(file.chunks) for file in stages}
     if len(counts) > 1 or 0 in counts:
         found = ", ".join(f"{file.path.parent.name} {len(file.chunks)}" for file in stages)
-        raise GLMError(f"{folder} has other numbers of models on its stages ({found}): take all from one save")
+        raise GLMError(
+            f"{folder} has models on its stages in these numbers, expected as many on each and at least 1: {found}: "
+            "take all from one save"
+        )
     named = [[{canonical(name): array for name, array in chunk.items()} for chunk in file.chunks] for file in stages]
     return [(file, named[stage][virtual]) for virtual in range(*counts) for stage, file in enumerate(stages)]
 

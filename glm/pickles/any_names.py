@@ -37,7 +37,7 @@ class Unknown:
 
 
 class Fields:
-    """Stands for argparse.Namespace.
+    """Stands for argparse.Namespace and types.SimpleNamespace.
 
     Attributes:
         values: by name.
@@ -92,5 +92,6 @@ ANY_NAMES: Mapping[tuple[str, str], Any] = AnyNames(
         },
         **{("torch", name): value for name, value in _DTYPES.items()},
         ("argparse", "Namespace"): Fields,
+        ("types", "SimpleNamespace"): Fields,
     }
 )

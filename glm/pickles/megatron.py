@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from glm.errors import GLMError
-from glm.pickles.any_names import ANY_NAMES, Fields, any_storage
+from glm.pickles.any_names import ANY_NAMES, Fields, Unknown, any_storage
 from glm.pickles.torch_file import open_torch
 from glm.pickles.unpickle import map_file
 
@@ -85,7 +85,10 @@ def _latest(directory: Path) -> Path:
     name = said if said == _RELEASE else folder_name(int(said))
     there = sorted(path.name for path in directory.iterdir() if path.is_dir() and _FOLDER.fullmatch(path.name))
     if name not in there:
-        raise GLMError(f"{tracker} says {said}, and {name} is not there, only {', '.join(there) or 'no iteration'}")
+        raise GLMError(
+            f"{tracker} says {said}, and {name} is not there, only {', '.join(there) or 'no iteration'}: copy it "
+            "there, or correct the file"
+        )
     if len(there) > 1:
         logger.info("%s: reading %s of %s", directory, name, ", ".join(there))
     return directory / name
@@ -139,13 +142,15 @@ def open_rank_file(path: Path) -> RankFile:
     view = map_file(path)
     file = open_torch(path, view, ANY_NAMES, any_storage)
     content = file.content if isinstance(file.content, dict) else {}
-    if not isinstance(content.get("args"), Fields):
+    args = content.get("args")
+    args = args.values if isinstance(args, Fields) else args
+    if not isinstance(args, dict):
         held = ", ".join(map(str, list(content)[:5])) or type(file.content).__name__
         raise GLMError(f"{path} holds {held}, and no args of Megatron's: take a file that Megatron-core has saved")
     models = [name for name in content if isinstance(name, str) and _CHUNK.fullmatch(name)]
     models.sort(key=lambda name: int(_CHUNK.fullmatch(name)[1] or 0))
     chunks = [_tensors(file, content[name]) for name in models]
-    return RankFile(path, content["args"].values, content.get("iteration"), chunks, view.obj)
+    return RankFile(path, args, content.get("iteration"), chunks, view.obj)
 
 
 def _tensors(file: Any, model: Any) -> dict[str, np.ndarray]:
@@ -155,4 +160,10 @@ def _tensors(file: Any, model: Any) -> dict[str, np.ndarray]:
             f"{file.path} is of Megatron's older models (language_model), not of Megatron-core: convert it with "
             "Megatron's own tools first, to --use-mcore-models"
         )
-    return {name: file.array(name, value) for name, value in model.items() if not str(name).endswith("_extra_state")}
+    held = {str(name): value for name, value in model.items() if not str(name).endswith("_extra_state")}
+    if strange := [name for name, value in held.items() if isinstance(value, Unknown)]:
+        raise GLMError(
+            f"{file.path}: {strange[0]} is no tensor of torch's, expected float32, bfloat16 or float16 from torch or "
+            "torch_npu (MindSpore's own are not read): save the checkpoint with one of them"
+        )
+    return {name: file.array(name, value) for name, value in held.items()}

@@ -1,6 +1,7 @@
 """Megatron-core checkpoints as this project writes them: what a rank holds, and there and back bit for bit."""
 
 import json
+import struct
 from pathlib import Path
 
 import ml_dtypes
@@ -185,7 +186,11 @@ def test_sizes_beyond_four_gib(source, tmp_path, post_norms, monkeypatch):
     monkeypatch.setattr(torch_layout, "_LARGE", 16)
     monkeypatch.setattr(torch_layout, "_MANY", 2)
     convert(source, tmp_path / "mcore", "mcore")
-    assert same_bits(read_rank(rank_file(tmp_path / "mcore"))["model"], rank_tensors(hf_weights(post_norms), 0, 1))
+    path = rank_file(tmp_path / "mcore")
+    assert same_bits(read_rank(path)["model"], rank_tensors(hf_weights(post_norms), 0, 1))
+    end = path.read_bytes()
+    locator = end.index(b"PK\x06\x07")  # which zipfile does not follow, and torch does
+    assert end[struct.unpack_from("<Q", end, locator + 8)[0] :].startswith(b"PK\x06\x06")
     assert same_bits(weights_of(tmp_path / "mcore"), weights_of(source))
 
 
