@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from attack import Attack
 from checkpoint_samples import same_bits
@@ -31,6 +32,7 @@ from megatron_samples import (
     write_torch,
 )
 
+from glm import GLMForCausalLM
 from glm.checkpoint import load_state
 from glm.config.fields import PlainConfig
 from glm.errors import GLMError
@@ -73,6 +75,16 @@ def test_what_torch_wrote():
     assert (found.num_key_value_heads, found.head_dim, found.rope_theta, found.norm_eps) == (2, WIDTH, 10000.0, 1e-5)
     state = load_state(FIXTURE, found.changed(vocab_size=ROWS))
     assert same_bits(state, weights_of_hf(False))
+
+
+def test_megatron_itself_computes_the_same():
+    """Logits of Megatron-core 0.16.1 on two ranks (make_megatron_logits.py), by the model that its files make here."""
+    golden = np.load(FIXTURE / "logits.npz")
+    model = GLMForCausalLM.from_pretrained(FIXTURE)
+    model.eval()
+    logits = model(paddle.to_tensor(golden["ids"].astype("int64"))).numpy()
+    assert np.abs(golden["logits"]).max() > 5
+    assert np.abs(logits[..., :ROWS] - golden["logits"]).max() < 2e-5
 
 
 @pytest.mark.parametrize(("rank", "degree"), [(0, 1), (1, 2)])
