@@ -274,6 +274,15 @@ def test_other_formats_of_megatron(tmp_path):
     refused(directory, "holds weight, and no args of Megatron's")
 
 
+def test_more_ranks_than_groups(tmp_path):
+    """A rank would hold a part of a head."""
+    for rank in range(4):
+        folder = tmp_path / TRAINED / f"mp_rank_{rank:02d}"
+        write_rank(folder, args(4, 1), {"model": rank_tensors(hf_weights(False), 0, 2)})
+    (tmp_path / TRACKER).write_text("5")
+    refused(tmp_path, "linear_qkv.weight", "num_key_value_heads 2 cannot be divided among 4 files")
+
+
 def test_the_optimizer_is_left(tmp_path, caplog):
     directory = write_megatron(tmp_path / "mcore", hf_weights(False), 1, HALVES)
     (directory / TRAINED / "mp_rank_00_000" / "distrib_optim.pt").write_bytes(b"huge")
