@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fixture_files
 import numpy as np
-from checkpoint_samples import TorchPickler, TorchTensor, fake_torch
+from checkpoint_samples import LegacyPickler, TorchPickler, TorchTensor, fake_torch
 from safetensors.numpy import save_file
 
 LAYERS, HIDDEN, HEADS, GROUPS, WIDTH, INNER, ROWS = 4, 16, 4, 2, 8, 12, 77
@@ -232,6 +232,26 @@ def write_rank(folder: Path, said: dict, models: dict[str, Tensors], **more) -> 
 def write_torch(path: Path, content: dict) -> None:
     """What torch.save makes of a dict of dicts of arrays."""
     storages: list[np.ndarray] = []
+    text = _pickled(content, storages, TorchPickler)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model_optim_rng/data.pkl", text)
+        for number, array in enumerate(storages):
+            archive.writestr(f"model_optim_rng/data/{number}", np.ascontiguousarray(array).tobytes())
+        archive.writestr("model_optim_rng/version", "3\n")
+
+
+def write_torch_legacy(path: Path, content: dict) -> None:
+    """The same as torch before 1.6 writes it, and Megatron's oldest files are."""
+    storages: list[np.ndarray] = []
+    text = _pickled(content, storages, LegacyPickler)
+    start = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    keys = pickle.dumps([str(number) for number in range(len(storages))], 2)
+    numbers = b"".join(array.size.to_bytes(8, "little") + np.ascontiguousarray(array).tobytes() for array in storages)
+    path.write_bytes(start + text + keys + numbers)
+
+
+def _pickled(content: dict, storages: list[np.ndarray], pickler: type[TorchPickler]) -> bytes:
+    """Appends the arrays to `storages`."""
 
     def stored(value):
         if isinstance(value, dict):
@@ -243,12 +263,8 @@ def write_torch(path: Path, content: dict) -> None:
 
     buffer, held = io.BytesIO(), stored(content)
     with fake_torch() as torch:
-        TorchPickler(buffer, torch).dump(held)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model_optim_rng/data.pkl", buffer.getvalue())
-        for number, array in enumerate(storages):
-            archive.writestr(f"model_optim_rng/data/{number}", np.ascontiguousarray(array).tobytes())
-        archive.writestr("model_optim_rng/version", "3\n")
+        pickler(buffer, torch).dump(held)
+    return buffer.getvalue()
 
 
 def read_rank(path: Path) -> dict:

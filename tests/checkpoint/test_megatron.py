@@ -30,6 +30,7 @@ from megatron_samples import (
     write_megatron,
     write_rank,
     write_torch,
+    write_torch_legacy,
 )
 
 from glm import GLMForCausalLM
@@ -119,7 +120,7 @@ def test_a_rank_reads_its_part(tmp_path, rank, degree):
 def test_every_division_is_one_model(tmp_path, cuts, options, degree):
     """Stages equal and unequal, virtual ones, layers that hold nothing, `release`, Transformer Engine's names."""
     directory = write_megatron(tmp_path / "mcore", hf_weights(False), degree, cuts, **options)
-    found = PlainConfig.from_pretrained(str(directory)).changed(vocab_size=ROWS)
+    found = config_of(directory)
     assert found.num_hidden_layers == LAYERS
     assert same_bits(load_state(directory, found), weights_of_hf(False))
 
@@ -133,6 +134,18 @@ def test_of_several_iterations_the_latest(tmp_path):
     assert PlainConfig.from_pretrained(str(directory)).family == "glm4-0414"
     assert same_bits(weights_of(directory), weights_of_hf(True))
     assert same_bits(weights_of(directory / TRAINED), weights_of_hf(False))
+
+
+def test_files_from_before_torch_1_6(tmp_path):
+    directory = write_megatron(tmp_path / "mcore", hf_weights(False), 2, HALVES)
+    for path in directory.rglob("model_optim_rng.pt"):
+        write_torch_legacy(path, read_rank(path))
+    assert same_bits(load_state(directory, config_of(directory)), weights_of_hf(False))
+
+
+def config_of(directory: Path) -> PlainConfig:
+    """With the rows that the vocabulary has without Megatron's padding."""
+    return PlainConfig.from_pretrained(str(directory)).changed(vocab_size=ROWS)
 
 
 def test_nothing_in_a_pickle_is_run(tmp_path):
