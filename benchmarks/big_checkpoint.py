@@ -219,7 +219,7 @@ def read(directory: Path, rank: int, degree: int) -> int:
 
 
 def print_steps(steps: list[Step]) -> None:
-    table = Table(title="a checkpoint of GLM-4-9B's shapes; both round trips are bit-identical", title_justify="left")
+    table = Table(title="a checkpoint of GLM-4-9B's shapes; every round trip is bit-identical", title_justify="left")
     for title in ("step", "size", "seconds", "GB/s", "peak memory"):
         table.add_column(title, justify="left" if title == "step" else "right")
     for step in steps:
