@@ -47,12 +47,12 @@ def test_the_documented_prediction(run, converted):
     """The texts of the model that was converted."""
     place = PREDICTION.index("glm-4-9b-mcore")
     texts = []
-    for name in ("glm-4-9b", "glm-4-9b-mcore", "glm-4-9b-stages"):
+    for name in ("glm-4-9b", "glm-4-9b-mcore"):
         words = [*PREDICTION[:place], name, *PREDICTION[place + 1 :], *GREEDY]
         result = run(*words, cwd=converted)
         assert result.code == 0, result.err
         texts.append(result.texts)
-    assert texts[0] == texts[1] == texts[2]
+    assert texts[0] == texts[1]
     assert len(texts[0]) == 1
 
 
