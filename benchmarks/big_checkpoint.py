@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import glm
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.checkpoint.file_layout import safetensors_layout, write_layout
 from glm.checkpoint.names import TensorEntry, table_of
 from glm.checkpoint.peak_memory import PeakMemory
@@ -117,14 +118,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(directory: Path, layers: int, vocabulary: int) -> list[Step]:
     """All steps; never more than two copies of the model are on the disk."""
-    places = {name: directory / name for name in ("remote", "paddle-2", "remote-2", "paddle-1", "hf", "remote-1")}
+    names = ("remote", "paddle-2", "remote-2", "paddle-1", "hf", "remote-1", "mcore", "remote-4")
+    places = {name: directory / name for name in names}
     steps = [measured("make the remote-code checkpoint", lambda: make(places["remote"], layers, vocabulary))]
     wanted = digests(places["remote"])
 
-    def convert(source: str, target: str, form: str, degree: int = 1) -> None:
-        job = Conversion(places[source], places[target], form, degree=degree, max_shard_size=SHARD)
+    def convert(source: str, target: str, form: str, degree: int = 1, stages: int = 1) -> None:
+        job = Conversion(places[source], places[target], form, degree=degree, stages=stages, max_shard_size=SHARD)
         report = convert_checkpoint(job, show_bar=True)
         title = f"{source} → {target}" + (f", {degree} ranks" if degree > 1 else "")
+        title += f" of {stages} stages" if stages > 1 else ""
         steps.append(Step(title, report.written, report.seconds, report.peak_memory))
         if form == "remote":
             require_equal(digests(places[target]), wanted, title)
@@ -138,6 +141,8 @@ def run(directory: Path, layers: int, vocabulary: int) -> list[Step]:
     shutil.rmtree(places["remote-2"])
     convert("paddle-1", "hf", "hf")
     convert("hf", "remote-1", "remote")
+    convert("remote-1", "mcore", "mcore", 2, 1 if layers % 2 else 2)
+    convert("mcore", "remote-4", "remote")
     return steps
 
 
@@ -214,7 +219,7 @@ def read(directory: Path, rank: int, degree: int) -> int:
 
 
 def print_steps(steps: list[Step]) -> None:
-    table = Table(title="a checkpoint of GLM-4-9B's shapes; both round trips are bit-identical", title_justify="left")
+    table = Table(title="a checkpoint of GLM-4-9B's shapes; every round trip is bit-identical", title_justify="left")
     for title in ("step", "size", "seconds", "GB/s", "peak memory"):
         table.add_column(title, justify="left" if title == "step" else "right")
     for step in steps:

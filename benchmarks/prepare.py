@@ -12,7 +12,8 @@ import paddle
 
 from benchmarks.settings import SEED, SIDES, Shape
 from glm.api.causal_lm import GLMForCausalLM
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
 from glm.encoding.batches import BlockPositions, Positions, TextPositions, training_batch

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors",),
     ("files",),
-    ("device", "distributed"),
+    ("device", "distributed", "pickles"),
     ("config", "runtime"),
     ("tokenizers", "memory"),
     ("checkpoint",),

@@ -135,7 +135,8 @@ def transform_checkpoints(
     Raises:
         GLMError: as `glm.checkpoint.convert.convert_checkpoint`.
     """
-    from glm.checkpoint.convert import Conversion, convert_checkpoint
+    from glm.checkpoint.conversion import Conversion
+    from glm.checkpoint.convert import convert_checkpoint
 
     if dst_strategy_file is not None:
         raise UsageError("dst_strategy_file must be None: convert_checkpoint.py --tensor_parallel_degree divides")

@@ -3,10 +3,10 @@
 from glm.checkpoint.file_names import remove_weights
 from glm.checkpoint.names import TABLES, NameTable, Packing, TensorEntry, from_memory
 from glm.checkpoint.read import Checkpoint, check_state, load_state, open_checkpoint
-from glm.checkpoint.torch_file import load_torch_bin
-from glm.checkpoint.unpickle import load_pdparams, verify_pickle
 from glm.checkpoint.write import assign_weights, finish_shards, save_index, save_part, save_shard, save_state
 from glm.files.atomic import atomic_directory, atomic_file, atomic_write
+from glm.pickles.torch_file import load_torch_bin
+from glm.pickles.unpickle import load_pdparams, verify_pickle
 
 __all__ = [
     "TABLES",

@@ -20,11 +20,11 @@ from safetensors.numpy import load_file
 from glm.checkpoint.adapter_names import EMBEDDING, HEAD, Layout, find_layout
 from glm.checkpoint.adapter_settings import MLX, PADDLE, PEFT, Settings, read_settings
 from glm.checkpoint.names import TensorEntry
-from glm.checkpoint.torch_file import load_torch_bin
-from glm.checkpoint.unpickle import load_pdparams
 from glm.config.shapes import parameter_shapes
 from glm.errors import GLMError
 from glm.files.foreign_files import require_real
+from glm.pickles.torch_file import load_torch_bin
+from glm.pickles.unpickle import load_pdparams
 
 PADDLE_WEIGHTS, PEFT_WEIGHTS = "lora_model_state.pdparams", "adapter_model.safetensors"
 _TORCH_WEIGHTS, _MLX_WEIGHTS = "adapter_model.bin", "adapters.safetensors"

@@ -1,19 +1,21 @@
-"""Converting a checkpoint directory: Hugging Face's layouts ↔ PaddleNLP's, file by file, a few megabytes at a time."""
+"""Converting a checkpoint directory, to any format from any, file by file, a few megabytes at a time."""
 
 import logging
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from glm.checkpoint.conversion import Conversion, Report
 from glm.checkpoint.file_layout import Layout, pdparams_layout, safetensors_layout, write_layout
-from glm.checkpoint.file_names import CONFIG_NAME, SHARD_NAME, is_weights, part_names, weight_names
+from glm.checkpoint.file_names import CONFIG_NAME, SHARD_NAME, part_names, remove_weight_file, weight_names
 from glm.checkpoint.journal import Journal, fingerprint
+from glm.checkpoint.megatron_write import ITERATION, megatron_files
 from glm.checkpoint.names import TensorEntry, table_of
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.checkpoint.read import Checkpoint, open_checkpoint
@@ -29,99 +31,12 @@ from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
 from glm.config.families import FAMILIES
 from glm.config.fields import ConfigFields, PlainConfig
 from glm.errors import GLMError
-from glm.files.atomic import atomic_file, write_json
-from glm.files.sizes import in_words
+from glm.files.atomic import atomic_file, write_bytes, write_json
+from glm.pickles.megatron import TRACKER
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a directory can be converted to.
-
-    Attributes:
-        weight_format: key of `file_names.FILE_NAMES`.
-        torch_layout: linear weights lie [out, in].
-        families: family of the source → that of the target, where it changes; None where there is no such form.
-    """
-
-    weight_format: str
-    torch_layout: bool
-    families: dict[str, str | None]
-
-
-FORMS = {
-    # What today's transformers opens without remote code, where it can.
-    "hf": Form("safetensors", True, {"glm4-remote": "glm4"}),
-    # What the repositories with remote code hold.
-    "remote": Form("safetensors", True, {"glm4": "glm4-remote", "glm4-0414": None}),
-    "paddle": Form("pdparams", False, {}),
-}
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What to convert.
-
-    Attributes:
-        source, target: directories.
-        format: key of `FORMS`.
-        dtype: of the written weights; the source's own if not given.
-        degree: of tensor parallelism; with more than 1 each rank has its own file.
-        max_shard_size: bytes of tensors in one file; tensor-parallel files are not divided.
-        overwrite: take the place of the model that the target holds, tokenizer included.
-    """
-
-    source: Path
-    target: Path
-    format: str
-    dtype: str | None = None
-    degree: int = 1
-    max_shard_size: int = 5 * 10**9
-    overwrite: bool = False
-
-    @property
-    def form(self) -> Form:
-        return FORMS[self.format]
-
-    @property
-    def command(self) -> dict[str, Any]:
-        """What a later call must repeat to continue this one."""
-        return {
-            "source": str(self.source.resolve()),
-            "format": self.format,
-            "dtype": self.dtype,
-            "tensor_parallel_degree": self.degree,
-            "max_shard_size": self.max_shard_size,
-        }
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a conversion did: of the whole model; `written` and `seconds` of this call. Sizes in bytes."""
-
-    files: int
-    tensors: int
-    parameters: int
-    size: int
-    written: int
-    seconds: float
-    peak_memory: int
-
-    def table(self) -> dict[str, str]:
-        """For people."""
-        return {
-            "weight files": f"{self.files}",
-            "tensors": f"{self.tensors:,}",
-            "parameters": f"{self.parameters:,}",
-            "size": in_words(self.size),
-            "written by this run": in_words(self.written),
-            "seconds": f"{self.seconds:.1f}",
-            "speed": f"{in_words(self.written / max(self.seconds, 1e-9))}/s",
-            "peak memory above the start": in_words(self.peak_memory),
-        }
 
 
 def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Report:
@@ -137,13 +52,18 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
             conversion; a degree that does not divide the model; no room on the disk.
     """
     memory, begin = PeakMemory(), time.perf_counter()
-    _check_paths(conversion)
-    config = PlainConfig.from_pretrained(str(conversion.source), tensor_parallel_degree=conversion.degree)
+    conversion.check()
+    config = PlainConfig.from_pretrained(str(conversion.source))
+    if conversion.ranks:
+        conversion.ranks.check(config)
+    config = config.changed(tensor_parallel_degree=conversion.degree)
     target_config = _target_config(conversion, config)
     checkpoint = open_checkpoint(conversion.source)
     weights, extra = open_weights(checkpoint, config)
-    plan = _plan(conversion, target_config, weights, extra if target_config is config else [])
-    journal = Journal(conversion.target, conversion.command, fingerprint(source_files(conversion.source)))
+    stays = target_config is config and checkpoint.table is None and not conversion.ranks
+    plan = _plan(conversion, target_config, weights, extra if stays else [])
+    sources = fingerprint(conversion.source, source_files(conversion.source))
+    journal = Journal(conversion.target, conversion.command, sources)
     _refuse_files(conversion, journal)
     if journal.restarted:
         logger.warning("%s has changed since %s was begun: starting anew", conversion.source, conversion.target)
@@ -165,7 +85,7 @@ def convert_checkpoint(conversion: Conversion, *, show_bar: bool = False) -> Rep
 
 def source_files(source: Path) -> list[Path]:
     """All on which the result depends."""
-    return [path for path in source.iterdir() if path.name == CONFIG_NAME or is_weights(path.name)]
+    return [source / name for name in (CONFIG_NAME, *weight_names(source)) if (source / name).is_file()]
 
 
 def open_weights(
@@ -177,11 +97,11 @@ def open_weights(
         GLMError: naming weights that are missing or unknown, or a vocabulary that is not config.json's.
     """
     rows, torch_layout = checkpoint.rows(config)
-    known = {row.stored for row in rows}
-    ignored = [TensorEntry(name, (name,)) for name in checkpoint.ranks[0] if table_of(config).is_ignored(name)]
+    known, table = {row.stored for row in rows}, checkpoint.table_for(config)
+    ignored = [TensorEntry(name, (name,)) for name in checkpoint.ranks[0] if table.is_ignored(name)]
     weights = dict(_full_weights(rows, checkpoint, config, torch_layout))
     extra = [(row, weight) for row in ignored for _, weight in _full_weights([row], checkpoint, config, torch_layout)]
-    expected = {name for row in table_of(config).expand(config) for name in row.memory}
+    expected = {name for row in table.expand(config) for name in row.memory}
     problems = {
         "lacks": sorted(expected.difference(weights)),
         "has unknown": checkpoint.unknown(rows, config) if known else [],
@@ -214,21 +134,6 @@ def _require_vocabulary(checkpoint: Checkpoint, embedding: WholeWeight, config: 
         )
 
 
-def _check_paths(conversion: Conversion) -> None:
-    source, target = conversion.source, conversion.target
-    if not source.is_dir():
-        raise GLMError(f"{source} is not a directory: give the directory that holds the model's files")
-    if target.exists() and not target.is_dir():
-        raise GLMError(f"{target} is a file: choose a directory")
-    if source.resolve() == target.resolve():
-        raise GLMError(f"source and target are both {source}: choose another target")
-    if conversion.degree < 1 or (conversion.degree > 1 and conversion.form.weight_format != "pdparams"):
-        raise GLMError(
-            f"tensor_parallel_degree {conversion.degree} with format {conversion.format}: only paddle has files by "
-            f"rank, the others hold whole weights that any degree reads"
-        )
-
-
 def _refuse_files(conversion: Conversion, journal: Journal) -> None:
     if journal.moving:
         return
@@ -252,6 +157,8 @@ def _plan(
     conversion: Conversion, config: Any, weights: dict[str, WholeWeight], extra: list[tuple[TensorEntry, WholeWeight]]
 ) -> dict[str, Layout]:
     """Every weight file that will be there, by name."""
+    if conversion.ranks:
+        return megatron_files(conversion.ranks, config, weights, dtype=_dtype(conversion), tile=_tile(conversion))
     if conversion.degree > 1:
         return {
             SHARD_NAME.format(rank): pdparams_layout(_outgoing(conversion, config, weights, extra, rank))
@@ -270,14 +177,21 @@ def _outgoing(
     extra: list[tuple[TensorEntry, WholeWeight]],
     rank: int = 0,
 ) -> list[Outgoing]:
-    tile = tile_size(max(path.stat().st_size for path in source_files(conversion.source)))
-    how = {"torch_layout": conversion.form.torch_layout, "rank": rank, "degree": conversion.degree, "tile": tile}
-    dtype = numpy_dtype(conversion.dtype) if conversion.dtype else None
+    how = {"torch_layout": conversion.form.torch_layout, "rank": rank, "degree": conversion.degree}
+    how["tile"] = _tile(conversion)
     tensors = [
-        Outgoing(row, [weights[name] for name in row.memory], config, dtype=dtype, **how)
+        Outgoing(row, [weights[name] for name in row.memory], config, dtype=_dtype(conversion), **how)
         for row in table_of(config).expand(config)
     ]
     return tensors + [Outgoing(row, [weight], config, **how) for row, weight in extra]
+
+
+def _tile(conversion: Conversion) -> int:
+    return tile_size(max(path.stat().st_size for path in source_files(conversion.source)))
+
+
+def _dtype(conversion: Conversion) -> np.dtype | None:
+    return numpy_dtype(conversion.dtype) if conversion.dtype else None
 
 
 def _divide(tensors: list[Outgoing], room: int) -> list[list[Outgoing]]:
@@ -301,6 +215,7 @@ def _write_files(plan: dict[str, Layout], journal: Journal, show_bar: bool) -> i
     bar = tqdm(total=total, initial=total - size, desc="convert", unit="B", unit_scale=True, disable=not show_bar)
     with bar:
         for name, layout in pending.items():
+            (journal.directory / name).parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(journal.directory / name) as temporary:
                 write_layout(temporary, layout, bar.update)
             bar.update(layout.size - sum(tensor.nbytes for _, tensor in layout.places))
@@ -325,14 +240,17 @@ def _finish(
     (target / CONFIG_NAME).unlink(missing_ok=True)
     for name in weight_names(target):
         if name not in plan:
-            (target / name).unlink()
+            remove_weight_file(target, name)
     for name in plan:
         if journal.where(name) != target / name:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             (journal.directory / name).replace(target / name)
     remove_side_files(target, keep={path.name for path in carried})
     for path in carried:
         with atomic_file(target / path.name) as temporary:
             shutil.copyfile(path, temporary)
+    if conversion.ranks:
+        write_bytes(target / TRACKER, f"{ITERATION}\n".encode())
     for name, content in (*index.items(), (CONFIG_NAME, config)):
         write_json(target / name, content)
     journal.end()
@@ -340,7 +258,7 @@ def _finish(
 
 def _index(conversion: Conversion, plan: dict[str, Layout]) -> dict[str, Any]:
     """The index of several parts, by its name; of one file, or of tensor-parallel ones, there is none."""
-    if len(plan) == 1 or conversion.degree > 1:
+    if len(plan) == 1 or conversion.degree > 1 or conversion.ranks:
         return {}
     name = part_names(conversion.form.weight_format, 1)[0] + ".index.json"
     weight_map = {tensor.row.stored: file for file, layout in plan.items() for _, tensor in layout.places}

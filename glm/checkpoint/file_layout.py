@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -35,6 +36,16 @@ _SAFETENSORS_TYPES = {
         ("bool", "BOOL"),
     )
 }
+_CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The CRC-32 of a part of a file, which stands in the file, as four bytes, little endian."""
+
+    start: int
+    size: int
+    places: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,13 @@ class Layout:
         size: in bytes.
         pieces: (offset, bytes) of all that is not a tensor's numbers.
         places: (offset, tensor), in the order of the file.
+        sums: of what is then there.
     """
 
     size: int
     pieces: list[tuple[int, bytes]]
     places: list[tuple[int, Outgoing]]
+    sums: Sequence[Sum] = ()
 
 
 def safetensors_layout(tensors: Sequence[Outgoing]) -> Layout:
@@ -86,8 +99,8 @@ def _array_opening(tensor: Outgoing) -> bytes:
     return b"".join(
         (
             pickle.BINUNICODE + struct.pack("<I", len(name)) + name,
-            _name("numpy.core.multiarray", "_reconstruct"),
-            _name("numpy", "ndarray") + pickle.BININT1 + b"\0" + pickle.TUPLE1,
+            opcode_name("numpy.core.multiarray", "_reconstruct"),
+            opcode_name("numpy", "ndarray") + pickle.BININT1 + b"\0" + pickle.TUPLE1,
             pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE,
             pickle.MARK + pickle.BININT1 + b"\x01",  # the state: version, shape, dtype, Fortran order, bytes
             pickle.MARK + b"".join(pickle.BININT + struct.pack("<i", size) for size in tensor.shape) + pickle.TUPLE,
@@ -102,7 +115,7 @@ def _dtype(code: str, itemsize: int) -> bytes:
     order = b"<" if itemsize > 1 else b"|"
     return b"".join(
         (
-            _name("numpy", "dtype") + _text(code.encode()) + pickle.NEWFALSE + pickle.NEWTRUE,
+            opcode_name("numpy", "dtype") + _text(code.encode()) + pickle.NEWFALSE + pickle.NEWTRUE,
             pickle.TUPLE3 + pickle.REDUCE,
             pickle.MARK + pickle.BININT1 + b"\x03" + _text(order) + 3 * pickle.NONE,
             2 * (pickle.BININT + struct.pack("<i", -1)) + pickle.BININT1 + b"\0" + pickle.TUPLE + pickle.BUILD,
@@ -114,7 +127,8 @@ def _text(value: bytes) -> bytes:
     return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value
 
 
-def _name(module: str, name: str) -> bytes:
+def opcode_name(module: str, name: str) -> bytes:
+    """The opcode that names a class or a function."""
     return pickle.GLOBAL + f"{module}\n{name}\n".encode()
 
 
@@ -127,7 +141,7 @@ def write_layout(path: Path, layout: Layout, progress: Callable[[int], Any] = la
         OSError: no room for the whole file, before anything is read.
         GLMError: as `Outgoing.tiles`.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         reserve(descriptor, layout.size)
         for offset, piece in layout.pieces:
@@ -138,6 +152,8 @@ def write_layout(path: Path, layout: Layout, progress: Callable[[int], Any] = la
                 progress(array.nbytes)
                 del array
                 tensor.release()
+        for checksum in layout.sums:
+            _write_sum(descriptor, checksum)
     finally:
         os.close(descriptor)
 
@@ -154,6 +170,15 @@ def _write_block(descriptor: int, offset: int, tensor: Outgoing, block: Block, a
     for number, row in enumerate(bits):
         _write_at(descriptor, row, first + number * width * itemsize)
     return None
+
+
+def _write_sum(descriptor: int, checksum: Sum) -> None:
+    """Tiles come in any order, so the sum is made of what was written."""
+    found, end = 0, checksum.start + checksum.size
+    for start in range(checksum.start, end, _CHUNK):
+        found = zlib.crc32(os.pread(descriptor, min(_CHUNK, end - start), start), found)
+    for place in checksum.places:
+        _write_at(descriptor, struct.pack("<I", found), place)
 
 
 def _write_at(descriptor: int, content: bytes | np.ndarray, offset: int) -> None:

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from glm.pickles.megatron import TRACKER, checkpoint_files
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
@@ -20,7 +23,8 @@ FILE_NAMES = {"safetensors": "model.safetensors", "pdparams": "model_state.pdpar
 INDEX_NAME = "model.safetensors.index.json"
 PART_NAME = "model-{:05d}-of-{:05d}.safetensors"  # counted from 1, as Hugging Face does
 SHARD_NAME = "model_state.tp{:02d}.pdparams"  # PaddleNLP's, by tensor-parallel rank
-SHARD_PATTERN = re.compile(r"model_state\.tp(\d{2,})\.pdparams")
+# By tensor-parallel rank, by pipeline stage, or by both: a number is left out where there is only one.
+SHARD_PATTERN = re.compile(r"model_state\.(?:tp(?P<tp>\d{2,})(?:_pp(?P<stage>\d{2,}))?|pp(?P<alone>\d{2,}))\.pdparams")
 PART_PATTERN = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PARTS = {
     "safetensors": [PART_PATTERN],
@@ -28,6 +32,12 @@ _PARTS = {
 }
 _TORCH_PART = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
 NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+
+
+def shard_rank(name: str) -> tuple[int, int] | None:
+    """(tensor-parallel rank, pipeline stage) of PaddleNLP's file of this name; None for other files."""
+    match = SHARD_PATTERN.fullmatch(name)
+    return (int(match["tp"] or 0), int(match["stage"] or match["alone"] or 0)) if match else None
 
 
 def part_names(weight_format: str, parts: int) -> list[str]:
@@ -41,7 +51,7 @@ def part_names(weight_format: str, parts: int) -> list[str]:
 def is_weights(name: str) -> bool:
     """Whether a file of this name belongs to a model's weights, in any format, indexes included."""
     patterns = [*_PARTS["safetensors"], *_PARTS["pdparams"], _TORCH_PART]
-    return name in WEIGHT_FILES or any(pattern.fullmatch(name) for pattern in patterns)
+    return name in (*WEIGHT_FILES, TRACKER) or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def parts_there(names: Iterable[str]) -> tuple[str, list[str], list[str]] | None:
@@ -63,11 +73,22 @@ def parts_there(names: Iterable[str]) -> tuple[str, list[str], list[str]] | None
 
 
 def weight_names(directory: Path) -> list[str]:
-    """The weight files in a directory, indexes first, so that removed in this order none outlives its parts."""
+    """The weight files in a directory, relative to it, in the order in which none that is removed outlives its parts.
+
+    Indexes are first. Megatron's lie in folders of their own.
+    """
     if not directory.is_dir():
         return []
-    names = [path.name for path in directory.iterdir() if is_weights(path.name)]
-    return sorted(names, key=lambda name: (not name.endswith(".json"), name))
+    names = {path.name for path in directory.iterdir() if is_weights(path.name)} | set(checkpoint_files(directory))
+    return sorted(names, key=lambda name: (not name.endswith((".json", TRACKER)), name))
+
+
+def remove_weight_file(directory: Path, name: str) -> None:
+    """Remove a file of `weight_names`, and the folders of Megatron's that are empty then."""
+    (directory / name).unlink(missing_ok=True)
+    for folder in [directory / parent for parent in Path(name).parents][:-1]:
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
 
 
 def remove_weights(directory: Path, weight_format: str, keep: frozenset[str] | set[str] = frozenset()) -> None:

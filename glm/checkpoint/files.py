@@ -9,11 +9,11 @@ import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from glm.checkpoint.torch_file import load_torch_bin
-from glm.checkpoint.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 from glm.errors import GLMError
 from glm.files.foreign_files import require_real
 from glm.files.json_files import parse_json
+from glm.pickles.torch_file import load_torch_bin
+from glm.pickles.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 
 _TORCH_LAYOUT = {"pt": True, "np": False, "pd": False, "paddle": False}  # by a safetensors file's "format"
 DIGEST, DIGESTS = "digest", "digests"  # in the metadata of a part and of the index of all parts

@@ -106,10 +106,11 @@ class Journal:
 
     def _clean(self, keep: set[str]) -> None:
         """Remove what a killed process was writing."""
-        for path in self.directory.iterdir():
+        for path in sorted(self.directory.rglob("*"), reverse=True):  # what a folder holds is before it
             if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name not in keep:
+                with suppress(OSError):  # it holds finished files
+                    path.rmdir()
+            elif path.relative_to(self.directory).as_posix() not in keep:
                 path.unlink()
 
     def _undo(self) -> None:
@@ -125,9 +126,10 @@ class Journal:
         return read_json(self.directory / _NAME, f"remove {self.directory}", missing={}) or None
 
 
-def fingerprint(files: list[Path]) -> dict[str, list]:
+def fingerprint(directory: Path, files: list[Path]) -> dict[str, list]:
     """Size, time of change and a checksum of both ends of every file, by name: cheap, whatever their size."""
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns, _ends(path)] for path in sorted(files)}
+    stats = {path.relative_to(directory).as_posix(): path.stat() for path in sorted(files)}
+    return {name: [stat.st_size, stat.st_mtime_ns, _ends(directory / name)] for name, stat in stats.items()}
 
 
 def _ends(path: Path) -> str:

@@ -105,6 +105,7 @@ class TensorEntry:
         shard_packing: the same inside tensor-parallel files, where it differs.
         when: the config attribute without which a model has no such tensor.
         bare: stored without the table's prefix.
+        extra_rows: a vocabulary that may have more rows than the model's, which are not read.
     """
 
     stored: str
@@ -114,6 +115,7 @@ class TensorEntry:
     shard_packing: Packing | None = None
     when: str | None = None
     bare: bool = False
+    extra_rows: bool = False
 
     @property
     def split(self) -> int | None:
@@ -280,13 +282,15 @@ def table_of(config: Any) -> NameTable:
     return TABLES[config.checkpoint_table]
 
 
-def match_rows(names: Iterable[str], config: Any, source: str) -> list[TensorEntry]:
+def match_rows(names: Iterable[str], config: Any, source: str, table: NameTable | None = None) -> list[TensorEntry]:
     """The rows that describe a file with these stored names: the table's under one of its prefixes, or the identity.
 
+    Args:
+        table: the family's own if not given.
     Raises:
         GLMError: when no name fits.
     """
-    table, names = table_of(config), set(names)
+    table, names = table or table_of(config), set(names)
     candidates = [table.expand(config, prefix) for prefix in table.prefixes]
     candidates.append(table.identity(config))
     rows = max(candidates, key=lambda rows: sum(row.stored in names for row in rows))

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from glm.checkpoint.file_names import NUMBERED, SHARD_NAME, SHARD_PATTERN, WEIGHT_FILES, parts_there
+from glm.checkpoint.file_names import NUMBERED, WEIGHT_FILES, parts_there, shard_rank
 from glm.checkpoint.files import TensorFile, join_parts, open_file
-from glm.checkpoint.names import TensorEntry, is_torch_layout, match_rows, table_of
+from glm.checkpoint.megatron import open_megatron
+from glm.checkpoint.megatron_names import MEGATRON, require_family
+from glm.checkpoint.names import NameTable, TensorEntry, is_torch_layout, match_rows, table_of
+from glm.checkpoint.shards import open_shards
 from glm.checkpoint.slices import read_row
 from glm.distributed.plan import COLUMN
 from glm.errors import GLMError
-from glm.files.json_files import read_json
+from glm.pickles.megatron import is_megatron
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +33,22 @@ class Checkpoint:
     Args:
         source: the file that was chosen, for messages.
         ranks: its tensors by stored name; several with tensor-parallel files, one per rank.
+        table: of the names in its files, where it is not that of the model's family.
     """
 
     source: str
     ranks: list[TensorFile]
+    table: NameTable | None = None
+
+    def table_for(self, config: Any) -> NameTable:
+        """The table of its names.
+
+        Raises:
+            GLMError: as `table_of`, or Megatron's files of a generation that is none of Megatron's.
+        """
+        if self.table is MEGATRON:
+            require_family(config, self.source)
+        return self.table or table_of(config)
 
     def tensors(
         self, config: Any, *, rank: int = 0, degree: int = 1, kv_replicas: int = 1
@@ -68,7 +83,7 @@ class Checkpoint:
             GLMError: no name fits the table, or tensor-parallel files hold different names.
         """
         names = self._names()
-        rows = [row for row in match_rows(names, config, self.source) if row.stored in names]
+        rows = [row for row in match_rows(names, config, self.source, self.table_for(config)) if row.stored in names]
         return rows, self._torch_layout(rows, config)
 
     def _names(self) -> set[str]:
@@ -98,7 +113,7 @@ class Checkpoint:
         Raises:
             GLMError: such a copy differs from its original.
         """
-        table, known = table_of(config), {row.stored for row in rows}
+        table, known = self.table_for(config), {row.stored for row in rows}
         tied = table.tied if config.tie_word_embeddings else {}
         stored_as = {name: row.stored for row in rows for name in row.memory}
         rest = [name for name in self.ranks[0] if name not in known and not table.is_ignored(name)]
@@ -129,9 +144,9 @@ def _equal(tensors: TensorFile, first: str, second: str) -> bool:
 def open_checkpoint(directory: str | Path) -> Checkpoint:
     """Find the weights in a directory and open them without reading tensors.
 
-    Looks for safetensors, torch .bin, .pdparams (each with or without index), then PaddleNLP's tensor-parallel
-    `model_state.tpNN.pdparams`, then all parts of a model whose index is missing; the first that is there is taken, and
-    the log says which others were not.
+    Looks for safetensors, torch .bin, .pdparams (each with or without index), then PaddleNLP's
+    `model_state.tpNN_ppNN.pdparams` of parallel ranks, then Megatron's folders, then all parts of a model whose index
+    is missing; the first that is there is taken, and the log says which others were not.
 
     Raises:
         GLMError: when there is none, a shard is missing, or a file is damaged or refused.
@@ -140,21 +155,23 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     if not directory.is_dir():
         raise GLMError(f"{directory} is not a directory: give the directory that holds the model's files")
     there = sorted(path.name for path in directory.iterdir())
-    shards = [name for name in there if SHARD_PATTERN.fullmatch(name)]
+    shards, megatron = [name for name in there if shard_rank(name)], is_megatron(directory)
     found = [name for name in WEIGHT_FILES if (directory / name).is_file()]
-    if not found and not shards:
+    kinds = found + shards[:1] + ["Megatron's"] * megatron
+    if not kinds:
         if parts := parts_there(there):
             return _without_index(directory, *parts)
-        known = ", ".join((*WEIGHT_FILES, "model_state.tpNN.pdparams"))
+        known = ", ".join((*WEIGHT_FILES, "model_state.tpNN.pdparams", "iter_N/mp_rank_NN/model_optim_rng.pt"))
         found = ", ".join(there[:8]) or "nothing"
         raise GLMError(f"{directory} holds no weights: found {found}; give a directory with one of {known}")
-    if len(found) + bool(shards) > 1:
-        others = found[1:] + (shards[:1] if found else [])
-        logger.warning("%s: reading %s, not %s", directory, found[0], ", ".join(others))
+    if len(kinds) > 1:
+        logger.warning("%s: reading %s, not %s", directory, kinds[0], ", ".join(kinds[1:]))
     if found:
         return Checkpoint(str(directory / found[0]), [open_file(directory / found[0])])
-    _require_all_shards(directory, shards)
-    return Checkpoint(str(directory / "model_state.tpNN.pdparams"), [open_file(directory / name) for name in shards])
+    if shards:
+        return Checkpoint(str(directory / "model_state.tpNN.pdparams"), open_shards(directory, shards))
+    folder, ranks = open_megatron(directory)
+    return Checkpoint(str(folder), ranks, MEGATRON)
 
 
 def load_state(
@@ -183,32 +200,6 @@ def _without_index(directory: Path, index: str, parts: list[str], missing: list[
     joined = join_parts([directory / name for name in parts], directory / index)
     logger.warning("%s: %s is missing, reading all %d parts without it", directory, index, len(parts))
     return Checkpoint(str(directory / index), [joined])
-
-
-def _require_all_shards(directory: Path, shards: list[str]) -> None:
-    ranks = {int(SHARD_PATTERN.fullmatch(name)[1]) for name in shards}
-    saved = _saved_degree(directory)
-    degree = max(saved, max(ranks) + 1, 2)  # a single rank writes no rank number
-    if 1 < saved < degree:
-        raise GLMError(
-            f"{directory} holds {shards[-1]}, but its config.json says tensor_parallel_degree {saved}: "
-            f"remove the files of the other save"
-        )
-    missing = [SHARD_NAME.format(rank) for rank in range(degree) if rank not in ranks]
-    if missing:
-        raise GLMError(
-            f"{directory} lacks {', '.join(missing)} of {degree} tensor-parallel files: copy all of them there"
-        )
-    if len(ranks) != len(shards):
-        raise GLMError(f"{directory} holds two files for one rank: {', '.join(shards)}: remove the wrong one")
-
-
-def _saved_degree(directory: Path) -> int:
-    """tensor_parallel_degree of PaddleNLP's config.json, 0 if it says nothing."""
-    try:
-        return int(read_json(directory / "config.json").get("tensor_parallel_degree", 0))
-    except (GLMError, ValueError, TypeError):
-        return 0
 
 
 def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], source: str) -> None:

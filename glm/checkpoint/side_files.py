@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from glm.checkpoint.file_names import CONFIG_NAME, GENERATION_NAME, is_weights, weight_names
-from glm.config.config_json import config_json, unknown_fields
+from glm.config.config_json import config_json, raw_config, unknown_fields
 from glm.config.fields import ConfigFields
 from glm.errors import GLMError
-from glm.files.json_files import read_json
 from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
 from glm.tokenizers.registry import FORMATS as TOKENIZERS
 
@@ -47,7 +46,7 @@ def converted_config(config: ConfigFields, target: ConfigFields, conversion: Any
         config, target: the same object where the family stays.
         conversion: needs source, dtype, degree and form.
     """
-    raw = read_json(conversion.source / CONFIG_NAME)
+    raw, _ = raw_config(conversion.source)
     content = raw if target is config else _translated(raw, config, target)
     content.pop("tensor_parallel_degree", None)
     if conversion.dtype:

@@ -137,7 +137,14 @@ class _Share(NamedTuple):
 
 def _share(name: str, size: int, tensors: list["StoredTensor"], config: Any, rank: int, degree: int) -> _Share:
     whole = size * len(tensors)
-    if is_padded(name) and (len(tensors) > 1 or degree > 1):  # a whole model's rows are check_state's business
+    if tensors[0].row.extra_rows:
+        if whole < config.vocab_size:
+            raise GLMError(
+                f"{tensors[0].path}: {tensors[0].row.stored} has {whole} rows in {len(tensors)} file(s), fewer than "
+                f"vocab_size {config.vocab_size}: check config.json"
+            )
+        whole = config.vocab_size
+    elif is_padded(name) and (len(tensors) > 1 or degree > 1):  # a whole model's rows are check_state's business
         rows = padded(config.vocab_size, len(tensors))
         if whole != rows:
             raise GLMError(

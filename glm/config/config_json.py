@@ -9,6 +9,7 @@ from typing import Any
 from glm.config.families import FAMILIES, SIZES, Family
 from glm.config.field_values import CHECKED, checked, token_ids
 from glm.config.foreign_fields import is_known, refuse_change
+from glm.config.megatron_args import megatron_config
 from glm.config.presets import PRESETS, is_directory
 from glm.errors import GLMError
 from glm.files.atomic import write_json
@@ -19,38 +20,74 @@ logger = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 ADAPTER_CONFIGS = ("lora_config.json", "adapter_config.json")  # PaddleNLP's, PEFT's
 _TORCH_NAMES = {"half": "float16", "float": "float32"}
+# Fields that no weight's shape shows.
+_OF_TRAINING = ("rope_theta", "partial_rotary_factor", "norm_eps", "num_attention_heads")
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
 
 
 def read_config_file(directory: Path) -> dict[str, Any]:
-    """The fields of `GLMConfig` that a directory's config.json gives.
+    """The fields of `GLMConfig` that a directory's config.json gives, or the arguments in a Megatron checkpoint.
 
-    A field that nobody here knows is named in one warning.
+    A field that nobody here knows is named in one warning; so is one that Megatron's arguments contradict.
 
     Raises:
         GLMError: no such file, an adapter's directory, no JSON, no known family, a missing field, or one that is
-            known to make another model of it (glm/config/foreign_fields.py).
+            known to make another model of it (glm/config/foreign_fields.py, megatron_args.py).
+    """
+    raw, path = raw_config(directory)
+    fields = _fields(raw, path)
+    if unknown := unknown_fields(raw, fields["family"]):
+        logger.warning("%s: taken to change nothing, for nobody here knows it: %s", path, ", ".join(unknown))
+    if path.name == CONFIG_NAME:
+        _compare_with_megatron(directory, path, fields)
+    return fields
+
+
+def raw_config(directory: Path) -> tuple[dict[str, Any], Path]:
+    """A config.json as it stands, or what takes its place in a Megatron checkpoint; and the file that was read.
+
+    Raises:
+        GLMError: neither is there, or it cannot be read.
     """
     path = directory / CONFIG_NAME
     if not is_directory(directory):
         raise GLMError(f"'{directory}' is neither a directory nor a preset; presets: {', '.join(PRESETS)}")
     refuse_adapter(directory)
-    if not path.is_file():
+    if path.is_file():
+        return read_json(path), path
+    found = megatron_config(directory)
+    if found is None:
         raise GLMError(f"{directory} holds no {CONFIG_NAME}; give a directory that save_pretrained or a hub wrote")
-    raw = read_json(path)
+    return found
+
+
+def _fields(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     for name, family in FAMILIES.items():
         if family.recognise(raw):
             try:
-                fields = {"family": name} | _translate(raw, family)
+                return {"family": name} | _translate(raw, family)
             except GLMError as error:
                 raise GLMError(f"{path}: {error}") from None
-            if unknown := unknown_fields(raw, name):
-                logger.warning("%s: taken to change nothing, for nobody here knows it: %s", path, ", ".join(unknown))
-            return fields
     raise GLMError(
         f"{path}: model_type '{raw.get('model_type')}' with these fields matches no supported family: "
         f"{', '.join(FAMILIES)}"
     )
+
+
+def _compare_with_megatron(directory: Path, path: Path, fields: Mapping[str, Any]) -> None:
+    """Training may have had another base of positions or another epsilon than the file that was put beside it."""
+    try:
+        found = megatron_config(directory)
+    except GLMError as error:
+        logger.warning("%s; taking %s", error, path)
+        return
+    trained = _fields(*found) if found else {}
+    for name in _OF_TRAINING:
+        if name in trained and trained[name] != fields.get(name, trained[name]):
+            logger.warning(
+                "%s: %s is %s, and the arguments of the training say %s: taking the file's, correct it if it is wrong",
+                *(path, name, fields[name], trained[name]),
+            )
 
 
 def refuse_adapter(directory: Path) -> None:

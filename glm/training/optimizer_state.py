@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from glm.checkpoint.unpickle import load_pdparams
 from glm.checkpoint.write import write_pdparams
 from glm.distributed.plan import is_padded, rank_part, split_axis, whole
 from glm.errors import GLMError
+from glm.pickles.unpickle import load_pdparams
 
 MASTER = "master_weights"
 _DEGREES = "degrees"  # tensor-parallel and sharding degree of the run that wrote a file

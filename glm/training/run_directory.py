@@ -9,11 +9,11 @@ from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 from glm.checkpoint.adapter import PADDLE_WEIGHTS, PEFT_WEIGHTS
 from glm.checkpoint.adapter_settings import PADDLE_CONFIG, PEFT_CONFIG
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
-from glm.checkpoint.unpickle import verify_pickle
 from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError, UsageError
 from glm.files.json_files import read_json
 from glm.model.lora import TARGETS
+from glm.pickles.unpickle import verify_pickle
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
 STATE_NAME = "trainer_state.json"

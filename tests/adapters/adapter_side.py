@@ -10,7 +10,8 @@ from tiny_glm import scatter
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.api.loading import stream_weights
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.checkpoint.names import from_memory
 from glm.model.lora import add_lora, load_lora, merge_lora
 

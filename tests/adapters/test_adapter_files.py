@@ -292,7 +292,8 @@ def test_kinds_of_mlx_lm_that_are_none_of_these(tmp_path):
 @pytest.mark.parametrize(("trained", "base"), [("glm4-remote", "hf"), ("hf", "glm4-remote")])
 def test_an_adapter_of_the_other_published_form(trained, base, tmp_path):
     """GLM-4-9B is published with remote code and for transformers: an adapter of one is one of the other."""
-    from glm.checkpoint.convert import Conversion, convert_checkpoint
+    from glm.checkpoint.conversion import Conversion
+    from glm.checkpoint.convert import convert_checkpoint
 
     convert_checkpoint(Conversion(base_of("glm4-remote"), tmp_path / "hf", "hf"))
     places = {"glm4-remote": base_of("glm4-remote"), "hf": tmp_path / "hf"}

@@ -199,7 +199,8 @@ def assert_answer(found, directory) -> None:
 
 
 def test_one_checkpoint_of_shards(directory, tmp_path):
-    from glm.checkpoint.convert import Conversion, convert_checkpoint
+    from glm.checkpoint.conversion import Conversion
+    from glm.checkpoint.convert import convert_checkpoint
 
     convert_checkpoint(Conversion(directory, tmp_path / "sharded", "paddle", degree=2))
     assert (tmp_path / "sharded/model_state.tp01.pdparams").is_file()

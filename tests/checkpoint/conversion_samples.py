@@ -11,7 +11,8 @@ from remote_code import remote_code_config, remote_code_weights, write_directory
 from safetensors.numpy import load_file, save_file
 
 from glm.checkpoint import from_memory
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.config.glm_config import GLMConfig
 
 FIXTURES = fixture_files.names()

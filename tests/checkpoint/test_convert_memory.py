@@ -13,7 +13,8 @@ CONVERTER = """
     import re, sys
     sys.path.insert(0, {root!r})
     from pathlib import Path
-    from glm.checkpoint.convert import Conversion, convert_checkpoint
+    from glm.checkpoint.conversion import Conversion
+    from glm.checkpoint.convert import convert_checkpoint
 
     def resident(name):
         return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -31,9 +32,9 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     source = sharded_directory(tmp_path / "source", SHARDS, MEGABYTES)
     largest = max(path.stat().st_size for path in source.iterdir())
     assert 0.95 * MEGABYTES * 10**6 < largest < 1.01 * MEGABYTES * 10**6
-    places = [str(path) for path in (source, tmp_path / "whole", tmp_path / "back", tmp_path / "ranks")]
-    whole, back, ranks = places[1:]
-    jobs = [(places[0], whole, "paddle", 1), (whole, back, "hf", 1), (back, ranks, "paddle", 2)]
+    whole, back, ranks, mcore, last = (str(tmp_path / name) for name in ("whole", "back", "ranks", "mcore", "last"))
+    jobs = [(str(source), whole, "paddle", 1), (whole, back, "hf", 1), (back, ranks, "paddle", 2)]
+    jobs += [(back, mcore, "mcore", 2), (mcore, last, "paddle", 1)]
     code = textwrap.dedent(CONVERTER).format(root=str(ROOT), jobs=jobs, room=MEGABYTES * 10**6)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     growth = [int(line) for line in done.stdout.split()]

@@ -141,7 +141,7 @@ def test_two_processes_do_not_write_to_one_directory(tmp_path):
     source, target = hf_directory("glm-g2-bias-rope1", tmp_path / "source"), tmp_path / "target"
     command = {"source": str(source.resolve()), "format": "hf", "dtype": None, "tensor_parallel_degree": 1}
     command |= {"max_shard_size": 5 * 10**9}
-    files = journals.fingerprint(source_files(source))
+    files = journals.fingerprint(source, source_files(source))
     with (
         journals.Journal(target, command, files).opened(),
         pytest.raises(GLMError, match="another process is converting into"),

@@ -22,8 +22,8 @@ from checkpoint_samples import (
 )
 
 from glm.checkpoint import load_pdparams, load_torch_bin, verify_pickle
-from glm.checkpoint.unpickle import PADDLE_NAMES
 from glm.errors import GLMError
+from glm.pickles.unpickle import PADDLE_NAMES
 
 LEGACY = Path(__file__).parent / "legacy"
 READERS = {"pdparams": load_pdparams, "bin": load_torch_bin, "pdopt": verify_pickle}

@@ -8,7 +8,8 @@ from shared_files import SHARED
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.api.loading import load_processor
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.config.config_json import config_json
 from glm.config.families import FAMILIES
 from glm.config.foreign_fields import PADDLENLP_FIELDS

@@ -12,8 +12,8 @@ from family_models import FAMILY, write_family_model
 from training_runs import arguments, losses, sample_rows, train, write_rows
 
 from glm.checkpoint import load_state
-from glm.checkpoint.unpickle import load_pdparams
 from glm.config.glm_config import GLMConfig
+from glm.pickles.unpickle import load_pdparams
 from tests.npu_simulator.launching import launch, needs_compiler
 
 pytestmark = needs_compiler

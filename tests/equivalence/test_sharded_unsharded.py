@@ -16,8 +16,8 @@ import pytest
 from training_runs import NO_DROPOUT, ROOT, arguments, losses, sample_rows, train, write_model, write_rows
 
 from glm.checkpoint import load_state
-from glm.checkpoint.unpickle import load_pdparams
 from glm.config.glm_config import GLMConfig
+from glm.pickles.unpickle import load_pdparams
 from tests.npu_simulator.launching import launch, needs_compiler
 
 pytestmark = needs_compiler

@@ -8,12 +8,12 @@ import pytest
 from glm.checkpoint.adapter import open_adapter
 from glm.checkpoint.file_names import WEIGHT_FILES
 from glm.checkpoint.read import open_checkpoint
-from glm.checkpoint.unpickle import verify_pickle
 from glm.config.config_json import read_config_file
 from glm.encoding.processor import open_processor
 from glm.errors import GLMError
 from glm.export.files import parse_manifest
 from glm.files.foreign_files import other_encoding
+from glm.pickles.unpickle import verify_pickle
 from glm.tokenizers import GLMTokenizer
 
 DATA = Path(__file__).resolve().parents[2] / "data"

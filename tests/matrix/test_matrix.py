@@ -21,7 +21,8 @@ import infer_generation
 from glm import GLMConfig, GLMForCausalLM
 from glm.api.loading import load_merged_model, stream_weights
 from glm.api.predictor import Predictor
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS
 from glm.config.shapes import parameter_shapes
 from glm.export.onnx.weights import weights_of

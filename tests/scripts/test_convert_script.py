@@ -114,7 +114,7 @@ def test_documented_commands_are_taken(monkeypatch):
     """Those of docs/conversion.md and of --help."""
     texts = convert_checkpoint.DESCRIPTION + (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
     commands = re.findall(r"^ *python (convert_checkpoint\.py --.*)$", texts, flags=re.MULTILINE)
-    assert len(commands) == 9
+    assert len(commands) == 15
     for command in commands:
         monkeypatch.setattr(sys, "argv", shlex.split(command))
         assert convert_checkpoint.parse().max_shard_size in (5 * 10**9, 2 * 10**9)

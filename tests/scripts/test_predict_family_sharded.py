@@ -12,9 +12,9 @@ from family_models import write_family_model
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.checkpoint import load_state
-from glm.checkpoint.unpickle import load_pdparams
 from glm.checkpoint.write import write_pdparams
 from glm.model.lora import PADDLE_WEIGHTS, add_lora
+from glm.pickles.unpickle import load_pdparams
 from tests.npu_simulator.launching import needs_compiler
 
 pytestmark = needs_compiler

@@ -13,7 +13,8 @@ from tiny_glm import relative_error, tiny_model
 
 from glm import GLMForCausalLM
 from glm.api.loading import stream_weights
-from glm.checkpoint.convert import Conversion, convert_checkpoint
+from glm.checkpoint.conversion import Conversion
+from glm.checkpoint.convert import convert_checkpoint
 from glm.config.config_json import config_json
 from glm.config.fields import PlainConfig
 from glm.config.glm_config import GLMConfig

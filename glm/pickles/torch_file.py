@@ -1,4 +1,4 @@
-"""Reading pytorch_model.bin without torch and without running its pickle.
+"""Reading what torch.save wrote, pytorch_model.bin above all, without torch and without running its pickle.
 
 torch.save (1.6 and later) writes an uncompressed zip: `NAME/data.pkl`, a pickle of protocol 2 whose tensors point to
 storages by persistent ids, `NAME/data/KEY`, the storages' bytes, and `NAME/byteorder`. Before 1.6 it wrote pickles in a
@@ -10,13 +10,16 @@ Format: torch/serialization.py (`_legacy_save`, `_legacy_load`), torch/_utils.py
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from glm.checkpoint.unpickle import (
+from glm.errors import GLMError
+from glm.pickles.unpickle import (
     StandIn,
     StateDict,
     ViewFile,
@@ -26,7 +29,6 @@ from glm.checkpoint.unpickle import (
     unpickle,
     unpickle_next,
 )
-from glm.errors import GLMError
 
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of the magic number of torch < 1.6
 _STORAGE_TYPES = {
@@ -74,11 +76,14 @@ def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-_TORCH_NAMES = {
+_TENSOR = StandIn(_rebuild_tensor)
+TORCH_NAMES: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): StandIn(StateDict),
-    ("torch._utils", "_rebuild_tensor"): StandIn(_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): StandIn(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor"): _TENSOR,
+    ("torch._utils", "_rebuild_tensor_v2"): _TENSOR,
     ("torch._utils", "_rebuild_parameter"): StandIn(lambda data, *_: data),
+    # An Ascend device's tensor, whose numbers were copied to the host in plain order before they were stored.
+    ("torch_npu.utils.storage", "_rebuild_npu_tensor"): _TENSOR,
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_TYPES.items()},
 }
 
@@ -95,40 +100,79 @@ def load_torch_bin(path: str | Path, view: memoryview | None = None) -> dict[str
             tensors.
     """
     path = Path(path)
+    file = open_torch(path, view)
+    if not isinstance(file.content, dict):
+        raise GLMError(f"{path} holds a {type(file.content).__name__}, expected a state dict: save model.state_dict()")
+    return {name: file.array(name, value) for name, value in file.content.items()}
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file holds, with inert stand-ins for tensors, of which `array` makes arrays.
+
+    Attributes:
+        storages: the bytes of the tensors' numbers, by key.
+    """
+
+    path: Path
+    content: Any
+    storages: dict[str, memoryview]
+    big_endian: bool
+
+    def array(self, name: Any, tensor: Any) -> np.ndarray:
+        """A read-only view of the mapped file. Raises GLMError where it is no tensor, or beyond its storage."""
+        return _view(name, tensor, self.storages, self.big_endian, self.path)
+
+
+def open_torch(
+    path: Path,
+    view: memoryview | None = None,
+    names: Mapping[tuple[str, str], Any] = TORCH_NAMES,
+    persistent_load: Callable[[Any], Any] | None = None,
+) -> TorchFile:
+    """Unpickle a file of torch.save, whatever it holds.
+
+    Args:
+        view: the file's bytes, if it is mapped already.
+        names: what the pickle may name.
+        persistent_load: reads a persistent id; by default one of a tensor's storage.
+    Raises:
+        GLMError: as `load_torch_bin`.
+    """
     view = map_file(path) if view is None else view
     legacy = bytes(view[: len(_LEGACY_START)]) == _LEGACY_START
-    content, storages, big_endian = (_read_legacy if legacy else _read_zip)(view, path)
-    if not isinstance(content, dict):
-        raise GLMError(f"{path} holds a {type(content).__name__}, expected a state dict: save model.state_dict()")
-    return {name: _view(name, value, storages, big_endian, path) for name, value in content.items()}
+    read = _read_legacy if legacy else _read_zip
+    return TorchFile(path, *read(view, path, names, persistent_load or storage_of))
 
 
-def _read_zip(view: memoryview, path: Path) -> tuple[Any, dict[str, memoryview], bool]:
+def _read_zip(view: memoryview, path: Path, names: Mapping, load: Callable) -> tuple[Any, dict[str, memoryview], bool]:
     """What the file holds, its storages by key, and whether their numbers are big endian."""
     try:
         members = _members(view, path)
         root = next(name for name in members if name.endswith("data.pkl")).removesuffix("data.pkl")
     except (StopIteration, struct.error, zipfile.BadZipFile, ValueError, OSError) as error:
         raise damaged(path, error) from error
-    content = unpickle(members[f"{root}data.pkl"], path, _TORCH_NAMES, persistent_load=_storage)
+    content = unpickle(members[f"{root}data.pkl"], path, names, persistent_load=load)
     data = f"{root}data/"
     storages = {name.removeprefix(data): member for name, member in members.items() if name.startswith(data)}
     return content, storages, bytes(members.get(f"{root}byteorder", b"little")) == b"big"
 
 
-def _read_legacy(view: memoryview, path: Path) -> tuple[Any, dict[str, memoryview], bool]:
+def _read_legacy(
+    view: memoryview, path: Path, names: Mapping, load: Callable
+) -> tuple[Any, dict[str, memoryview], bool]:
     """The same of torch's form before 1.6."""
     file, widths = ViewFile(view), {}
 
-    def storage(identifier) -> _Storage:
-        found = _storage(identifier)
-        if widths.setdefault(found.key, found.dtype.itemsize) != found.dtype.itemsize:
+    def storage(identifier) -> Any:
+        found = load(identifier)
+        if isinstance(found, _Storage) and widths.setdefault(found.key, found.dtype.itemsize) != found.dtype.itemsize:
             raise pickle.UnpicklingError(f"storage {found.key} is of two types")
         return found
 
     for _ in ("magic number", "version of the form", "byte order and sizes of the machine"):
         unpickle_next(file, path, {})
-    content = unpickle_next(file, path, _TORCH_NAMES, persistent_load=storage)
+    content = unpickle_next(file, path, names, persistent_load=storage)
     keys = unpickle_next(file, path, {})
     try:
         storages = {}
@@ -143,7 +187,7 @@ def _read_legacy(view: memoryview, path: Path) -> tuple[Any, dict[str, memoryvie
     return content, storages, False
 
 
-def _storage(identifier) -> _Storage:
+def storage_of(identifier) -> _Storage:
     """Read a persistent id ("storage", type, key, location, size); the location (cpu, cuda:0) does not matter.
 
     Before torch 1.6 a sixth entry is None, or (key, start, size) of the part that is meant.

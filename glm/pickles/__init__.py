@@ -1,0 +1,1 @@
+"""Reading what Paddle, torch and Megatron pickled, without running it. Needs no Paddle and no torch."""
