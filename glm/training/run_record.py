@@ -14,6 +14,7 @@ from glm.distributed.processes import digest
 from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import write_json
+from glm.files.checksum import sample
 from glm.files.json_files import read_json
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
 from glm.training.sampler import EpochSampler, Place
@@ -41,7 +42,6 @@ _OTHERWISE = {
     "scale_loss": "without effect, the checkpoint's own scale stays",
 }
 _SECRET = frozenset({"wandb_api_key", "wandb_http_proxy"})
-_SAMPLE = 1 << 16  # bytes of a weights file, at three places, that tell it from another
 
 
 @dataclass(frozen=True)
@@ -187,15 +187,4 @@ def _base(options: ModelArguments, seed: int) -> str:
         return f"random weights of seed {seed}, {digest(content)}"
     if not directory:
         return f"{preset_name(name)}{' (random weights)' if preset_name(name) in UNTRAINED_PRESETS else ''}"
-    return digest(content, *(_sample(directory / file) for file in weight_names(directory)))
-
-
-def _sample(path: Path) -> bytes:
-    """The size of a file, and its beginning, middle and end."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        parts = []
-        for start in (0, size // 2, max(0, size - _SAMPLE)):
-            file.seek(start)
-            parts.append(file.read(_SAMPLE))
-    return size.to_bytes(8, "little") + b"".join(parts)
+    return digest(content, *(sample(directory / file) for file in weight_names(directory)))
