@@ -25,7 +25,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
     return (whole / whole.sum()).tolist()
 
 
-def blend_index(weights: Sequence[float], size: int) -> tuple[np.ndarray, np.ndarray]:
+def blend_index(weights: Sequence[float], size: int) -> dict[str, np.ndarray]:
     """At each sample, the data set that lags furthest behind its weight; of equal ones the first.
 
     Args:
@@ -46,7 +46,7 @@ def blend_index(weights: Sequence[float], size: int) -> tuple[np.ndarray, np.nda
                 best, most = member, lag
         dataset[place], sample[place] = best, taken[best]
         taken[best] += 1
-    return dataset, sample
+    return {"dataset": dataset, "sample": sample}
 
 
 def member_samples(weights: Sequence[float], size: int, dataset: np.ndarray) -> list[int]:

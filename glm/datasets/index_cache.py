@@ -96,8 +96,8 @@ class IndexCache:
         while not _lock(descriptor):
             if time.monotonic() > end:
                 raise GLMError(
-                    f"another process has been building indices in {self.folder} for {self.wait:.0f} s: end it, or pass "
-                    "--data_cache with another folder"
+                    f"another process has been building indices in {self.folder} for {self.wait:g} s: end it, or "
+                    "pass --data_cache with another folder"
                 )
             time.sleep(0.05)
 

@@ -157,7 +157,7 @@ class Member:
         self.index = GPTIndex(**arrays)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """[S + 1] int64, the sample in this place of the order. Raises GLMError for ids that the model does not have."""
+        """[S + 1] int64, the sample in this place of the order. Raises GLMError for ids that the model lacks."""
         index = self.index
         row = int(index.shuffle[number])
         (first, offset), (last, end) = index.sample[row].tolist(), index.sample[row + 1].tolist()
@@ -217,7 +217,9 @@ class Samples(Sequence[np.ndarray]):
         what = {"kind": "blend 1", "weights": weights, "samples": len(self)}
         first, settings = self.members[0].source.prefix.parent, self.settings
         cache = IndexCache(Path(settings.cache) if settings.cache else first / CACHE_FOLDER)
-        arrays = cache.arrays(what, lambda: dict(zip(("dataset", "sample"), blend_index(weights, len(self)), strict=True)))
+        arrays = cache.arrays(
+            what, lambda: dict(zip(("dataset", "sample"), blend_index(weights, len(self)), strict=True))
+        )
         blend = arrays["dataset"], arrays["sample"]
         return blend, member_samples(weights, len(self), blend[0])
 
