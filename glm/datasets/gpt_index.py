@@ -36,7 +36,7 @@ def split_ranges(split: str, count: int) -> dict[str, range]:
 
 
 def _shares(split: str) -> list[float]:
-    words = re.split(r"[,/\s]+", split.strip())
+    words = re.split(r"\s*[,/]\s*|\s+", split.strip())
     try:
         shares = [float(word) for word in words]
     except ValueError:
@@ -135,9 +135,14 @@ def sample_index(lengths: np.ndarray, document: np.ndarray, max_length: int, sam
 def shuffle_index(plan: EpochPlan, random: np.random.RandomState) -> np.ndarray:
     """[samples]; the separate last epoch's behind the others."""
     samples = plan.samples()
-    dtype = np.int64 if samples >= np.iinfo(np.uint32).max - 1 else np.uint32
+    dtype = shuffle_dtype(samples)
     cut = plan.samples(plan.epochs - 1) if plan.separate_last else samples
     parts = [np.arange(cut, dtype=dtype), np.arange(cut, samples, dtype=dtype)]
     for part in parts:
         random.shuffle(part)
     return np.concatenate(parts)
+
+
+def shuffle_dtype(samples: int) -> type:
+    """Of the shuffle index."""
+    return np.int64 if samples >= np.iinfo(np.uint32).max - 1 else np.uint32

@@ -217,9 +217,7 @@ class Samples(Sequence[np.ndarray]):
         what = {"kind": "blend 1", "weights": weights, "samples": len(self)}
         first, settings = self.members[0].source.prefix.parent, self.settings
         cache = IndexCache(Path(settings.cache) if settings.cache else first / CACHE_FOLDER)
-        arrays = cache.arrays(
-            what, lambda: dict(zip(("dataset", "sample"), blend_index(weights, len(self)), strict=True))
-        )
+        arrays = cache.arrays(what, lambda: blend_index(weights, len(self)))
         blend = arrays["dataset"], arrays["sample"]
         return blend, member_samples(weights, len(self), blend[0])
 
