@@ -144,7 +144,8 @@ def load_splits(
             samples = Samples(sources, name, settings)
             count = _trained_samples(samples, training, resume) if flag == "do_train" else _evaluated(samples, training)
             splits[name] = Samples(sources, name, settings, count)
-            note(f"{name}: {count:,} samples of {data.max_length} tokens, of {samples.tokens:,}")
+    for name, samples in splits.items():
+        note(f"{name}: {len(samples):,} samples of {data.max_length} tokens, of {samples.tokens:,} in its documents")
     return splits
 
 

@@ -79,7 +79,7 @@ def test_what_input_dir_may_name(folder):
     [
         (
             ["0.5 {0}/a {0}/b"],
-            r"input_dir has 3 words \(0.5 .*/a .*/b\), and must be one prefix, a folder, or a weight",
+            r"input_dir has 3 words \(0.5 .*/a .*/b\), and must be one prefix, a folder, or a",
         ),
         (["{0}/a {0}/b"], r"has '.*/a' in the place of a weight, and must be"),
         (["0", "{0}/a", "1", "{0}/b"], "has the weight 0.0, and weights must be above 0"),
