@@ -16,20 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from glm.errors import GLMError
-from glm.files.foreign_files import stand_in
+from glm.files.foreign_files import HEAD, stand_in
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
-# PaddleNLP adds 9 (uint32) and 10 (uint64), which Megatron cannot read.
+# 6 and 7 are float64 and float32, no ids. PaddleNLP adds 9 (uint32) and 10 (uint64), which Megatron cannot read.
 DTYPES = {
     1: np.dtype("<u1"),
     2: np.dtype("<i1"),
     3: np.dtype("<i2"),
     4: np.dtype("<i4"),
     5: np.dtype("<i8"),
-    6: np.dtype("<f8"),
-    7: np.dtype("<f4"),
     8: np.dtype("<u2"),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -122,19 +120,19 @@ class IndexedDataset(Sequence):
 
     def _read_header(self) -> tuple[np.dtype, int, int]:
         with self._index.open("rb") as file:
-            head = file.read(HEADER.size)
+            head = file.read(HEAD)
         if what := stand_in(head):
             raise GLMError(f"{self._index} {what}")
         if not head.startswith(MAGIC):
             raise GLMError(f"{self._index} begins with {head[:9]!r}, an indexed data set with {MAGIC!r}: {_AGAIN}")
         if len(head) < HEADER.size:
             raise GLMError(f"{self._index} has {len(head)} bytes, its header alone has {HEADER.size}: {_AGAIN}")
-        _, version, code, count, documents = HEADER.unpack(head)
+        _, version, code, count, documents = HEADER.unpack_from(head)
         if version != VERSION:
             raise GLMError(f"{self._index} is of version {version}, only version {VERSION} is known: make it anew")
         if code not in DTYPES:
             known = ", ".join(f"{code} {dtype.name}" for code, dtype in DTYPES.items())
-            raise GLMError(f"{self._index} has elements of type {code}, Megatron knows {known}: make it anew")
+            raise GLMError(f"{self._index} has elements of type {code}, ids are {known}: make it anew")
         self._check_index_size(count, documents)
         return DTYPES[code], count, documents
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glm.datasets.indexed import CHUNK, CODES, HEADER, MAGIC, VERSION, IndexedDataset, beside, chunks
+from glm.datasets.indexed_record import RECORD
 from glm.errors import GLMError
 from glm.files.atomic import staged, sync
 
 _COPY = 1 << 24  # bytes
 _LONGEST = np.iinfo(np.int32).max  # ids of a sequence, by the format
-RECORD = ".meta.json"  # how the data was made, beside it
 
 
 class IndexedDatasetWriter:
@@ -39,7 +39,7 @@ class IndexedDatasetWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype not in CODES:
             known = ", ".join(known.name for known in CODES)
-            raise GLMError(f"{self.prefix}: {self.dtype} is no element type of indexed data: choose of {known}")
+            raise GLMError(f"{self.prefix}: {self.dtype} is no type of ids in indexed data: choose of {known}")
         self.sequence_count = self.document_count = self.token_count = 0
         self._finished = False
 

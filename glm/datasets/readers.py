@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glm.datasets.formats import is_table, nothing_in, read_unpacked, rows_in, table_rows
+from glm.datasets.formats import Progress, is_table, nothing_in, rows_in, table_rows, unpacked_chunks
+from glm.datasets.json_stream import Parsed, parse_chunks, text_of
 from glm.encoding.messages import type_name
 from glm.errors import GLMError
-from glm.files.foreign_files import HEAD, decode_text, other_encoding
 
 Row = dict[str, Any]
 See = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
-
-# Joined files have a byte order mark each, and arrays may follow each other.
-_BETWEEN_ROWS = re.compile(r"[\s,\ufeff]*")
-_ARRAY = re.compile(r"\[\s*[{\]]")
-# Where reading resumes after a row that is not JSON: the next line that starts an object.
-_NEXT_OBJECT = re.compile(r"\n[ \t\ufeff]*(?=\{)")
-_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 class RowProblem(ValueError):
@@ -74,15 +65,6 @@ class Field:
         return self.read(name, row[name])
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """A JSON value of a file and the place it starts at, or `problem`, what is wrong there."""
-
-    place: str
-    value: Any = None
-    problem: str | None = None
-
-
 def read_rows(
     path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False, see: See | None = None
 ) -> tuple[list[Row], int]:
@@ -90,7 +72,7 @@ def read_rows(
 
     Args:
         path: one object per line, one array, or objects printed over several lines, UTF-8 with or without BOM, packed
-            by gzip, bzip2 or xz or not; or a .parquet or .arrow table.
+            by gzip, bzip2, xz or zstd or not; or a .parquet or .arrow table.
         fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
         see: gets each good row, as it is in the file and as it was read.
@@ -119,71 +101,30 @@ def data_files(path: Path) -> list[Path]:
     return found
 
 
-def parse_file(path: Path, skip_bad_rows: bool = False) -> Iterator[Parsed]:
-    """The JSON values of a file, in order.
+def parse_file(
+    path: Path, skip_bad_rows: bool = False, columns: Sequence[str] = (), progress: Progress = lambda count: None
+) -> Iterator[Parsed]:
+    """The JSON values of a file, in order; one is in memory at a time, of a table a thousand.
 
     With `skip_bad_rows`, rows with bytes that are not UTF-8 come out as problems instead.
+
+    Args:
+        columns: of a table, to read no others where all of these are there.
+        progress: is told how many bytes of the file were read, each time.
 
     Raises:
         GLMError: a file that cannot be opened, of a format that is not read, or that holds other than UTF-8.
     """
     if is_table(path):
-        yield from (Parsed(f"{path}, row {number}", row) for number, row in enumerate(table_rows(path), 1))
+        rows = table_rows(path, columns, progress)
+        yield from (Parsed(f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
         return
-    content = read_unpacked(path)
-    lenient = skip_bad_rows and not other_encoding(content[:HEAD])
-    text = content.decode("utf-8", "surrogateescape") if lenient else decode_text(content, str(path))
-    yield from parse_text(text, str(path))
+    yield from parse_chunks(text_of(unpacked_chunks(path, progress), str(path), skip_bad_rows), str(path))
 
 
 def parse_text(text: str, name: str) -> Iterator[Parsed]:
     """The JSON values of a text that is called `name`, in order."""
-    position = _BETWEEN_ROWS.match(text).end()
-    in_array = text.startswith("[", position)
-    position += in_array
-    lines = _LineCounter(text)
-    while (position := _BETWEEN_ROWS.match(text, position).end()) < len(text):
-        if in_array and text[position] == "]":
-            in_array = False
-            position += 1
-            continue
-        if not in_array and _ARRAY.match(text, position):
-            in_array = True
-            position += 1
-            continue
-        place = f"{name}, line {lines.at(position)}"
-        value, problem, end = _parse_value(text, position)
-        yield Parsed(place, value, problem)
-        # Behind a broken last row the end of the array is lost with it: that is one problem, not two.
-        in_array = in_array and (end < len(text) or problem is None)
-        position = end
-    if in_array:
-        problem = "the file ends before the closing ']'; it looks cut off, copy it again"
-        yield Parsed(f"{name}, line {lines.at(len(text))}", problem=problem)
-
-
-def _parse_value(text: str, start: int) -> tuple[Any, str | None, int]:
-    """(value, problem, position behind it) of the JSON value at `start`."""
-    try:
-        value, end = json.JSONDecoder().raw_decode(text, start)
-    except (ValueError, RecursionError) as error:
-        following = _NEXT_OBJECT.search(text, start)
-        detail = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        return None, f"not valid JSON ({detail})", following.end() if following else len(text)
-    problem = "not UTF-8" if _UNDECODED.search(text, start, end) else None
-    return value, problem, end
-
-
-class _LineCounter:
-    """Line numbers of growing positions, counting each line break once."""
-
-    def __init__(self, text: str):
-        self._text, self._position, self._line = text, 0, 1
-
-    def at(self, position: int) -> int:
-        self._line += self._text.count("\n", self._position, position)
-        self._position = position
-        return self._line
+    return parse_chunks([text], name)
 
 
 def check_rows(

@@ -153,7 +153,7 @@ def test_one_file_of_a_folder(tmp_path):
         (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], "lacks the parts 00001-of-00003 of train data"),
         (["train-00001-of-00002.json"], "lacks the parts 00000-of-00002 of train data"),
         (["train.csv"], "holds no .json or .jsonl file; train.csv is not read: save its rows as JSON Lines"),
-        (["train.jsonl.zst"], "holds no .json or .jsonl file; train.jsonl.zst is not read: unpack it first"),
+        (["train.jsonl.lz4"], "holds no .json or .jsonl file; train.jsonl.lz4 is not read: unpack it first"),
     ],
 )
 def test_refused(tmp_path, names, said):
