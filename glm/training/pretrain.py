@@ -11,6 +11,7 @@ from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import load_processor
 from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
+from glm.datasets.indexed_record import require_tokenizer
 from glm.datasets.pretraining import Samples, SampleSettings, Source, open_sources
 from glm.distributed.processes import barrier, process_count, process_rank, require_agreement
 from glm.encoding.boundaries import Boundaries
@@ -56,6 +57,8 @@ def pretrain(
     processor.check_fits(config.vocab_size, config.max_position)
     boundaries = boundaries_of(data, processor)
     sources = open_sources(data.input_dir)
+    for source in sources:
+        require_tokenizer(source.prefix, processor.tokenizer)
     check_end_tokens(sources, boundaries)
     splits = load_splits(sources, data, training, config.vocab_size, resume)
     record = record_of(
@@ -270,6 +273,5 @@ def run_evaluation(trainer: PretrainTrainer, prefix: str, samples: Samples) -> d
     metrics = trainer.evaluate(samples, metric_key_prefix=prefix)
     if trainer.is_world_process_zero():
         trainer.save_metrics(prefix, metrics)
-        tokens = samples.settings.max_length
-        print_metrics(f"{samples.name}: {len(samples)} samples of {tokens} tokens", metrics)
+        print_metrics(f"{samples.name}: {len(samples)} samples", metrics)
     return metrics
