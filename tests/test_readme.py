@@ -18,7 +18,7 @@ READMES = ["README.md", "README_zh.md"]
 # A page and its Chinese twin.
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
-    "conversion", "models", "devices", "distributed", "quantization",
+    "conversion", "models", "devices", "distributed", "quantization", "indexed_data",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
@@ -42,6 +42,7 @@ RUN_BY = {
     r"predict_generation\.py .*--(chat|predict_data)": f"{CONFIG_TEST}::test_prediction",
     r"distributed\.launch .*finetune_generation\.py": f"{DISTRIBUTED_TEST}::test_fine_tuning_on_two_devices",
     r"distributed\.launch .*predict_generation\.py": f"{DISTRIBUTED_TEST}::test_merging_on_two_devices",
+    r"preprocess_data\.py": "tests/scripts/test_preprocess_script.py::test_every_command_of_the_guide_runs",
     r"-m glm\.memory": "tests/distributed/test_distributed_docs.py::test_the_memory_command_runs",
     r"finetune_generation\.py .*--r 8": f"{SEED_TEST}::test_lora_fine_tuning",
     r"finetune_generation\.py .*--do_eval": f"{SEED_TEST}::test_full_fine_tuning",
@@ -140,8 +141,8 @@ def test_flags_exist(page):
         "benchmarks/big_checkpoint.py",
         "benchmarks/quality.py",
     ):
-        known |= set(re.findall(r'"(--\w+)"', text_of(command)))
-    assert set(re.findall(r"(?<![\w-])--\w+", text_of(page))) - known == set()
+        known |= set(re.findall(r'"(--[\w-]+)"', text_of(command)))
+    assert set(re.findall(r"(?<![\w-])--\w[\w-]*", text_of(page))) - known == set()
 
 
 @pytest.mark.parametrize("page", EVERY)
@@ -271,7 +272,7 @@ def flags_of(script: str) -> frozenset[str]:
     if script.startswith("finetune"):
         return frozenset(training_parser(script)._option_string_actions)
     text = "".join(map(text_of, (script, "glm/cli/prompts.py", "glm/cli/script.py")))
-    return frozenset(re.findall(r'"(--\w+)"', text))
+    return frozenset(re.findall(r'"(--[\w-]+)"', text))
 
 
 @cache

@@ -44,7 +44,7 @@ def test_help_imports_no_framework():
     """Which take seconds: 5 to 7 for PaddleNLP alone."""
     command = [sys.executable, "-c", HELP, *SCRIPTS, *MODULES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert len(SCRIPTS) == 6
+    assert len(SCRIPTS) == 7
     assert done.stdout.splitlines() == [f"{name} 0 True []" for name in (*SCRIPTS, *MODULES)], done.stderr
 
 

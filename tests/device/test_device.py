@@ -300,7 +300,7 @@ LIGHT = [
     "glm.datasets",
     "glm.checkpoint",
 ]
-LIGHT += ["glm.engine", "glm.runtime.step", "glm.runtime.onnx_step"]
+LIGHT += ["glm.datasets.preprocess", "glm.engine", "glm.runtime.step", "glm.runtime.onnx_step"]
 LIGHT += ["glm.checkpoint.convert", "glm.memory.__main__", "glm.cli.console"]
 
 
