@@ -15,7 +15,6 @@ import pytest
 from commands import ROOT, SURROUNDINGS
 from paddlenlp.data.indexed_dataset import MMapIndexedDataset
 
-import preprocess_data
 from glm.datasets.indexed import IndexedDataset
 from glm.tokenizers import GLMTokenizer
 
