@@ -200,7 +200,7 @@ class Samples(Sequence[np.ndarray]):
         self.name, self.settings = name, settings
         self.tokens = sum(member.tokens for member in self.members)
         self.samples_of_a_pass = sum(member.samples_of_a_pass for member in self.members)
-        self._count = wanted or self.samples_of_a_pass
+        self._count = self.samples_of_a_pass if wanted is None else wanted
         self._blend = None
 
     def build(self) -> Samples:

@@ -164,6 +164,11 @@ def _trained_samples(samples: Samples, training: GLMTrainingArguments, resume: s
         wanted = int(samples.samples_of_a_pass * training.num_train_epochs)
         training.max_steps = max(step, step + (wanted - behind) // rows_per_step, 1)
         note(f"{training.num_train_epochs:g} passes over the data are {training.max_steps} steps (--max_steps)")
+    if training.max_steps < step:
+        raise UsageError(
+            f"max_steps is {training.max_steps}, and {resume} is at step {step}: pass --max_steps {step} or more, or "
+            "choose another output_dir"
+        )
     return behind + (training.max_steps - step) * rows_per_step
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import paddle
 import pytest
 
+import glm.training.pretrain
 from glm import GLMForCausalLM
 from glm.encoding.boundaries import Boundaries
 from glm.errors import GLMError, UsageError
+from glm.training.pretrain import build_in_turn
 from glm.training.pretrain_rows import TrainingSamples
 from tests.indexed_text import END, TINY, history, pretrain, random_documents, write_indexed
 
@@ -94,6 +96,15 @@ def test_another_number_of_steps_with_as_many_samples_is_the_same_order(data, un
     pretrain(data, stopped(unbroken, tmp_path / "run"), max_steps=9, per_device_train_batch_size=7)
     assert read == list(range(20, 48))
     assert "a step has 7 rows, and had 4: the run resumes in epoch 1 after its row 20" in capsys.readouterr().err
+
+
+def test_a_finished_run_trains_no_further(data, tmp_path, read, capsys):
+    for _ in range(2):
+        pretrain(data, tmp_path / "run", max_steps=6, save_steps=3)
+    assert read == list(range(24))
+    assert "checkpoint-6 is the last step of this run: nothing left to train" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"max_steps is 2, and .*-6 is at step 6: pass --max_steps 6 or more"):
+        pretrain(data, tmp_path / "run", max_steps=2, per_device_train_batch_size=32)
 
 
 OTHERS = {
@@ -232,6 +243,32 @@ def test_masked_tokens_weigh_nothing(data, tmp_path):
     parts = [token_losses(fresh, row, **flags) for row in rows]
     assert sum(map(len, parts)) == 4 * 32 - sum((row[:-1] == END).sum() for row in rows) < 4 * 32
     assert losses(tmp_path / "run")[0] == pytest.approx(np.concatenate(parts).mean(), rel=1e-5)
+
+
+class Built:
+    """A split whose building is written down, and may fail."""
+
+    def __init__(self, happened: list[str], fails: bool = False):
+        self.happened, self.fails = happened, fails
+
+    def build(self):
+        self.happened.append("build")
+        if self.fails:
+            raise GLMError("no room")
+
+
+@pytest.mark.parametrize(("rank", "wanted"), [(0, ["build", "met", "met"]), (1, ["met", "build", "met"])])
+def test_rank_0_builds_before_the_others(monkeypatch, rank, wanted):
+    """Where it fails it ends before they meet, which ends those that wait (tests/scripts/test_pretrain_script.py)."""
+    happened = []
+    monkeypatch.setattr(glm.training.pretrain, "process_rank", lambda: rank)
+    monkeypatch.setattr(glm.training.pretrain, "barrier", lambda: happened.append("met"))
+    build_in_turn([Built(happened)])
+    assert happened == wanted
+    happened.clear()
+    with pytest.raises(GLMError, match="no room"):
+        build_in_turn([Built(happened, fails=True)])
+    assert happened == wanted[: wanted.index("build") + 1]
 
 
 REFUSED = {
