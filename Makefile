@@ -65,6 +65,7 @@ $(BENCH_READY): requirements-bench.lock tools/find_python.sh
 
 bench: $(READY) $(BENCH_READY)
 	@$(PY) -m benchmarks --write_docs --peers_python $(abspath $(BENCH_PY))
+	@$(PY) -m benchmarks.preprocess
 
 npu-simulator: $(READY)
 	@folder="$$($(PY) tests/npu_simulator/build.py)" || exit 1; \

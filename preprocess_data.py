@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
         *("--log_interval", "--log-interval"),
         type=_positive,
         default=10_000,
-        help="documents between two lines of progress; a terminal has a bar",
+        help="about so many documents between two lines of progress; a terminal has a bar",
     )
     kinds = ("PretrainedFromHF", "HuggingFaceTokenizer")
     add("--tokenizer_type", "--tokenizer-type", choices=kinds, help="Megatron's and MindSpeed's; changes nothing")

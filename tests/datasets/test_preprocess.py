@@ -4,7 +4,10 @@ import bz2
 import gzip
 import json
 import lzma
+import re
+import sys
 import tracemalloc
+from io import StringIO
 from pathlib import Path
 
 import pyarrow
@@ -298,6 +301,18 @@ def test_what_is_not_joined(rows, tmp_path):
     report = merge([str(one), str(other)], str(tmp_path / "x"))
     assert report.notes and "nothing is known of their tokenizer" in report.notes[0]
     assert read_record(tmp_path / "x") is None and len(IndexedDataset(tmp_path / "x")) == 60
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_a_bar(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    preprocess(Preprocessing([str(rows)], str(tmp_path / "x"), EncodingOptions("glm-4-9b-tiny")), show_progress=True)
+    form = r"tokenize: 100%\|.*\| 1\.\d\dk/1\.\d\dkB \[\S+, \d+\.\d\d MB/s, [\d,]+ documents/s\]"
+    assert re.search(form, sys.stderr.getvalue()), sys.stderr.getvalue()
 
 
 def test_memory_does_not_grow_with_a_file(tmp_path):
