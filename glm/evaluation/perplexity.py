@@ -39,11 +39,14 @@ class LossEvaluation:
 
     @paddle.no_grad()
     def run(self, model, dataset: Sequence, replica: Replica) -> tuple[float, list[tuple[str, str]]]:
-        """Mean loss of a trained token, and no texts. Each replica evaluates its part of the rows."""
+        """Mean loss of a trained token, 0 where none is trained, and no texts.
+
+        Each replica evaluates its part of the rows.
+        """
         found = gather(json.dumps([replica.rank, *summed_loss(model, self._batches(dataset, replica))]))
         by_replica = {rank: rest for rank, *rest in map(json.loads, found)}
         totals, counts = zip(*by_replica.values(), strict=True)
-        return sum(totals) / sum(counts), []
+        return sum(totals) / max(1, sum(counts)), []
 
     def _batches(self, dataset: Sequence, replica: Replica) -> Iterator[Batch]:
         own = range(replica.rank, len(dataset), replica.count)

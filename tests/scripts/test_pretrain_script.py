@@ -9,6 +9,7 @@ import pytest
 from commands import ROOT, Result, rank_variables
 
 from tests.indexed_text import arguments, history, random_documents, write_indexed
+from tests.npu_simulator.launching import needs_compiler
 
 SCRIPT = "pretrain_generation.py"
 # Documents end within samples, and the token behind an end does not count.
@@ -113,3 +114,22 @@ def test_bad_input_is_one_line(run, data, tmp_path, name):
     assert (result.code, result.out) == (code, "") and result.err.count("\n") == 1
     assert result.error.startswith("error: ") and message in result.error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tensor_parallel_degree": 2},
+        {"sharding": "stage1", "sharding_parallel_degree": 2, "per_device_train_batch_size": 2},
+    ],
+    ids=["tensor parallel", "sharding"],
+)
+def test_two_devices_are_one_run(run_npu, data, alone, tmp_path, flags):
+    """On the simulated NPU, in float32: whether they share the model or the optimizer's state."""
+    words = arguments(data, tmp_path / "out", **FLAGS | {"device": "npu", "bf16": False} | flags)
+    for result in run_npu.ranks(2, SCRIPT, *words):
+        assert result.code == 0, result.err
+    assert np.abs(losses(tmp_path / "out") / losses(alone) - 1).max() < 1e-5
+    assert evaluation(tmp_path / "out") == pytest.approx(evaluation(alone), rel=1e-4)

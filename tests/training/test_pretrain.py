@@ -1,7 +1,9 @@
 """Runs of pretraining: resumed is unbroken, at every cut; what they write; what they refuse before they begin."""
 
 import json
+import re
 import shutil
+import time
 from math import cos, exp, pi
 from pathlib import Path
 
@@ -13,8 +15,11 @@ import glm.training.pretrain
 from glm import GLMForCausalLM
 from glm.encoding.boundaries import Boundaries
 from glm.errors import GLMError, UsageError
+from glm.evaluation.perplexity import LossEvaluation
 from glm.training.pretrain import build_in_turn
 from glm.training.pretrain_rows import TrainingSamples
+from glm.training.pretrain_trainer import PretrainTrainer
+from glm.training.trainer import GLMTrainer
 from tests.indexed_text import END, TINY, history, pretrain, random_documents, write_indexed
 
 EVALUATING = {"do_eval": True, "eval_steps": 4, "per_device_eval_batch_size": 4}
@@ -105,6 +110,19 @@ def test_a_finished_run_trains_no_further(data, tmp_path, read, capsys):
     assert "checkpoint-6 is the last step of this run: nothing left to train" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"max_steps is 2, and .*-6 is at step 6: pass --max_steps 6 or more"):
         pretrain(data, tmp_path / "run", max_steps=2, per_device_train_batch_size=32)
+
+
+def test_speed_is_that_of_training(data, tmp_path, monkeypatch, capsys):
+    """An evaluation or a checkpoint between two lines of the log takes nothing off it."""
+    run, save = LossEvaluation.run, GLMTrainer._save_checkpoint
+    monkeypatch.setattr(LossEvaluation, "run", lambda *args: time.sleep(0.5) or run(*args))
+    monkeypatch.setattr(
+        GLMTrainer, "_save_checkpoint", lambda *args, **kwargs: time.sleep(0.5) or save(*args, **kwargs)
+    )
+    pretrain(data, tmp_path / "run", do_eval=True, eval_steps=1, max_steps=4, save_steps=2)
+    said = capsys.readouterr().err
+    speeds = [int(text.replace(",", "")) for text in re.findall(r"steps/s, ([\d,]+) tokens/s, MFU", said)]
+    assert len(speeds) == 4 and max(speeds[1:]) > 2 * 128 / 0.5
 
 
 OTHERS = {
@@ -313,3 +331,16 @@ def test_boundaries_need_end_tokens(tmp_path):
     data = write_indexed(tmp_path / "endless", random_documents(8, end=False))
     with pytest.raises(GLMError, match=rf"none of the first 8 documents ends in the token {END}, .*--append_eos"):
         pretrain(data, tmp_path / "run", eod_mask_loss=True)
+
+
+def test_data_of_another_tokenizer(data, tmp_path):
+    """By the record that preprocess_data.py writes beside it."""
+    copied = write_indexed(tmp_path / "text", random_documents(9))
+    record = {"tokenizer": {"kind": "chatglm", "vocabulary_size": 800, "fingerprint": "0123456789abcdef"}}
+    (tmp_path / "text.meta.json").write_text(json.dumps(record))
+    with pytest.raises(GLMError, match=r"text is of another tokenizer \(chatglm, 800 ids, 0123456789abcdef\) than"):
+        pretrain(copied, tmp_path / "run")
+
+
+def test_a_diverged_model_is_still_reported():
+    assert PretrainTrainer._loss_metrics(None, 1e4) == {"loss": 1e4, "perplexity": float("inf")}
