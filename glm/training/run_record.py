@@ -151,6 +151,12 @@ def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:
     for name, why in _ANOTHER_RUN.items():
         if name in changed:
             raise UsageError(_another_run(checkpoint, f"--{name}", *changed[name], why))
+    if bool(old.order) != bool(record.order):
+        kinds = ("fine-tuning", "pretraining")
+        raise UsageError(
+            f"{checkpoint} is of {kinds[bool(old.order)]}, and this run is {kinds[bool(record.order)]}: choose another "
+            "output_dir, and give it the checkpoint as --model_name_or_path"
+        )
     for name, value in record.order.items():
         if old.order.get(name, value) != value:
             raise UsageError(_another_order(checkpoint, name, old, record))

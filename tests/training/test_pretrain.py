@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from math import cos, exp, pi
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from glm.evaluation.perplexity import LossEvaluation
 from glm.training.pretrain import build_in_turn
 from glm.training.pretrain_rows import TrainingSamples
 from glm.training.pretrain_trainer import PretrainTrainer
+from glm.training.run_record import changes_since, read_record
 from glm.training.trainer import GLMTrainer
 from tests.indexed_text import END, TINY, history, pretrain, random_documents, write_indexed
 
@@ -150,6 +152,17 @@ def test_a_run_on_other_data_is_refused(data, unbroken, tmp_path):
     other = write_indexed(tmp_path / "text", [[*ids[:-1], ids[-1]][::-1] for ids in random_documents(60)])
     with pytest.raises(UsageError, match=r"checkpoint-10 is of a run with data \w{8}-\w{8}, and this one has data \w"):
         pretrain(other, output)
+
+
+def test_a_run_of_fine_tuning_is_another_one(data, unbroken, tmp_path):
+    """Either way round."""
+    path = stopped(unbroken, tmp_path / "run") / "checkpoint-5" / "run_arguments.json"
+    found, *_ = read_record(path.parent)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"order": {}}))
+    with pytest.raises(UsageError, match="checkpoint-5 is of fine-tuning, and this run is pretraining: choose another"):
+        pretrain(data, tmp_path / "run")
+    with pytest.raises(UsageError, match="checkpoint-5 is of pretraining, and this run is fine-tuning: choose another"):
+        changes_since(unbroken / "checkpoint-5", replace(found, order={}), 5)
 
 
 def test_passes_instead_of_steps(data, tmp_path, capsys):
