@@ -29,6 +29,8 @@ class RowProcessor:
 class TrainingSamples(Dataset):
     """The samples of a run by what `SampleSampler` yields: (number, share)."""
 
+    unit = "rows"  # what a batch is counted in
+
     def __init__(self, samples: Samples, boundaries: Boundaries):
         super().__init__()
         self.samples, self.boundaries = samples, boundaries

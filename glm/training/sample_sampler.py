@@ -23,7 +23,8 @@ class SampleSampler(DistributedBatchSampler):
         place: where it stands then; unless given, where a run with these settings stands.
     """
 
-    added_steps = 0  # steps beyond those that PaddleNLP counts: there are no epochs
+    # There are no epochs: no steps beyond those that PaddleNLP counts, and no rows that fill no step at an epoch's end.
+    added_steps = left_over = 0
 
     def __init__(
         self,
@@ -43,7 +44,9 @@ class SampleSampler(DistributedBatchSampler):
         self.rows_per_step = batch_size * num_replicas * accumulation
         self.start = place or Place(0, step * self.rows_per_step, seed)
         if step + self._steps_left == 0:
-            raise UsageError(f"{len(dataset)} samples fill no step of {self.rows_per_step}: choose a smaller batch")
+            raise UsageError(
+                f"{len(dataset)} {dataset.unit} fill no step of {self.rows_per_step}: choose a smaller batch"
+            )
 
     @property
     def _steps_left(self) -> int:

@@ -10,6 +10,8 @@ from glm.training.sampler import Place
 class Rows:
     """Row i has i % 5 + 1 trained tokens."""
 
+    unit = "rows"
+
     def __init__(self, count: int):
         self.count = count
 
@@ -75,6 +77,6 @@ def test_every_trained_token_of_a_step_weighs_the_same(cut):
 
 
 def test_too_few_samples():
-    with pytest.raises(UsageError, match="7 samples fill no step of 8"):
+    with pytest.raises(UsageError, match="7 rows fill no step of 8"):
         sampler((1, 8, 1), count=7)
     assert list(sampler((1, 8, 1), count=80, step=10)) == []
