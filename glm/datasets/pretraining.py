@@ -50,9 +50,6 @@ class Source:
         ids = hashlib.sha256(sample(beside(self.prefix, ".bin"))).hexdigest()
         return f"{self.index_file['sha256'][:8]}-{ids[:8]}"
 
-    def __str__(self):
-        return f"{self.weight:g} {self.digest}" if self.weight is not None else self.digest
-
 
 def open_sources(words: Sequence[str]) -> list[Source]:
     """The data sets that --input_dir names.
@@ -76,6 +73,14 @@ def open_sources(words: Sequence[str]) -> list[Source]:
     if not prefixes:
         raise GLMError(f"input_dir {words[0]} holds no .idx file: make one there with preprocess_data.py")
     return [Source(prefix, 1.0) for prefix in prefixes] if len(prefixes) > 1 else [Source(prefixes[0])]
+
+
+def content_of(sources: Sequence[Source]) -> str:
+    """What samples are made of: the data sets' digests, with their shares where they are blended."""
+    if sources[0].weight is None:
+        return sources[0].digest
+    shares = normalised([source.weight for source in sources])
+    return ", ".join(f"{share:g} {source.digest}" for share, source in zip(shares, sources, strict=True))
 
 
 def _exists(word: str) -> bool:

@@ -12,7 +12,7 @@ from glm.api.loading import load_processor
 from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
 from glm.datasets.indexed_record import require_tokenizer
-from glm.datasets.pretraining import Samples, SampleSettings, Source, open_sources
+from glm.datasets.pretraining import Samples, SampleSettings, Source, content_of, open_sources
 from glm.distributed.processes import barrier, process_count, process_rank, require_agreement
 from glm.encoding.boundaries import Boundaries
 from glm.encoding.processor import Processor
@@ -190,8 +190,7 @@ def _order(
     training: GLMTrainingArguments,
 ) -> dict[str, Any]:
     """What the order of the training samples depends on."""
-    content = ", ".join(map(str, sources))
-    order = {"data": content, "split": data.split, "max_length": data.max_length, "seed": training.seed}
+    order = {"data": content_of(sources), "split": data.split, "max_length": data.max_length, "seed": training.seed}
     return order | ({"samples": len(splits["train"])} if "train" in splits else {})
 
 

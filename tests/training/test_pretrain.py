@@ -165,6 +165,18 @@ def test_a_run_of_fine_tuning_is_another_one(data, unbroken, tmp_path):
         changes_since(unbroken / "checkpoint-5", replace(found, order={}), 5)
 
 
+def test_blended_data(data, tmp_path):
+    """Weights and prefixes, as words or as one; other weights are another run."""
+    other = write_indexed(tmp_path / "other", random_documents(30, seed=5))
+    once = {"max_steps": 2, "save_steps": 2}
+    pretrain(["0.3", data, "0.7", other], tmp_path / "words", **once)
+    pretrain(f"3 {data} 7 {other}", tmp_path / "one", **once)
+    assert history(tmp_path / "words") == history(tmp_path / "one")
+    pretrain(f"3 {data} 7 {other}", tmp_path / "words", **once)
+    with pytest.raises(UsageError, match=r"a run with data 0.3 \S+, 0.7 \S+, and this one has data 0.5 \S+, 0.5 \S+:"):
+        pretrain(["0.5", data, "0.5", other], tmp_path / "words", **once)
+
+
 def test_passes_instead_of_steps(data, tmp_path, capsys):
     trainer = pretrain(data, tmp_path / "run", max_steps=None, num_train_epochs=0.5, save_strategy="no")
     one_pass = trainer.train_dataset.samples.samples_of_a_pass
