@@ -24,7 +24,7 @@ _ARROW_FILE = b"ARROW1"
 _HEADS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
 _HEADS |= {b"PAR1": ".parquet", _ARROW_FILE: ".arrow"}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-_CHUNK = 1 << 20  # bytes
+_CHUNK = 1 << 18  # bytes
 _ROWS = 1024  # of a table, in memory at a time
 # Data of other kinds, and what to do with it.
 _CONVERT = "save its rows as JSON Lines, an object per line"

@@ -156,19 +156,25 @@ class IndexedDataset(Sequence):
 
     def _check_offsets(self) -> int:
         """The bytes that `.bin` must have. Old Megatron's merge wrote wrong offsets behind 2 GiB (its issue 1672)."""
-        end = 0
-        for start in range(0, len(self), CHUNK):
-            lengths = self.lengths[start : start + CHUNK].astype(np.int64)
+        for lengths in chunks(self.lengths, CHUNK):
             if (lengths < 0).any():
                 raise GLMError(f"{self._index}: a sequence has {lengths.min()} ids: {_AGAIN}")
-            ends = end + np.cumsum(lengths * self.dtype.itemsize)
-            wanted = np.concatenate(([end], ends[:-1]))
-            if (wrong := np.flatnonzero(self.offsets[start : start + CHUNK] != wanted)).size:
-                number = start + int(wrong[0])
-                both = f"{self.offsets[number]:,}, its place is {wanted[wrong[0]]:,}"
-                raise GLMError(f"{self._index}: sequence {number:,} is said to begin at byte {both}: {_AGAIN}")
-            end = int(ends[-1])
-        return end
+        found = chunks(self.offsets, CHUNK)
+        for number, wanted in enumerate(offsets_of(self.lengths, self.dtype.itemsize)):
+            if (wrong := np.flatnonzero(next(found) != wanted)).size:
+                place = number * CHUNK + int(wrong[0])
+                both = f"{self.offsets[place]:,}, its place is {wanted[wrong[0]]:,}"
+                raise GLMError(f"{self._index}: sequence {place:,} is said to begin at byte {both}: {_AGAIN}")
+        return int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize
+
+
+def offsets_of(lengths: np.ndarray, itemsize: int) -> Iterator[np.ndarray]:
+    """Where each sequence begins in `.bin`, in bytes: int64 in pieces of CHUNK, of lengths int32 [N]."""
+    end = 0
+    for part in chunks(lengths, CHUNK):
+        ends = end + np.cumsum(part.astype(np.int64) * itemsize)
+        yield np.concatenate((np.array([end], "<i8"), ends[:-1]))
+        end = int(ends[-1])
 
 
 def chunks(array: np.ndarray, size: int, overlap: int = 0) -> Iterator[np.ndarray]:

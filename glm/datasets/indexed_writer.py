@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from glm.datasets.indexed import CHUNK, CODES, HEADER, MAGIC, VERSION, IndexedDataset, beside, chunks
+from glm.datasets.indexed import CHUNK, CODES, HEADER, MAGIC, VERSION, IndexedDataset, beside, chunks, offsets_of
 from glm.datasets.indexed_record import RECORD
 from glm.errors import GLMError
 from glm.files.atomic import staged, sync
@@ -137,11 +137,7 @@ class IndexedDatasetWriter:
         index.write(HEADER.pack(MAGIC, VERSION, code, self.sequence_count, self.document_count + 1))
         lengths = np.memmap(self._staging / "lengths", "<i4", mode="r")
         index.writelines(part.tobytes() for part in chunks(lengths, CHUNK))
-        end = 0
-        for part in chunks(lengths, CHUNK):
-            ends = end + np.cumsum(part.astype(np.int64) * self.dtype.itemsize)
-            index.write(np.concatenate(([end], ends[:-1])).astype("<i8").tobytes())
-            end = int(ends[-1])
+        index.writelines(part.tobytes() for part in offsets_of(lengths, self.dtype.itemsize))
         index.write(np.zeros(1, "<i8").tobytes())
         with (self._staging / "documents").open("rb") as ends_file:
             shutil.copyfileobj(ends_file, index, _COPY)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,6 +18,8 @@ from glm.datasets.indexed_writer import IndexedDatasetWriter
 from glm.datasets.tokenized import DocumentEncoder, Encoded, EncodingOptions, encoded
 from glm.errors import GLMError
 from glm.tokenizers import GLMTokenizer
+from glm.tokenizers.calls import TokenizerCalls
+from glm.tokenizers.source import tokenizer_directory
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Preprocessing:
 
 @dataclass
 class Report:
-    """What was done. Attributes: see `table`."""
+    """What was done. Attributes: see `table`; `bytes` are of the text in UTF-8, of a joined data set of its ids."""
 
     prefixes: list[Path]
     files: int = 0
@@ -90,51 +92,56 @@ def preprocess(settings: Preprocessing, *, show_progress: bool = False) -> Repor
         GLMError: nothing to read, bad input, data of that name, or no room; nothing is written then.
     """
     files = input_files(settings.inputs)
-    tokenizer = GLMTokenizer.from_pretrained(settings.encoding.tokenizer)
-    dtype = id_dtype(len(tokenizer))
-    prefixes = [settings.prefix(key) for key in settings.keys]
+    directory = tokenizer_directory(settings.encoding.tokenizer)  # downloaded once, not by every worker
+    options, tokenizer = replace(settings.encoding, tokenizer=str(directory)), GLMTokenizer.from_pretrained(directory)
+    dtype, prefixes = id_dtype(len(tokenizer)), [settings.prefix(key) for key in settings.keys]
     _require_free(prefixes, settings.overwrite)
-    report = Report(prefixes, len(files), dtype=dtype.name, bytes=sum(file.stat().st_size for file in files))
     with ExitStack() as stack:
         writers = [stack.enter_context(IndexedDatasetWriter(prefix, dtype)) for prefix in prefixes]
-        progress = stack.enter_context(Progress(report, settings.log_interval, show_progress))
+        size = sum(file.stat().st_size for file in files)
+        progress = stack.enter_context(Progress(size, settings.log_interval, show_progress))
         documents = Documents(files, settings.keys, settings.sample_by, settings.skip_bad_rows, progress.read)
-        encoder = DocumentEncoder(tokenizer, settings.encoding, dtype)
-        empty = [0] * len(writers)
-        for batch in encoded(documents, encoder, settings.encoding, dtype, settings.workers):
-            _write(writers, batch, empty)
-            progress.wrote(len(batch[0].lengths) + batch[0].empty)
-        report.skipped = documents.skipped
-        common = _record(settings, tokenizer_record(tokenizer), dtype.name)
+        encoder = DocumentEncoder(tokenizer, options, dtype)
+        empty = _write(writers, encoded(documents, encoder, options, dtype, settings.workers), progress)
+        common = _record(settings, tokenizer, files) | {"dtype": dtype.name, "skipped_rows": documents.skipped}
         for key, writer, left_out in zip(settings.keys, writers, empty, strict=True):
-            counts = {
-                "documents": writer.document_count,
-                "empty_documents": left_out,
-                "skipped_rows": documents.skipped,
-                "tokens": writer.token_count,
-                "files": [{"name": file.name, "bytes": file.stat().st_size} for file in files],
-            }
-            writer.finish(common | {"json_key": key} | counts)
-    report.documents = sum(writer.document_count for writer in writers)
-    report.tokens = sum(writer.token_count for writer in writers)
-    report.empty = sum(empty)
-    return report
+            counts = {"documents": writer.document_count, "empty_documents": left_out, "tokens": writer.token_count}
+            writer.finish(common | counts | {"json_key": key})
+    return Report(
+        prefixes=prefixes,
+        files=len(files),
+        documents=sum(writer.document_count for writer in writers),
+        empty=sum(empty),
+        skipped=documents.skipped,
+        tokens=sum(writer.token_count for writer in writers),
+        dtype=dtype.name,
+        bytes=progress.bytes,
+        seconds=progress.seconds,
+    )
 
 
-def _write(writers: Sequence[IndexedDatasetWriter], batch: Sequence[Encoded], empty: list[int]) -> None:
-    for number, (writer, part) in enumerate(zip(writers, batch, strict=True)):
-        writer.add_documents(part.ids, part.lengths)
-        empty[number] += part.empty
+def _write(
+    writers: Sequence[IndexedDatasetWriter], batches: Iterable[Sequence[Encoded]], progress: Progress
+) -> list[int]:
+    """How many documents of each key were empty."""
+    empty = [0] * len(writers)
+    for batch in batches:
+        for number, (writer, part) in enumerate(zip(writers, batch, strict=True)):
+            writer.add_documents(part.ids, part.lengths)
+            empty[number] += part.empty
+        progress.wrote(len(batch[0].lengths) + batch[0].empty, sum(part.bytes for part in batch))
+    return empty
 
 
-def _record(settings: Preprocessing, tokenizer: dict, dtype: str) -> dict:
+def _record(settings: Preprocessing, tokenizer: TokenizerCalls, files: Sequence[Path]) -> dict:
+    """What all keys have in common."""
     return {
-        "tokenizer": tokenizer,
-        "dtype": dtype,
+        "tokenizer": tokenizer_record(tokenizer),
         "append_eos": settings.encoding.append_eos,
         "add_special_tokens": settings.encoding.add_special_tokens,
         "split_special_tokens": settings.encoding.split_special_tokens,
         "sample_by": settings.sample_by,
+        "files": [{"name": file.name, "bytes": file.stat().st_size} for file in files],
     }
 
 
@@ -170,6 +177,8 @@ def merge(prefixes: Sequence[str], output_prefix: str, *, overwrite: bool = Fals
 
 def _require_free(prefixes: Sequence[Path], overwrite: bool) -> None:
     """Makes the directory. Raises GLMError where a data set is there already."""
+    if len(set(prefixes)) < len(prefixes):
+        raise GLMError(f"{prefixes[0].name} would be written twice: name each --json_key once")
     for prefix in prefixes:
         there = [path for ending in (".idx", ".bin") if (path := beside(prefix, ending)).exists()]
         if there and not overwrite:
@@ -178,42 +187,48 @@ def _require_free(prefixes: Sequence[Path], overwrite: bool) -> None:
 
 
 class Progress:
-    """A bar on a terminal, or a line every so many documents, with MB/s and documents/s; the report learns the time.
+    """A bar on a terminal, or a line every so many documents: how much of the files is done, and how fast.
 
     Args:
+        size: of the files, in bytes.
         log_interval: documents between two lines.
         shown: otherwise nothing is written.
+
+    Attributes:
+        bytes: of the text that was written, in UTF-8.
+        seconds: from beginning to end.
     """
 
-    def __init__(self, report: Report, log_interval: int, shown: bool):
-        self._report, self._interval = report, log_interval
-        self._read = self._documents = self._logged = 0
+    def __init__(self, size: int, log_interval: int, shown: bool):
+        self._size, self._interval = size, log_interval
+        self._read = self._documents = self._logged = self.bytes = 0
+        self.seconds = 0.0
         self._lines = shown and not sys.stderr.isatty()
         form = "{l_bar}{bar}| {n_fmt}/{total_fmt}B [{elapsed}<{remaining}{postfix}]"
-        self._bar = tqdm(
-            total=report.bytes, desc="tokenize", unit_scale=True, bar_format=form, disable=not shown or self._lines
-        )
+        off = not shown or self._lines
+        self._bar = tqdm(total=size, desc="tokenize", unit_scale=True, bar_format=form, disable=off)
 
     def __enter__(self) -> Progress:
         self._started = time.monotonic()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._report.seconds = time.monotonic() - self._started
+        self.seconds = time.monotonic() - self._started
         self._bar.close()
 
     def read(self, count: int) -> None:
         """So many bytes of the files were read."""
         self._read += count
 
-    def wrote(self, documents: int) -> None:
-        """So many documents were written; what was read for them counts now."""
+    def wrote(self, documents: int, size: int) -> None:
+        """So many documents were written, so many bytes of text; what was read of the files for them counts now."""
         self._documents += documents
+        self.bytes += size
         seconds = max(time.monotonic() - self._started, 1e-9)
-        speed = f"{self._read / seconds / 1e6:.2f} MB/s, {self._documents / seconds:,.0f} documents/s"
+        speed = f"{self.bytes / seconds / 1e6:.2f} MB/s, {self._documents / seconds:,.0f} documents/s"
         self._bar.set_postfix_str(speed, refresh=False)
         self._bar.update(self._read - self._bar.n)
         if self._lines and self._documents // self._interval > self._logged:
             self._logged = self._documents // self._interval
-            share = 100 * self._read / max(self._report.bytes, 1)
+            share = 100 * self._read / max(self._size, 1)
             print(f"{self._documents:,} documents, {share:.0f} %: {speed}", file=sys.stderr, flush=True)

@@ -48,11 +48,13 @@ class Encoded:
         ids: of all of them, one behind another.
         lengths: of each.
         empty: how many were left out.
+        bytes: of their texts in UTF-8.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     empty: int
+    bytes: int
 
 
 class DocumentEncoder:
@@ -78,7 +80,8 @@ class DocumentEncoder:
             if len(ids) > before:
                 lengths.append(len(ids) - before)
         empty = len(documents) - len(lengths)
-        return Encoded(np.array(ids, self._dtype), np.array(lengths, np.int64), empty)
+        size = sum(len(document.texts[key].encode("utf-8", "surrogatepass")) for document in documents)
+        return Encoded(np.array(ids, self._dtype), np.array(lengths, np.int64), empty, size)
 
     def _ids(self, document: Document, text: str) -> list[int]:
         try:

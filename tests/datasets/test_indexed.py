@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from paddlenlp.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 
-from glm.datasets.indexed import HEADER, IndexedDataset, id_dtype
+from glm.datasets.indexed import HEADER, IndexedDataset, id_dtype, offsets_of
 from glm.datasets.indexed_record import read_record, require_tokenizer, tokenizer_record
 from glm.datasets.indexed_writer import IndexedDatasetWriter
 from glm.datasets.preprocess import merge
@@ -88,6 +88,27 @@ def test_another_process_opens_it_anew(golden):
 @pytest.mark.parametrize(("size", "dtype"), [(0, "uint16"), (65499, "uint16"), (65500, "int32"), (151552, "int32")])
 def test_the_type_of_a_vocabularys_ids(size, dtype):
     assert id_dtype(size) == dtype
+
+
+def test_offsets_beyond_what_32_bits_hold():
+    """Three documents as long as can be, and a short one: 24 GiB."""
+    lengths = np.array([2**31 - 1, 2**31 - 1, 2**31 - 1, 5], "<i4")
+    (found,) = offsets_of(lengths, 4)
+    assert found.dtype == np.int64
+    assert found.tolist() == [number * (2**31 - 1) * 4 for number in range(4)]
+
+
+def test_a_data_set_beyond_2_gib_is_read(tmp_path):
+    """A sparse file: nothing but its end is on the disk."""
+    lengths = [2**30, 3]
+    index = header(count=2, documents=3) + np.array(lengths, "<i4").tobytes() + np.array([0, 2**32], "<i8").tobytes()
+    (tmp_path / "x.idx").write_bytes(index + np.array([0, 1, 2], "<i8").tobytes())
+    with (tmp_path / "x.bin").open("wb") as file:
+        file.seek(2**32)
+        file.write(np.array([7, 8, 9], "<i4").tobytes())
+    data = IndexedDataset(tmp_path / "x")
+    assert data[1].tolist() == [7, 8, 9] and data.token_count == 2**30 + 3
+    assert data.read(0, 2**30 - 2).tolist() == [0, 0]
 
 
 def random_documents(draw: np.random.Generator, dtype: str) -> list[list[np.ndarray]]:
