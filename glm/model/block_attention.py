@@ -155,10 +155,11 @@ class _Row:
             if not keys:
                 grad_q.append(paddle.zeros([self.heads, len(queries), self.width], self.q.dtype))
                 continue
-            part = self._block_gradients(queries, keys, _part(grad, queries), _part(along_NT1, queries))
-            grad_q.append(part[0])
-            for total, more in ((grad_k, part[1]), (grad_v, part[2])):
-                total[:, keys.start : keys.stop] = _part(total, keys) + more
+            of_q, of_k, of_v = self._block_gradients(queries, keys, _part(grad, queries), _part(along_NT1, queries))
+            grad_q.append(of_q)
+            grad_k[:, keys.start : keys.stop] = of_k.add_(_part(grad_k, keys))
+            grad_v[:, keys.start : keys.stop] = of_v.add_(_part(grad_v, keys))
+            del of_k, of_v  # before the next block's scores
         return paddle.concat(grad_q, axis=1), grad_k, grad_v
 
     def _block_gradients(self, queries: range, keys: range, grad_NMD, along_NM1) -> tuple[Tensor, Tensor, Tensor]:
