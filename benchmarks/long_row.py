@@ -3,9 +3,9 @@
     python -m benchmarks.long_row                  8,192, 16,384 and 32,768 tokens, in 24 GiB
     python -m benchmarks.long_row --tokens 8192
 
-The peak is the most that Paddle reports as allocated, beside what glm.memory computes of it. "above" is the peak without
-weights and gradients: what grows with the tokens. There is no optimizer, and an embedding of a few tokens gives the layer
-its input. float32: a CPU has no matmul in half precision.
+The peak is the most that Paddle reports as allocated, beside what glm.memory computes of it. "above" is the peak
+without weights and gradients: what grows with the tokens. There is no optimizer, and an embedding of a few tokens gives
+the layer its input. float32: a CPU has no matmul in half precision.
 """
 
 import argparse
