@@ -11,9 +11,9 @@ from typing import Literal
 
 from glm.datasets.formats import (
     JSON,
+    PACKED,
     REFUSED,
     TABLES,
-    TEXT,
     Progress,
     holds_rows,
     natural,
@@ -28,7 +28,8 @@ from glm.errors import GLMError
 
 SampleBy = Literal["document", "paragraph", "line"]
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_READ = f"{', '.join((*JSON, *TABLES, *TEXT))}, packed by .gz, .bz2, .xz or .zst or not"
+_TEXT = ".txt"
+_READ = f"{', '.join((*JSON, *TABLES, _TEXT))}, packed by .gz, .bz2, .xz or .zst or not"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ _SAMPLERS = {"document": _whole, "paragraph": _paragraphs, "line": _lines}
 
 
 def is_text(path: Path) -> bool:
-    return split_name(path.name)[1] in TEXT
+    """Whether a file is plain text, packed or not, by its name."""
+    name = path.name.lower()
+    return name.removesuffix(next((end for end in PACKED if name.endswith(end)), "")).endswith(_TEXT)
 
 
 def is_input(path: Path) -> bool:
@@ -159,7 +162,7 @@ def input_files(inputs: Iterable[str]) -> list[Path]:
         found += files
     for path in found:
         require_readable(path)
-        if not split_name(path.name)[1]:
+        if not is_text(path) and not split_name(path.name)[1]:
             raise GLMError(f"{path} is of a kind that is not read: give it the ending of what it is, of {_READ}")
     if len(set(found)) < len(found):
         twice = next(path for path in found if found.count(path) > 1)

@@ -18,7 +18,6 @@ Progress = Callable[[int], Any]
 
 JSON = (".json", ".jsonl", ".ndjson", ".jsonlines")
 TABLES = (".parquet", ".arrow")
-TEXT = (".txt",)  # raw text alone, not rows
 _ARROW_FILE = b"ARROW1"
 # How files of other kinds begin, which some call .json, and what they ought to be called.
 _HEADS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
@@ -48,7 +47,7 @@ def split_name(name: str) -> tuple[str, str]:
     for packed in PACKED:
         if low.endswith(packed):
             stem, low = stem[: -len(packed)], low[: -len(packed)]
-    ending = next((end for end in (*JSON, *TABLES, *TEXT, *REFUSED) if low.endswith(end)), "")
+    ending = next((end for end in (*JSON, *TABLES, *REFUSED) if low.endswith(end)), "")
     return stem[: len(stem) - len(ending)], ending
 
 
