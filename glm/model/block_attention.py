@@ -164,11 +164,11 @@ class _Row:
 
     def _block_gradients(self, queries: range, keys: range, grad_NMD, along_NM1) -> tuple[Tensor, Tensor, Tensor]:
         weights_NMS, grad_KQD = self._weights(queries, keys), self._grouped(grad_NMD)
+        kept = self._kept(weights_NMS) if self.dropout else None
         slope_NMS = paddle.matmul(grad_KQD, _part(self.v, keys), transpose_y=True).astype("float32")
         slope_NMS = slope_NMS.reshape(weights_NMS.shape)
         dropped = weights_NMS
         if self.dropout:
-            kept = self._kept(weights_NMS)
             slope_NMS, dropped = slope_NMS.multiply_(kept), kept.multiply_(weights_NMS)
         weighed = self._grouped(dropped.astype(grad_KQD.dtype))
         grad_v = paddle.matmul(weighed, grad_KQD, transpose_x=True).astype("float32")
