@@ -34,7 +34,7 @@ class RowBlocks:
         first_T, end_T = self.on_host[row]
         found = []
         for queries in even_chunks(len(first_T), most):
-            seen = np.flatnonzero((first_T < np.minimum(end_T, queries.stop)) & (end_T > queries.start))
+            seen = np.flatnonzero((first_T < queries.stop) & (end_T > queries.start))
             found.append((queries, range(seen[0], seen[-1] + 1) if len(seen) else range(0)))
         return found
 
