@@ -252,3 +252,33 @@ def test_in_half_precision_on_the_simulated_npu():
     for kinds, off in on_npu(IN_HALF_PRECISION):
         assert kinds[0][1:] == kinds[1][1:]
         assert max(off) < 0.1
+
+
+DROPOUT = """
+import numpy as np
+from contextlib import nullcontext
+from glm.model import block_attention
+from glm.model.attention import AttentionDropout
+from glm.model.block_attention import BlockAttention
+from glm.model.visibility import derived_rows
+paddle.set_device("npu:0")
+block_attention.query_block = lambda heads, tokens: 3
+draw, rows = np.random.default_rng(3), derived_rows(paddle.ones([1, 10], "int64"), paddle.to_tensor([4]))
+q, k, v = (paddle.to_tensor(draw.standard_normal([1, 10, heads, 8]).astype("float32")) for heads in (4, 2, 2))
+v.stop_gradient = False
+def loss():
+    paddle.seed(5)
+    context = BlockAttention(BlockAttention.mask(rows, 2, "float32"), 2, AttentionDropout(0.3, nullcontext))(q, k, v)
+    return (context * paddle.arange(context.size, dtype="float32").reshape(context.shape).cos()).sum()
+total = loss()
+paddle.seed(11)
+total.backward()
+print(json.dumps([float(total), float((v * v.grad).sum())]))
+"""
+
+
+@needs_compiler
+def test_dropout_on_the_simulated_npu():
+    """The context is linear in the values: with the same weights dropped, their gradient gives the loss back."""
+    loss, again = on_npu(DROPOUT)
+    assert again == pytest.approx(loss, rel=1e-4)
