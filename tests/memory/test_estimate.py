@@ -290,10 +290,11 @@ def test_the_measurement_tells_other_runs_apart(wrong):
 @pytest.mark.slow
 @needs_compiler
 def test_ranks_of_the_simulated_npu_need_what_was_computed(tmp_path):
-    """Two ranks, and a vocabulary that they do not divide: training with and without recompute, and generation."""
+    """A vocabulary that two ranks do not divide: training with and without recompute, generation, a long row."""
     runs = [replace(RUN, train=train, recompute=again) for train in ("full", "lora") for again in (False, True)]
     runs += [replace(RUN, src_length=60, tgt_length=30), replace(RUN, num_beams=1, tgt_length=10)]
-    config = config_of(tensor_parallel_degree=2)
+    runs += [replace(RUN, train="full", recompute=True, **LONG)]
+    config = config_of(max_position_embeddings=2048, tensor_parallel_degree=2)
     script = str(ROOT / "tests" / "memory" / "rank.py")
     # Copies of transposed tensors, as Paddle's image for Ascend sets it; views need up to 6 % less.
     result = launch(script, 2, tmp_path, [json.dumps([asdict(run) for run in runs])], FLAGS_use_stride_kernel="0")
