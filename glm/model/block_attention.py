@@ -4,7 +4,7 @@ A block of queries reads the stretch of keys that any of its rows may see: of a 
 computed, of a packed one few but those inside the documents. The backward pass computes the softmax of a block again,
 and draws the random numbers of dropout again. Rows of a batch are taken one by one: each has stretches of its own.
 
-Shapes: T tokens of a row, N heads, K key/value heads, R = N/K, D head_dim; M queries of a block, S keys that it reads.
+Shapes: T tokens of a row or of a block, S keys that a block reads, N heads, K key/value heads, R = N/K, D head_dim.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ class RowBlocks:
         first_T, end_T = self.on_host[row]
         found = []
         for queries in even_chunks(len(first_T), most):
-            seen = np.flatnonzero((first_T < np.minimum(end_T, queries.stop)) & (end_T > queries.start))
+            seen = np.flatnonzero((first_T < queries.stop) & (end_T > queries.start))
             found.append((queries, range(seen[0], seen[-1] + 1) if len(seen) else range(0)))
         return found
 
     def bias(self, row: int, queries: range, keys: range) -> Tensor:
-        """[M, S] float32, added to the scores of a block."""
+        """[T, S] float32, added to the scores of a block."""
         return visibility_bias(self.on_device[row : row + 1, :, keys.start : keys.stop], queries).squeeze(0)
 
 
@@ -141,10 +141,10 @@ class _Row:
     def _block_context(self, queries: range, keys: range) -> Tensor:
         if not keys:
             return paddle.zeros([self.heads, len(queries), self.width], self.v.dtype)
-        weights_NMS = self._weights(queries, keys)
+        weights_NTS = self._weights(queries, keys)
         if self.dropout:
-            weights_NMS = weights_NMS.multiply_(self._kept(weights_NMS))
-        context = paddle.matmul(self._grouped(weights_NMS.astype(self.v.dtype)), _part(self.v, keys))
+            weights_NTS = weights_NTS.multiply_(self._kept(weights_NTS))
+        context = paddle.matmul(self._grouped(weights_NTS.astype(self.v.dtype)), _part(self.v, keys))
         return context.reshape([self.heads, -1, self.width])
 
     def gradients(self, context: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,37 +162,37 @@ class _Row:
             del of_k, of_v  # before the next block's scores
         return paddle.concat(grad_q, axis=1), grad_k, grad_v
 
-    def _block_gradients(self, queries: range, keys: range, grad_NMD, along_NM1) -> tuple[Tensor, Tensor, Tensor]:
-        weights_NMS, grad_KQD = self._weights(queries, keys), self._grouped(grad_NMD)
-        slope_NMS = paddle.matmul(grad_KQD, _part(self.v, keys), transpose_y=True).astype("float32")
-        slope_NMS = slope_NMS.reshape(weights_NMS.shape)
-        dropped = weights_NMS
+    def _block_gradients(self, queries: range, keys: range, grad_NTD, along_NT1) -> tuple[Tensor, Tensor, Tensor]:
+        weights_NTS, grad_KQD = self._weights(queries, keys), self._grouped(grad_NTD)
+        kept = self._kept(weights_NTS) if self.dropout else None
+        slope_NTS = paddle.matmul(grad_KQD, _part(self.v, keys), transpose_y=True).astype("float32")
+        slope_NTS = slope_NTS.reshape(weights_NTS.shape)
+        dropped = weights_NTS
         if self.dropout:
-            kept = self._kept(weights_NMS)
-            slope_NMS, dropped = slope_NMS.multiply_(kept), kept.multiply_(weights_NMS)
+            slope_NTS, dropped = slope_NTS.multiply_(kept), kept.multiply_(weights_NTS)
         weighed = self._grouped(dropped.astype(grad_KQD.dtype))
         grad_v = paddle.matmul(weighed, grad_KQD, transpose_x=True).astype("float32")
-        slope_KQS = self._grouped(slope_NMS.subtract_(along_NM1).multiply_(weights_NMS))
+        slope_KQS = self._grouped(slope_NTS.subtract_(along_NT1).multiply_(weights_NTS))
         scale, q_KQD = self.width**-0.5, self._grouped(_part(self.q, queries)).astype("float32")
         grad_q = (paddle.matmul(slope_KQS, _part(self.k, keys)) * scale).astype(self.q.dtype)
         grad_k = paddle.matmul(slope_KQS, q_KQD * scale, transpose_x=True)
         return grad_q.reshape([self.heads, -1, self.width]), grad_k, grad_v
 
     def _weights(self, queries: range, keys: range) -> Tensor:
-        """Softmax [N, M, S] float32 of a block."""
+        """Softmax [N, T, S] float32 of a block."""
         scores = scores_fp32(self._grouped(_part(self.q, queries)), _part(self.k, keys))
-        scores_NMS = scores.reshape([self.heads, len(queries), len(keys)])
-        return F.softmax(scores_NMS.add_(self.rows.bias(self.row, queries, keys)), axis=-1)
+        scores_NTS = scores.reshape([self.heads, len(queries), len(keys)])
+        return F.softmax(scores_NTS.add_(self.rows.bias(self.row, queries, keys)), axis=-1)
 
     def _kept(self, weights: Tensor) -> Tensor:
         """What dropout multiplies the weights with."""
         return F.dropout(paddle.ones_like(weights), self.dropout.rate)
 
-    def _grouped(self, x_NM: Tensor) -> Tensor:
-        """Query heads of one key/value head below each other: [N, M, …] → [K, R·M, …]."""
-        return x_NM.reshape([self.groups, -1, x_NM.shape[-1]])
+    def _grouped(self, x_NT: Tensor) -> Tensor:
+        """Query heads of one key/value head below each other: [N, T, …] → [K, R·T, …]."""
+        return x_NT.reshape([self.groups, -1, x_NT.shape[-1]])
 
 
 def _part(x: Tensor, tokens: range) -> Tensor:
-    """Tokens [heads, M, …] of [heads, T, …]."""
+    """Some tokens of [heads, T, …]."""
     return x[:, tokens.start : tokens.stop]

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 
+from glm import GLMConfig, GLMForCausalLM
 from glm.distributed import tensor_parallel
 from glm.distributed.processes import process_count
 from glm.model.head_loss import Head, chunked_losses
+from glm.model.init import seeded
 from glm.model.loss import Target, smoothed_cross_entropy
 
 M, H, V, CHUNK = 23, 12, 37, 5
@@ -51,4 +53,24 @@ def compare(tied: bool, frozen: bool) -> list[float]:
     return [float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True)]
 
 
-print("off", json.dumps([compare(tied, frozen) for tied in (False, True) for frozen in (False, True)]), flush=True)
+def of_a_model(tied: bool) -> list[float]:
+    """Losses and gradients of a model in chunks against those of all its logits at once."""
+    shape = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = GLMConfig("glm4", **shape, tie_word_embeddings=tied, **tensor_parallel.tensor_parallel())
+    with seeded(3):
+        model = GLMForCausalLM(config)
+    model.train()
+    ids, results = paddle.to_tensor(np.arange(M)[None] % V), []
+    for chunk in (CHUNK, M):
+        Target.chunk = chunk
+        rest = paddle.ones_like(ids), paddle.arange(M).reshape([1, 1, M]), paddle.zeros([1], "int64")
+        losses = model(ids, *rest, labels.unsqueeze(0), 0.1, reduction="none")
+        losses.sum().backward()
+        results.append([losses.numpy(), *(p.grad.numpy() for p in model.parameters())])
+        model.clear_gradients()
+    Target.chunk = CHUNK
+    return [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(*results, strict=True)]
+
+
+of_heads = [compare(tied, frozen) for tied in (False, True) for frozen in (False, True)]
+print("off", json.dumps([*of_heads, of_a_model(False), of_a_model(True)]), flush=True)
