@@ -19,6 +19,7 @@ READMES = ["README.md", "README_zh.md"]
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
     "conversion", "models", "devices", "distributed", "quantization", "indexed_data",
+    "pretraining",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
@@ -33,15 +34,18 @@ SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
 BACKENDS_TEST, CHAT_TEST = (f"tests/scripts/test_{name}.py" for name in ("infer_backends", "chat_script"))
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
+PRETRAIN_TEST = "tests/scripts/test_pretrain_guide.py"
 RUN_BY = {
     r"printf .*--chat": "tests/cli/test_questions.py::test_questions_of_a_pipe",
     r"output/tour|glm-4-9b-0414-tiny --chat": "tests/scripts/test_tour.py::test_every_command_runs",
     r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
     r"distributed\.launch .*predict_generation\.py configs/": "tests/matrix/test_matrix.py::test_tensor_parallel",
-    r"finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_fine_tuning_and_evaluation",
+    r"finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_training_and_evaluation",
     r"predict_generation\.py .*--(chat|predict_data)": f"{CONFIG_TEST}::test_prediction",
     r"distributed\.launch .*finetune_generation\.py": f"{DISTRIBUTED_TEST}::test_fine_tuning_on_two_devices",
     r"distributed\.launch .*predict_generation\.py": f"{DISTRIBUTED_TEST}::test_merging_on_two_devices",
+    r"distributed\.launch .*pretrain_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
+    r"pretrain_generation\.py|data/pretrain |output/(pretrained|export) ": f"{PRETRAIN_TEST}::test_every_command_runs",
     r"preprocess_data\.py": "tests/scripts/test_preprocess_script.py::test_every_command_of_the_guide_runs",
     r"-m glm\.memory": "tests/distributed/test_distributed_docs.py::test_the_memory_command_runs",
     r"finetune_generation\.py .*--r 8": f"{SEED_TEST}::test_lora_fine_tuning",
@@ -206,7 +210,7 @@ def test_the_scripts_parser_takes_the_command(line, monkeypatch):
     script, arguments = words[start], words[start + 1 :]
     if arguments[0].endswith((".json", ".yaml")):
         return  # its flags are in the file: test_the_file_of_arguments
-    if script.startswith("finetune"):
+    if script.startswith(TRAINING):
         assert training_parser(script).parse_known_args(arguments)[1] == []
     else:
         monkeypatch.setattr(sys, "argv", [script, *arguments])
@@ -264,12 +268,13 @@ def pairs(line: str) -> list[tuple[str, ...]]:
     return [(head,), *(tuple(flag.split()) for flag in flags)]
 
 
+TRAINING = ("finetune", "pretrain")
 SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 
 
 @cache
 def flags_of(script: str) -> frozenset[str]:
-    if script.startswith("finetune"):
+    if script.startswith(TRAINING):
         return frozenset(training_parser(script)._option_string_actions)
     text = "".join(map(text_of, (script, "glm/cli/prompts.py", "glm/cli/script.py")))
     return frozenset(re.findall(r'"(--[\w-]+)"', text))
@@ -277,9 +282,12 @@ def flags_of(script: str) -> frozenset[str]:
 
 @cache
 def training_parser(script: str):
-    """The parser of a fine-tuning script, before it looks at the machine (a CPU refuses --fp16)."""
-    from glm.training import arguments
+    """The parser of a training script, before it looks at the machine (a CPU refuses --fp16)."""
+    from glm.training import arguments, pretrain_flags
 
     data = arguments.InstructionDataArguments if "instruction" in script else arguments.DataArguments
-    classes = [data, arguments.DecodeArguments, arguments.ModelArguments, arguments.GLMTrainingArguments]
-    return arguments.ArgumentParser(classes, allow_abbrev=False)
+    classes = [data, arguments.DecodeArguments, arguments.ModelArguments]
+    if script.startswith("pretrain"):
+        names = ("PretrainDataArguments", "PretrainModelArguments", "ScheduleArguments")
+        classes = [getattr(pretrain_flags, name) for name in names]
+    return arguments.ArgumentParser([*classes, arguments.GLMTrainingArguments], allow_abbrev=False)

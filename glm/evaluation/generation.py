@@ -13,18 +13,12 @@ from glm.encoding.dataset import EncodedDataset
 from glm.encoding.examples import TrainingExample
 from glm.encoding.processor import Processor
 from glm.evaluation.metrics import METRICS, Score
+from glm.evaluation.perplexity import summed_loss
+from glm.evaluation.replica import Replica
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Replica:
-    """Which of the copies of a model this process belongs to; rank of `count` equal ones."""
-
-    rank: int = 0
-    count: int = 1
 
 
 @dataclass
@@ -70,13 +64,7 @@ class GenerationEvaluation:
 
     def _summed_loss(self, model, rows: Sequence[TrainingExample]) -> tuple[float, int]:
         """Sum over the trained tokens, and how many they are."""
-        total, tokens = 0.0, 0
-        for some in self._batches(rows, "loss"):
-            batch = self.processor.training_batch(some)
-            losses_M = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}, reduction="none")
-            total += float(losses_M.sum())
-            tokens += len(losses_M)
-        return total, tokens
+        return summed_loss(model, map(self.processor.training_batch, self._batches(rows, "loss")))
 
     def _generate(self, model, prompts: Sequence[list[int]]) -> list[str]:
         texts, stop = [], StopTokens.of(self.processor)

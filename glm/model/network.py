@@ -6,6 +6,7 @@ target tokens of a batch.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -13,14 +14,16 @@ from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
 from glm.config.glm_config import GLMConfig
-from glm.distributed.tensor_parallel import Ranks, embedding, linear
-from glm.model.attention import AttentionDropout, CachedAttention, Prefix, attention_bias, key_bias
-from glm.model.flash_attention import attention_class, compute_dtype
+from glm.distributed.tensor_parallel import Ranks, embedding, is_plain, linear
+from glm.model.attention import AttentionDropout, CachedAttention, Prefix
+from glm.model.attention_choice import attention_class, compute_dtype
+from glm.model.head_loss import Head, chunked_losses, recomputed_losses
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
-from glm.model.loss import smoothed_cross_entropy
+from glm.model.loss import Target, smoothed_cross_entropy
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
+from glm.model.visibility import derived_rows, key_bias
 
 
 class GLMPretrainedModel(PretrainedModel):
@@ -81,6 +84,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
         reduction: str = "mean",
+        visible_rows: Tensor | None = None,
     ) -> Tensor:
         """Logits, or with labels the loss, of inputs that are whole.
 
@@ -92,22 +96,39 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             labels: [B, T] int64, the token that should follow each column; negative = not trained.
             label_smoothing: share of the probability mass spread over the whole vocabulary.
             reduction: of the losses, "mean" or "none".
+            visible_rows: [B, 2, T] int32, which queries see each column (glm/model/visibility.py), in place of
+                attention_mask and prefix_length, from which it follows where it is not given; packed rows need it.
 
         Returns:
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor; without reduction the float32 loss
             [M] of each of them, in the order of `labels`.
         """
-        attention, bias = self._attention(attention_mask, prefix_length)
-        attention_fn = attention(bias, self.n_rep, self._attention_dropout())
+        if visible_rows is None:
+            visible_rows = derived_rows(attention_mask, prefix_length)
+        attention, mask = self._attention(visible_rows)
+        attention_fn = attention(mask, self.n_rep, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attention_fn] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
         # The head is the largest matmul of a small model: run it on the trained tokens only.
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
-        logits_MW, labels_M = self._own_logits(hidden_MH), labels.flatten()[trained_M]
-        losses_M = smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
-        return losses_M if reduction == "none" else losses_M.mean()
+        losses_M = self._losses(hidden_MH, labels.flatten()[trained_M], label_smoothing)
+        return losses_M if reduction == "none" else losses_M.sum() / max(losses_M.shape[0], 1)
+
+    def _losses(self, hidden_MH: Tensor, labels_M: Tensor, smoothing: float) -> Tensor:
+        """[M] float32; of more tokens than a chunk has, the logits never exist together."""
+        if not hidden_MH.shape[0]:  # no tensor without elements survives a PyLayer's backward pass
+            return self._own_logits(hidden_MH).astype("float32").sum(axis=1)
+        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        tied, dtype = self.lm_head is None, compute_dtype(weight)
+        target = Target(smoothing, self.config.vocab_size, self.ranks, weight.shape[0 if tied else 1])
+        if hidden_MH.shape[0] <= target.chunk:
+            return smoothed_cross_entropy(self._own_logits(hidden_MH), labels_M, target)
+        if tied or is_plain(self.lm_head):
+            head = Head(weight, None if tied else self.lm_head.bias, tied, dtype)
+            return chunked_losses(self.ranks.copy(hidden_MH), head, labels_M, target)
+        return recomputed_losses(self._own_logits, hidden_MH, labels_M, target)  # an adapter stands in the head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H], with a head of their own or the tied word embedding."""
@@ -121,8 +142,8 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        attention, bias = self._attention(attention_mask, prefix_length)
-        attention_fns = [attention.prefill(bias, self.n_rep) for _ in self.model.layers]
+        attention, mask = self._attention(derived_rows(attention_mask, prefix_length))
+        attention_fns = [attention.prefill(mask, self.n_rep) for _ in self.model.layers]
         self.model(input_ids, position_ids, attention_fns)
         return Prefix([a.keys for a in attention_fns], [a.values for a in attention_fns], key_bias(attention_mask))
 
@@ -150,11 +171,11 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             tail for attention_fn in attention_fns for tail in (attention_fn.tail_keys, attention_fn.tail_values)
         ]
 
-    def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
-        """The attention class of this device, and the bias in its form."""
+    def _attention(self, visible_rows: Tensor) -> tuple[type, Any]:
+        """The attention class of this device, and what is seen in its form."""
         dtype = compute_dtype(self.model.embed_tokens.weight)
-        attention = attention_class(dtype, self.config.head_dim, self.n_rep)
-        return attention, attention.bias(attention_bias(attention_mask, prefix_length), self.n_rep, dtype)
+        attention = attention_class(dtype, self.config.head_dim, self.n_rep, visible_rows)
+        return attention, attention.mask(visible_rows, self.n_rep, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""

@@ -1,23 +1,16 @@
 """Fine-tuning from arguments to files: what both fine-tuning scripts run."""
 
 import json
-import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import paddle
-from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
-from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
 from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import adapter_paths, load_processor
 from glm.cli.console import note, print_metrics, print_samples
-from glm.config.glm_config import GLMConfig
 from glm.datasets import TASKS, load_examples
-from glm.device.probe import probe_collectives
-from glm.distributed.processes import advise, barrier, digest, process_count, require_agreement, require_shared
-from glm.distributed.rank_table import environment_note
+from glm.distributed.processes import digest, process_count, require_agreement
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.examples import Example
 from glm.encoding.processor import Processor
@@ -26,20 +19,17 @@ from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS, require_packages
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
-from glm.training.bar import BarCallback
+from glm.training.run import find_resume_point, prepare_devices, run_training, show_progress, weight_dtypes
 from glm.training.run_directory import (
     EXPORT_FOLDER,
     PEFT_FOLDER,
     check_base_is_elsewhere,
-    check_output_dir,
     check_same_adapter,
     check_same_kind,
-    clear_directory,
     model_changes,
-    resume_point,
     saved_step,
 )
-from glm.training.run_record import changes_since, record_of
+from glm.training.run_record import changes_since, record_of, rows_of
 from glm.training.trainer import GLMTrainer
 
 HELD_OUT = 200  # rows for evaluation, at most, where the data has no split of its own; never over a twentieth
@@ -59,7 +49,7 @@ def finetune(
     _check_task(training)
     _check_best(data, training)
     _check_packages(data, training)
-    _prepare_devices(options, training)
+    prepare_devices(options.model_name_or_path, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
     processor = load_processor(
@@ -67,7 +57,7 @@ def finetune(
         (data.src_length, data.tgt_length),
         no_block_position=data.no_block_position,
     )
-    record = record_of(data, decode, options, training, splits)
+    record = record_of((data, decode, options, training), options, training, rows_of(splits))
     changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
     processor.generation.warn_of_unsupported()
     model = load_model(options, training)
@@ -124,24 +114,9 @@ def _check_packages(data: DataArguments, training: GLMTrainingArguments) -> None
         require_packages(task.metrics)
 
 
-def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:
-    """Chooses this process's device; finds out what would fail only later, and in each process elsewhere."""
-    paddle.set_device(training.device)
-    if training.tensor_parallel_degree > 1:
-        if training.do_train:
-            degree = training.tensor_parallel_degree
-            GLMConfig.from_pretrained(options.model_name_or_path, tensor_parallel_degree=degree).require_trainable()
-        probe_collectives()
-    if rank_table := environment_note(os.environ):
-        note(rank_table)
-
-
 def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> str | None:
-    """The checkpoint of `output_dir` to resume from, after making sure that all processes see the directory."""
-    check_output_dir(training.output_dir)
-    advise(partial(_after_an_interruption, training.output_dir, training.overwrite_output_dir))
-    require_shared(Path(training.output_dir))
-    resume = resume_point(training.output_dir, training.overwrite_output_dir, training.resume_from_checkpoint)
+    """The checkpoint of `output_dir` to resume from, after making sure that it is of such a run."""
+    resume = find_resume_point(training)
     lora = bool(options.lora or options.lora_path)
     check_same_kind(resume, lora)
     if options.lora and not options.lora_path:
@@ -149,13 +124,6 @@ def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> st
     if lora and training.overwrite_output_dir:
         check_base_is_elsewhere(options.model_name_or_path, training.output_dir)
     return resume
-
-
-def _after_an_interruption(output_dir: str, overwrite: bool) -> str:
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-    if last is None:
-        return "no checkpoint was written yet: the same command starts anew"
-    return f"the same command{' without --overwrite_output_dir' * overwrite} resumes from {last}"
 
 
 def _require_same_run(model, *splits: list[Example]) -> None:
@@ -216,9 +184,7 @@ def _first_rows(split: str, examples: list[Example], training: GLMTrainingArgume
 
 def load_model(options: ModelArguments, training: GLMTrainingArguments):
     """The model to train, with LoRA adapters where they are asked for."""
-    dtype = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
-    # Mixed precision at level O1 casts inside the operators; O2 keeps the weights themselves in half precision.
-    in_memory = dtype if training.fp16_opt_level == "O2" else "float32"
+    dtype, in_memory = weight_dtypes(training)
     paddle.seed(training.seed)
     model = GLMForCausalLM.from_pretrained(
         options.model_name_or_path, dtype=in_memory, from_scratch=options.from_scratch
@@ -258,12 +224,7 @@ def build_trainer(model, processor, data, decode, options, training, datasets, r
         weight_format=options.weight_format,
         record=record,
     )
-    if not training.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(BarCallback)
-    else:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(PrinterCallback)
+    show_progress(trainer)
     return trainer
 
 
@@ -288,35 +249,6 @@ def encode_splits(
         for what, count in datasets[name].counts.items():
             note(f"{name}: {what}: {count}")
     return datasets
-
-
-def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str] = ()) -> None:
-    """Trains, saves the model and its metrics, and prints them.
-
-    Args:
-        resume: the checkpoint to resume from.
-        changes: what the run does otherwise since then, a line each.
-    """
-    if resume:
-        for line in (f"resuming from {resume}", *changes):
-            note(line)
-    elif trainer.args.overwrite_output_dir:
-        if trainer.args.should_save:
-            clear_directory(trainer.args.output_dir, lora=isinstance(trainer.model, GLMLoRAModel))
-        barrier()
-    sizes, trained = trainer.weight_sizes()
-    result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model()
-    trainer.save_state()
-    metrics = result.metrics
-    if not metrics:  # the checkpoint was at the end already
-        return
-    rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
-    metrics |= {"train_tokens_per_second": round(rate, 1)}
-    metrics |= {"parameters": sizes, "trained_parameters": trained}
-    if trainer.is_world_process_zero():
-        trainer.save_metrics("train", metrics)
-        print_metrics(f"training: {trainer.args.output_dir}", metrics)
 
 
 def run_evaluation(trainer: GLMTrainer, prefix: str, dataset: EncodedDataset) -> dict[str, float]:

@@ -303,4 +303,6 @@ def help_parser(classes: Sequence[type], description: str) -> argparse.ArgumentP
 def _show(group: argparse._ArgumentGroup, one: Field) -> None:
     described = {name: value for name, value in one.metadata.items() if name in ("help", "choices")}
     truth = {"nargs": "?"} if isinstance(one.default, bool) or one.type == Optional[bool] else {}
-    group.add_argument(f"--{one.name}", default=one.default, **described, **truth)
+    several = {"nargs": "+"} if one.default_factory is list else {}
+    default = None if one.default is MISSING else one.default
+    group.add_argument(f"--{one.name}", default=default, **described, **truth, **several)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,8 +14,9 @@ from glm.distributed.processes import digest
 from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import write_json
+from glm.files.checksum import sample
 from glm.files.json_files import read_json
-from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
+from glm.training.arguments import DecodeArguments, GLMTrainingArguments
 from glm.training.sampler import EpochSampler, Place
 
 RECORD_NAME = "run_arguments.json"
@@ -26,7 +27,17 @@ _ANOTHER_RUN = {
 }
 # Flags that change nothing of what is trained or measured, and those whose effect is compared by itself.
 _UNSAID = (
-    *("data_name", "data_path", "skip_bad_rows", "model_name_or_path", "from_scratch", "weight_format"),
+    *(
+        "data_name",
+        "data_path",
+        "input_dir",
+        "data_cache",
+        "peak_tflops",
+        "skip_bad_rows",
+        "model_name_or_path",
+        "from_scratch",
+        "weight_format",
+    ),
     *("lora", "r", "lora_alpha", "lora_targets", "lora_path", "save_peft"),
     *("output_*", "overwrite_output_dir", "do_*", "resume_from_checkpoint", "run_name", "log*", "report_to", "debug"),
     *("save_total_limit", "save_on_each_node", "disable_tqdm", "skip_memory_metrics", "skip_profile_timer"),
@@ -41,7 +52,6 @@ _OTHERWISE = {
     "scale_loss": "without effect, the checkpoint's own scale stays",
 }
 _SECRET = frozenset({"wandb_api_key", "wandb_http_proxy"})
-_SAMPLE = 1 << 16  # bytes of a weights file, at three places, that tell it from another
 
 
 @dataclass(frozen=True)
@@ -52,36 +62,47 @@ class RunRecord:
         flags: every flag's value as JSON has it.
         splits: split → the number of its rows, and their digest.
         base: what tells the model that it started from from others.
+        order: what the order of pretraining's samples depends on, {} of fine-tuning.
     """
 
     flags: dict[str, Any]
     splits: dict[str, str]
     base: str
+    order: dict[str, Any] = field(default_factory=dict)
 
     @property
     def judged_by(self) -> list:
         """What figures of two evaluations must agree in to be compared."""
         metric = (self.flags.get("metric_for_best_model") or "").removeprefix("eval_")
-        decoding = [] if metric == "loss" else [self.flags.get(field.name) for field in fields(DecodeArguments)]
+        decoding = [] if metric == "loss" else [self.flags.get(each.name) for each in fields(DecodeArguments)]
         return [metric, self.flags.get("greater_is_better"), self.splits.get("dev"), decoding]
 
 
 def record_of(
-    data: DataArguments,
-    decode: DecodeArguments,
-    options: ModelArguments,
+    arguments: Sequence[Any],
+    options: Any,
     training: GLMTrainingArguments,
-    splits: Mapping[str, Sequence[Example]],
+    rows: Mapping[str, str],
+    order: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """The record of a run that is about to start, before anything changes its arguments."""
-    flags: dict[str, Any] = {}
-    for arguments in (data, decode, options, training):
-        flags |= {
-            field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in _SECRET
-        }
-    rows = {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items() if split}
-    known = {name: value for name, value in flags.items() if name not in _SECRET}
-    return RunRecord(json.loads(json.dumps(known, default=_plain)), rows, _base(options, training.seed))
+    """The record of a run that is about to start, before anything changes its arguments.
+
+    Args:
+        arguments: all dataclasses of flags.
+        options: the one that names the model.
+        rows: `RunRecord.splits`.
+        order: `RunRecord.order`.
+    """
+    known = {
+        each.name: getattr(one, each.name) for one in arguments for each in fields(one) if each.name not in _SECRET
+    }
+    flags = json.loads(json.dumps(known, default=_plain))
+    return RunRecord(flags, dict(rows), _base(options, training.seed), dict(order or {}))
+
+
+def rows_of(splits: Mapping[str, Sequence[Example]]) -> dict[str, str]:
+    """The number of rows of each split, and their digest."""
+    return {name: f"{len(split)} rows ({digest(*map(repr, split))})" for name, split in splits.items() if split}
 
 
 def _plain(value: Any) -> Any:
@@ -130,10 +151,19 @@ def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:
     for name, why in _ANOTHER_RUN.items():
         if name in changed:
             raise UsageError(_another_run(checkpoint, f"--{name}", *changed[name], why))
-    if record.flags["lora_path"] and "lora_path" in changed:
+    if bool(old.order) != bool(record.order):
+        kinds = ("fine-tuning", "pretraining")
+        raise UsageError(
+            f"{checkpoint} is of {kinds[bool(old.order)]}, and this run is {kinds[bool(record.order)]}: choose another "
+            "output_dir, and give it the checkpoint as --model_name_or_path"
+        )
+    for name, value in record.order.items():
+        if old.order.get(name, value) != value:
+            raise UsageError(_another_order(checkpoint, name, old, record))
+    if record.flags.get("lora_path") and "lora_path" in changed:
         why = "the adapter to continue with lies in the checkpoint"
         raise UsageError(_another_run(checkpoint, "--lora_path", *changed["lora_path"], why))
-    if (record.flags["lora"] or record.flags["lora_path"]) and record.base != old.base:
+    if (record.flags.get("lora") or record.flags.get("lora_path")) and record.base != old.base:
         raise UsageError(_another_base(checkpoint, old, record))
     lines = [*_flag_lines(changed, step), *_split_lines(old, record)]
     if record.flags["metric_for_best_model"] and old.judged_by != record.judged_by:
@@ -150,6 +180,14 @@ def _another_run(checkpoint: Path, flag: str, old: Any, new: Any, why: str) -> s
     return (
         f"{checkpoint} is of a run with {flag} {old}, and this one has {flag} {new}: {why}; {instead}, or choose "
         "another output_dir"
+    )
+
+
+def _another_order(checkpoint: Path, name: str, old: RunRecord, new: RunRecord) -> str:
+    return (
+        f"{checkpoint} is of a run with {name} {old.order[name]}, and this one has {name} {new.order[name]}: its "
+        "samples would come in another order; give it the same, or the checkpoint as --model_name_or_path with another "
+        "output_dir"
     )
 
 
@@ -177,7 +215,7 @@ def _split_lines(old: RunRecord, new: RunRecord) -> Iterable[str]:
             yield f"the {what[name]} rows are others: {old.splits[name]} → {rows}"
 
 
-def _base(options: ModelArguments, seed: int) -> str:
+def _base(options: Any, seed: int) -> str:
     """The model that a run starts from: its config.json and samples of its weights, or its name."""
     name = str(options.model_name_or_path)
     directory = Path(name) if is_directory(name) else None
@@ -187,15 +225,4 @@ def _base(options: ModelArguments, seed: int) -> str:
         return f"random weights of seed {seed}, {digest(content)}"
     if not directory:
         return f"{preset_name(name)}{' (random weights)' if preset_name(name) in UNTRAINED_PRESETS else ''}"
-    return digest(content, *(_sample(directory / file) for file in weight_names(directory)))
-
-
-def _sample(path: Path) -> bytes:
-    """The size of a file, and its beginning, middle and end."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        parts = []
-        for start in (0, size // 2, max(0, size - _SAMPLE)):
-            file.seek(start)
-            parts.append(file.read(_SAMPLE))
-    return size.to_bytes(8, "little") + b"".join(parts)
+    return digest(content, *(sample(directory / file) for file in weight_names(directory)))

@@ -15,7 +15,9 @@ from glm.checkpoint.file_names import FILE_NAMES, remove_weights
 from glm.cli.console import note
 from glm.distributed.processes import written_together
 from glm.encoding.dataset import EncodedDataset
-from glm.evaluation.generation import GenerationEvaluation, Replica
+from glm.evaluation.generation import GenerationEvaluation
+from glm.evaluation.perplexity import LossEvaluation
+from glm.evaluation.replica import Replica
 from glm.files.atomic import atomic_directory, atomic_write
 from glm.model.lora import GLMLoRAModel
 from glm.model.parameters import full_shape
@@ -25,6 +27,7 @@ from glm.training.optimizer_state import file_name, load_optimizer, save_optimiz
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
 from glm.training.run_record import RunRecord, read_record, write_record
 from glm.training.sampler import EpochSampler, Place, training_batch
+from glm.training.schedules import linear_schedule
 
 
 class GLMTrainer(Trainer):
@@ -35,12 +38,17 @@ class GLMTrainer(Trainer):
         label_smoothing, lr_decay_ratio, weight_format: see `glm.training.arguments.ModelArguments`.
         record: what the run was started with, for its checkpoints.
         kwargs: of PaddleNLP's Trainer.
+
+    Attributes:
+        sampler_class: the order of the rows.
     """
+
+    sampler_class = EpochSampler
 
     def __init__(
         self,
         *args,
-        evaluation: GenerationEvaluation,
+        evaluation: GenerationEvaluation | LossEvaluation,
         label_smoothing: float = 0.0,
         lr_decay_ratio: float = 0.0,
         weight_format: str = "safetensors",
@@ -134,7 +142,7 @@ class GLMTrainer(Trainer):
         resumed = {}
         if self._resumed_step and not self.args.ignore_data_skip:
             resumed = {"step": self._resumed_step, "place": self._found and self._found[1]}
-        self._sampler = EpochSampler(
+        self._sampler = self.sampler_class(
             self.train_dataset,
             self.args.per_device_train_batch_size,
             num_replicas=self.args.dataset_world_size,
@@ -332,7 +340,7 @@ class GLMTrainer(Trainer):
         self.model.eval()
         replica = Replica(self.args.dataset_rank, self.args.dataset_world_size)
         loss, self.predictions = self.evaluation.run(self.model, dataset, replica)
-        metrics = {"loss": loss}
+        metrics = self._loss_metrics(loss)
         if self.predictions:
             metrics |= self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
             self._write_predictions(dataset, metric_key_prefix)
@@ -344,6 +352,10 @@ class GLMTrainer(Trainer):
         self.model.train()
         return metrics
 
+    def _loss_metrics(self, loss: float) -> dict[str, float]:
+        """Figures of an evaluation that follow from its loss."""
+        return {"loss": loss}
+
     def _write_predictions(self, dataset: EncodedDataset, prefix: str) -> None:
         if not self.is_world_process_zero():
             return
@@ -353,17 +365,3 @@ class GLMTrainer(Trainer):
         )
         with atomic_write(Path(self.args.output_dir) / f"{prefix}_predictions.jsonl", "w", "utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def linear_schedule(learning_rate: float, warmup: int, steps: int, decay_ratio: float):
-    """Learning rate per step: up to `learning_rate` over `warmup` steps, then down to `decay_ratio` of it at
-    `steps`.
-    """
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        left = max(0.0, (steps - step) / max(1, steps - warmup))
-        return decay_ratio + (1.0 - decay_ratio) * left
-
-    return paddle.optimizer.lr.LambdaDecay(learning_rate, factor)

@@ -19,6 +19,7 @@ from glm.training.flags import (
     TrainingFlags,
     help_parser,
 )
+from glm.training.pretrain_flags import PretrainDataArguments, PretrainModelArguments, ScheduleArguments
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -44,7 +45,7 @@ def test_help_imports_no_framework():
     """Which take seconds: 5 to 7 for PaddleNLP alone."""
     command = [sys.executable, "-c", HELP, *SCRIPTS, *MODULES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert len(SCRIPTS) == 7
+    assert len(SCRIPTS) == 8
     assert done.stdout.splitlines() == [f"{name} 0 True []" for name in (*SCRIPTS, *MODULES)], done.stderr
 
 
@@ -52,13 +53,22 @@ def shown(text: str) -> set[str]:
     return set(re.findall(r"^  (?:-\w, )?--(\w+)", text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("data", [DataArguments, InstructionDataArguments])
-def test_help_shows_every_flag_of_this_project(data):
-    classes = (data, DecodeArguments, ModelArguments, TrainingFlags)
+@pytest.mark.parametrize(
+    "classes",
+    [
+        (DataArguments, DecodeArguments, ModelArguments),
+        (InstructionDataArguments, DecodeArguments, ModelArguments),
+        (PretrainDataArguments, PretrainModelArguments, ScheduleArguments),
+    ],
+    ids=lambda classes: classes[0].__name__,
+)
+def test_help_shows_every_flag_of_this_project(classes):
+    classes = (*classes, TrainingFlags)
     own = {each.name for kind in classes for each in fields(kind)}
     text = help_parser(classes, "Train.").format_help()
     assert shown(text) == own | MOST_USED.keys() | {"help", "help_all"}
-    assert "{safetensors,pdparams}" in text and "(default: 608)" in text
+    length = 1024 if "split" in own else 608
+    assert "{safetensors,pdparams}" in text and f"(default: {length})" in text
 
 
 def test_the_most_used_are_paddlenlps():

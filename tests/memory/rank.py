@@ -19,7 +19,7 @@ from tests.memory import measurement
 paddle.set_device("npu")
 tensor_parallel.start(process_count())
 get_rng_state_tracker().add(tensor_parallel.LOCAL_SEED, 1 + dist.get_rank())  # PaddleNLP's arguments do it in training
-config = measurement.config_of(**tensor_parallel.tensor_parallel())
+config = measurement.config_of(max_position_embeddings=2048, **tensor_parallel.tensor_parallel())
 for run in json.loads(sys.argv[1]):
     measure = measurement.measure_generation if run["train"] == "none" else measurement.measure_training
     found = measure(config, Run(**run), measurement.DEVICE, dist.get_rank())

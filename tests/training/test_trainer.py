@@ -15,7 +15,7 @@ from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import GLMProcessor
 from glm.errors import UsageError
 from glm.training.sampler import EpochSampler
-from glm.training.trainer import linear_schedule
+from glm.training.schedules import linear_schedule
 
 STEPS = {"max_steps": 12, "save_steps": 100}
 

@@ -1,0 +1,55 @@
+"""Evaluation of a model on running text: the mean loss of a token, and perplexity."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from tqdm import tqdm
+
+from glm.distributed.processes import gather
+from glm.encoding.batches import Batch
+from glm.evaluation.replica import Replica
+
+
+def summed_loss(model, batches: Iterable[Batch]) -> tuple[float, int]:
+    """Sum over the trained tokens, and how many they are."""
+    total, tokens = 0.0, 0
+    for batch in batches:
+        losses_M = model(**{name: paddle.to_tensor(array) for name, array in batch.items()}, reduction="none")
+        total += float(losses_M.sum())
+        tokens += len(losses_M)
+    return total, tokens
+
+
+@dataclass
+class LossEvaluation:
+    """How running text is evaluated.
+
+    Attributes:
+        processor: makes batches of rows: `training_batch(rows)`.
+        batch_size: rows that are evaluated together.
+        show_progress: whether this process draws bars.
+    """
+
+    processor: Any
+    batch_size: int = 8
+    show_progress: bool = True
+
+    @paddle.no_grad()
+    def run(self, model, dataset: Sequence, replica: Replica) -> tuple[float, list[tuple[str, str]]]:
+        """Mean loss of a trained token, 0 where none is trained, and no texts.
+
+        Each replica evaluates its part of the rows.
+        """
+        found = gather(json.dumps([replica.rank, *summed_loss(model, self._batches(dataset, replica))]))
+        by_replica = {rank: rest for rank, *rest in map(json.loads, found)}
+        totals, counts = zip(*by_replica.values(), strict=True)
+        return sum(totals) / max(1, sum(counts)), []
+
+    def _batches(self, dataset: Sequence, replica: Replica) -> Iterator[Batch]:
+        own = range(replica.rank, len(dataset), replica.count)
+        starts = range(0, len(own), self.batch_size)
+        for start in tqdm(starts, desc="evaluate: loss", leave=False, disable=not self.show_progress):
+            yield self.processor.training_batch([dataset[row] for row in own[start : start + self.batch_size]])
