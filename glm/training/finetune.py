@@ -20,6 +20,7 @@ from glm.distributed.processes import advise, barrier, digest, process_count, re
 from glm.distributed.rank_table import environment_note
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.examples import Example
+from glm.encoding.packing import PackedDataset, default_max_length
 from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
@@ -58,6 +59,7 @@ def finetune(
     """
     _check_task(training)
     _check_best(data, training)
+    _check_packing(data)
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
@@ -114,6 +116,17 @@ def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
         )
     if training.do_train and str(training.evaluation_strategy.value) == "no":
         note("metric_for_best_model acts where training evaluates: pass --evaluation_strategy steps and --eval_steps")
+
+
+def _check_packing(data: DataArguments) -> None:
+    if data.max_length is None:
+        return
+    if not data.packing:
+        raise UsageError(
+            f"max_length is {data.max_length}, and is the length of a pack: pass --packing True, or leave it out"
+        )
+    if data.max_length < 1:
+        raise UsageError(f"max_length is {data.max_length}, and must be at least 1")
 
 
 def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:
@@ -261,11 +274,11 @@ def build_trainer(model, processor, data, decode, options, training, datasets, r
 
 def encode_splits(
     splits: dict[str, list[Example]], processor: Processor, data: DataArguments, training: GLMTrainingArguments
-) -> dict[str, EncodedDataset]:
-    """The splits that this run needs; an error and what is left out name the split.
+) -> dict[str, EncodedDataset | PackedDataset]:
+    """The splits that this run needs, training rows in packs with --packing; what is left out names the split.
 
     Raises:
-        GLMError: of `EncodedDataset`.
+        GLMError: of `EncodedDataset` and `PackedDataset`, with the split's name.
     """
     needed = {name: rows for name, rows in splits.items() if (training.do_train if name == "train" else rows)}
     datasets = {}
@@ -279,7 +292,23 @@ def encode_splits(
             note(f"{name}: rows left out: {why}")
         for what, count in datasets[name].counts.items():
             note(f"{name}: {what}: {count}")
+    if data.packing and "train" in datasets:
+        datasets["train"] = _pack(datasets["train"], processor, data)
     return datasets
+
+
+def _pack(dataset: EncodedDataset, processor: Processor, data: DataArguments) -> PackedDataset:
+    """Training rows in packs; how well they are filled is said."""
+    length = default_max_length(processor) if data.max_length is None else data.max_length
+    try:
+        packed = PackedDataset(dataset.rows, length, data.skip_bad_rows)
+    except UsageError as error:
+        raise UsageError(f"train: {error}") from None
+    for why in packed.left_out:
+        note(f"train: rows left out: {why}")
+    rows, share = packed.sizes.sum(), f"{packed.real_share:.1%}"
+    note(f"train: {rows} rows in {len(packed)} packs of {length} tokens, {share} of them real ones")
+    return packed
 
 
 def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str] = ()) -> None:
