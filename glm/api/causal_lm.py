@@ -55,6 +55,7 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         *,
         reduction: str = "mean",
         loss_mask=None,
+        visible_rows=None,
         return_dict: bool = False,
         token_type_ids=None,
         **others,
@@ -76,6 +77,8 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
             label_smoothing: share of the probability mass spread over the whole vocabulary.
             reduction: of the losses of the trained tokens: "mean", or "none" for each token's.
             loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
+            visible_rows: [B, 2, T], the first query that sees each column and the one after the last
+                (glm/model/visibility.py); without it follows from attention_mask and prefix_length; packed rows need it
             return_dict: an object with `loss` and `logits`.
             token_type_ids: change nothing.
             others: of the libraries, at the value at which they do nothing: use_cache and output_hidden_states False,
@@ -98,10 +101,11 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
         labels = _labels(labels, loss_mask, inputs[0])
         if labels is not None and not _whole(given):
             check_ids(labels.numpy(), self.config.vocab_size, "labels", negative=True)
+        rows = _visible_rows(visible_rows, inputs[0])
         if not return_dict:
-            return super().forward(*inputs, labels, label_smoothing, reduction)
-        loss = None if labels is None else super().forward(*inputs, labels, label_smoothing, reduction)
-        return CausalLMOutputWithPast(loss=loss, logits=super().forward(*inputs))
+            return super().forward(*inputs, labels, label_smoothing, reduction, rows)
+        loss = None if labels is None else super().forward(*inputs, labels, label_smoothing, reduction, rows)
+        return CausalLMOutputWithPast(loss=loss, logits=super().forward(*inputs, visible_rows=rows))
 
     def _complete(self, *given) -> tuple[Tensor, ...]:
         """Inputs of `network`."""
@@ -263,6 +267,16 @@ def _labels(labels, loss_mask, ids_BT: Tensor) -> Tensor | None:
         return labels
     trained = paddle.to_tensor(as_array(loss_mask, "loss_mask")).reshape(labels.shape) != 0
     return paddle.where(trained, labels, paddle.full_like(labels, -100))
+
+
+def _visible_rows(rows, ids_BT: Tensor) -> Tensor | None:
+    if rows is None:
+        return None
+    rows = rows if isinstance(rows, Tensor) else paddle.to_tensor(as_array(rows, "visible_rows"))
+    wanted = [ids_BT.shape[0], 2, ids_BT.shape[1]]
+    if rows.shape != wanted:
+        raise UsageError(f"visible_rows have the shape {list(rows.shape)}, and must have {wanted}: [B, 2, T]")
+    return rows.astype("int32")
 
 
 def _lengths(ids_BG: Tensor, stop: StopTokens) -> Tensor:

@@ -15,8 +15,9 @@ from paddle import Tensor, nn
 from paddle.static import InputSpec
 
 from glm.config.shapes import cache_shapes
-from glm.model.attention import StepAttention, attention_bias, key_bias, step_bias
+from glm.model.attention import StepAttention, step_bias
 from glm.model.tracing import dim, save_graph
+from glm.model.visibility import attention_bias, key_bias
 
 
 class StepGraph(nn.Layer):

@@ -18,7 +18,8 @@ from glm.device.capabilities import HALF_DTYPES
 from glm.device.paddle_reason import paddle_reason
 from glm.device.probe import TOLERANCE
 from glm.errors import GLMError
-from glm.model.attention import AttentionDropout, DenseAttention, attention_bias
+from glm.model.attention import AttentionDropout, DenseAttention
+from glm.model.visibility import attention_bias
 
 TILE = 128  # columns that kernels take at once
 TRIED = ("context", "gradient of the queries", "gradient of the keys", "gradient of the values")

@@ -14,13 +14,14 @@ from paddlenlp.transformers import PretrainedModel
 
 from glm.config.glm_config import GLMConfig
 from glm.distributed.tensor_parallel import Ranks, embedding, linear
-from glm.model.attention import AttentionDropout, CachedAttention, Prefix, attention_bias, key_bias
+from glm.model.attention import AttentionDropout, CachedAttention, Prefix
 from glm.model.flash_attention import attention_class, compute_dtype
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
 from glm.model.loss import smoothed_cross_entropy
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
+from glm.model.visibility import derived_rows, key_bias, visibility_bias
 
 
 class GLMPretrainedModel(PretrainedModel):
@@ -81,6 +82,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
         reduction: str = "mean",
+        visible_rows: Tensor | None = None,
     ) -> Tensor:
         """Logits, or with labels the loss, of inputs that are whole.
 
@@ -92,12 +94,16 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             labels: [B, T] int64, the token that should follow each column; negative = not trained.
             label_smoothing: share of the probability mass spread over the whole vocabulary.
             reduction: of the losses, "mean" or "none".
+            visible_rows: [B, 2, T] int32, which queries see each column (glm/model/visibility.py), in place of
+                attention_mask and prefix_length, from which it follows where it is not given; packed rows need it.
 
         Returns:
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor; without reduction the float32 loss
             [M] of each of them, in the order of `labels`.
         """
-        attention, bias = self._attention(attention_mask, prefix_length)
+        if visible_rows is None:
+            visible_rows = derived_rows(attention_mask, prefix_length)
+        attention, bias = self._attention(visible_rows)
         attention_fn = attention(bias, self.n_rep, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attention_fn] * self.config.num_hidden_layers)
         if labels is None:
@@ -121,7 +127,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        attention, bias = self._attention(attention_mask, prefix_length)
+        attention, bias = self._attention(derived_rows(attention_mask, prefix_length))
         attention_fns = [attention.prefill(bias, self.n_rep) for _ in self.model.layers]
         self.model(input_ids, position_ids, attention_fns)
         return Prefix([a.keys for a in attention_fns], [a.values for a in attention_fns], key_bias(attention_mask))
@@ -150,11 +156,11 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             tail for attention_fn in attention_fns for tail in (attention_fn.tail_keys, attention_fn.tail_values)
         ]
 
-    def _attention(self, attention_mask: Tensor, prefix_length: Tensor) -> tuple[type, Tensor]:
+    def _attention(self, visible_rows: Tensor) -> tuple[type, Tensor]:
         """The attention class of this device, and the bias in its form."""
         dtype = compute_dtype(self.model.embed_tokens.weight)
         attention = attention_class(dtype, self.config.head_dim, self.n_rep)
-        return attention, attention.bias(attention_bias(attention_mask, prefix_length), self.n_rep, dtype)
+        return attention, attention.bias(visibility_bias(visible_rows), self.n_rep, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""

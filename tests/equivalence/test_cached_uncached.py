@@ -23,7 +23,8 @@ from glm import GenerationConfig
 from glm.encoding.examples import IGNORED
 from glm.encoding.processor import GLMProcessor
 from glm.generation.search import Prompt, StopTokens
-from glm.model.attention import MASKED, attention_bias, empty_tails, key_bias, scores_fp32, select_beams
+from glm.model.attention import empty_tails, scores_fp32, select_beams
+from glm.model.visibility import MASKED, attention_bias, key_bias
 
 SIZES = [(9, 7), (3, 10), (13, 2), (1, 1)]
 STEPS = 8

@@ -8,7 +8,7 @@ from tiny_glm import small_prompt, tiny_model
 from glm import GenerationConfig
 from glm.generation.search import StopTokens
 from glm.model import flash_attention
-from glm.model.attention import AttentionDropout, DenseAttention, PrefillAttention, attention_bias
+from glm.model.attention import AttentionDropout, DenseAttention, PrefillAttention
 from glm.model.flash_attention import (
     FlashAttention,
     FlashPrefill,
@@ -17,6 +17,7 @@ from glm.model.flash_attention import (
     flash_fault,
     trial_run,
 )
+from glm.model.visibility import attention_bias
 from tests.device.test_probe import on_npu
 from tests.npu_simulator.launching import needs_compiler
 

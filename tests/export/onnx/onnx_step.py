@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from glm.encoding.batches import BlockPositions, Positions, TextPositions
-from glm.model.attention import attention_bias
+from glm.model.visibility import attention_bias
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
 MASK = 7  # what stands for the blank in the prompts of these tests
