@@ -306,8 +306,8 @@ def _pack(dataset: EncodedDataset, processor: Processor, data: DataArguments) ->
         raise UsageError(f"train: {error}") from None
     for why in packed.left_out:
         note(f"train: rows left out: {why}")
-    rows, share = packed.sizes.sum(), f"{packed.real_share:.1%}"
-    note(f"train: {rows} rows in {len(packed)} packs of {length} tokens, {share} of them real ones")
+    rows, packs, share = packed.sizes.sum(), len(packed), f"{packed.real_share:.1%}"
+    note(f"train: {rows} rows in {packs} pack{'s' * (packs > 1)} of {length} tokens, {share} of them real ones")
     return packed
 
 

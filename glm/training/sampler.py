@@ -66,6 +66,11 @@ class EpochSampler(DistributedBatchSampler):
         return self._steps() * self.accumulation
 
     @property
+    def left_over(self) -> int:
+        """Rows of an epoch that fill no step: other ones in every epoch."""
+        return max(0, len(self.dataset) - self._steps() * self.rows_per_step)
+
+    @property
     def added_steps(self) -> int:
         """Steps to the end of an epoch beyond those of a run that has had these settings all the time."""
         return self.step + self._steps(self._first) - self._steps() * (self.start.epoch + 1)
