@@ -1,6 +1,6 @@
 """Rows in packs train what the same rows train by themselves, in every generation: losses, gradients, whole runs.
 
-Of a step with equal weights for every pack, or without `visible_rows`, losses differ by more than 1e-3.
+Without `visible_rows` the loss of a step differs by more than 1e-3.
 """
 
 from pathlib import Path
