@@ -62,7 +62,7 @@ class PackedDataset:
         left_out: why rows were left out, in words; empty if none were.
 
     Raises:
-        UsageError: rows are longer than `max_length`, or all of them are.
+        UsageError: rows are longer than `max_length`, all of them where `skip_bad_rows`.
     """
 
     unit = "packs"
@@ -75,7 +75,8 @@ class PackedDataset:
         if long and not (skip_bad_rows and len(fitting)):
             cure = f"choose --max_length {longest}, or a shorter --src_length or --tgt_length"
             skip = "" if skip_bad_rows else ", or pass --skip_bad_rows"
-            raise UsageError(f"{long} of {len(columns)} rows are {too_long}: {cure}{skip}")
+            verb = "is" if long == 1 else "are"
+            raise UsageError(f"{long} of {len(columns)} rows {verb} {too_long}: {cure}{skip}")
         self.left_out = [f"{long} {too_long}"] if long else []
         self._rows, self.max_length = rows, max_length
         packs = first_fit(columns[fitting].tolist(), max_length)
