@@ -70,6 +70,11 @@ def linear(config, name: str, in_features: int, out_features: int, bias: bool = 
     return RowParallelLinear(in_features, out_features, has_bias=bias, input_is_parallel=True)
 
 
+def is_plain(layer: nn.Layer) -> bool:
+    """Whether it is what `linear` makes, and no layer with an adapter in its place."""
+    return type(layer) in (Linear, ColumnParallelLinear, RowParallelLinear)
+
+
 def embedding(config, rows: int, width: int) -> nn.Layer:
     """The word embedding [rows, width], [...] ids → [..., width], with this rank's rows of the padded vocabulary."""
     degree = config.tensor_parallel_degree

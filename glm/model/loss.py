@@ -1,19 +1,99 @@
 """Cross entropy with label smoothing, over a vocabulary that ranks may share."""
 
+from dataclasses import dataclass
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from glm.config.chunks import LOGITS
 from glm.distributed.tensor_parallel import Ranks
 
 # Added to the logits of padding: no probability is left of them.
 _NEVER = -1e9
 
 
-def smoothed_cross_entropy(
-    logits_MW: Tensor, labels_M: Tensor, smoothing: float, vocab_size: int, ranks: Ranks
-) -> Tensor:
+@dataclass(frozen=True)
+class Target:
+    """What logits are trained for: a label and, a little, all others.
+
+    Args:
+        smoothing: ε in 0..1.
+        vocab_size: V; columns beyond it are padding.
+        ranks: who shares the vocabulary.
+        width: W, columns of this rank.
+    """
+
+    smoothing: float
+    vocab_size: int
+    ranks: Ranks
+    width: int
+
+    @property
+    def chunk(self) -> int:
+        """Tokens whose logits may exist at once."""
+        return max(1, LOGITS // self.width)
+
+    @property
+    def first(self) -> int:
+        """The token of column 0."""
+        return self.ranks.rank * self.width
+
+    @property
+    def real(self) -> int:
+        """Columns that are no padding."""
+        return max(0, min(self.width, self.vocab_size - self.first))
+
+    @property
+    def share(self) -> float:
+        """Probability that smoothing gives to each token."""
+        return self.smoothing / self.vocab_size
+
+    def own_labels(self, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+        """1.0 where a label is a column of this rank, and that column, or any."""
+        labels_M = labels_M - self.first
+        here_M = (labels_M >= 0) & (labels_M < self.width)
+        return here_M.astype("float32"), labels_M.clip(0, self.width - 1)
+
+    def padded_out(self, logits_MW: Tensor) -> Tensor:
+        """In float32, those of padding far below any other."""
+        z_MW = logits_MW.astype("float32")
+        if self.real < self.width:
+            z_MW = z_MW + _NEVER * (paddle.arange(self.width) >= self.real).astype("float32")
+        return z_MW
+
+    def losses(self, logits_MW: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses [M], probabilities [M, W] and the logarithm [M] of Σ exp z over the whole vocabulary."""
+        here_M, column_M = self.own_labels(labels_M)
+        z_MW = self.padded_out(logits_MW)
+        target_M = take(z_MW, column_M) * here_M
+        p_MW = F.softmax(z_MW, axis=1)
+        # log Σ exp z = z - log p of any column; of the best one, p is never too small for its logarithm.
+        best_M = z_MW.argmax(axis=1)
+        lse_M = take(z_MW, best_M) - take(p_MW, best_M).log()
+        smooths = self.smoothing and self.real
+        sum_M = z_MW[:, : self.real].sum(axis=1) if smooths else paddle.zeros_like(lse_M)
+        del z_MW
+        p_MW, lse_M, target_M, sum_M = _joined(p_MW, lse_M, target_M, sum_M, self.ranks)
+        return lse_M - (1.0 - self.smoothing) * target_M - self.share * sum_M, p_MW, lse_M
+
+    def gradient(self, p_MW: Tensor, labels_M: Tensor, grad_M: Tensor) -> Tensor:
+        """Of the logits [M, W] float32, for gradients of the losses."""
+        here_M, column_M = self.own_labels(labels_M)
+        grad_M1 = grad_M.unsqueeze(1)
+        grad_MW = p_MW * grad_M1
+        if self.share:
+            smoothed = grad_M1 * self.share
+            if self.real < self.width:
+                smoothed = smoothed * (paddle.arange(self.width) < self.real).astype("float32")
+            # Under the same name: another one would keep a third of its memory.
+            grad_MW = grad_MW - smoothed
+        on_target_M = take(grad_MW, column_M) - grad_M * (1.0 - self.smoothing) * here_M
+        return paddle.put_along_axis(grad_MW, column_M.unsqueeze(1), on_target_M.unsqueeze(1), axis=1)
+
+
+def smoothed_cross_entropy(logits_MW: Tensor, labels_M: Tensor, target: Target) -> Tensor:
     """Cross entropy per token against (1 - smoothing)·one-hot + smoothing·uniform (Szegedy et al., arXiv:1512.00567).
 
     Both parts need one logsumexp: loss = lse - (1 - ε)·z_y - ε·mean(z).
@@ -21,14 +101,12 @@ def smoothed_cross_entropy(
     Args:
         logits_MW: [M, W] in any float dtype, this rank's W columns of the vocabulary; computed in float32.
         labels_M: [M] int64 in 0..V-1.
-        smoothing: ε in 0..1.
-        vocab_size: V; columns beyond it are padding.
-        ranks: who shares the vocabulary.
+        target: what they are trained for.
 
     Returns:
         [M] float32, the same on every rank.
     """
-    return _SmoothedCrossEntropy.apply(logits_MW, labels_M, smoothing, vocab_size, ranks)
+    return _SmoothedCrossEntropy.apply(logits_MW, labels_M, target)
 
 
 class _SmoothedCrossEntropy(PyLayer):
@@ -36,47 +114,20 @@ class _SmoothedCrossEntropy(PyLayer):
     between the ranks."""
 
     @staticmethod
-    def forward(ctx, logits_MW, labels_M, smoothing, vocab_size, ranks):
-        width, first = logits_MW.shape[1], ranks.rank * logits_MW.shape[1]
-        real = max(0, min(width, vocab_size - first))
-        z_MW = logits_MW.astype("float32")
-        if real < width:
-            z_MW = z_MW + _NEVER * (paddle.arange(width) >= real).astype("float32")
-        here_M, column_M = _own_labels(labels_M - first, width)
-        target_M = _take(z_MW, column_M) * here_M
-        p_MW = F.softmax(z_MW, axis=1)
-        # log Σ exp z = z - log p of any column; of the best one, p is never too small for its logarithm.
-        best_M = z_MW.argmax(axis=1)
-        lse_M = _take(z_MW, best_M) - _take(p_MW, best_M).log()
-        sum_M = z_MW[:, :real].sum(axis=1) if smoothing and real else paddle.zeros_like(lse_M)
-        p_MW, lse_M, target_M, sum_M = _joined(p_MW, lse_M, target_M, sum_M, ranks)
-        ctx.save_for_backward(p_MW, here_M, column_M)
-        ctx.smoothing, ctx.share, ctx.real, ctx.dtype = smoothing, smoothing / vocab_size, real, logits_MW.dtype
-        return lse_M - (1.0 - smoothing) * target_M - ctx.share * sum_M
+    def forward(ctx, logits_MW, labels_M, target: Target):
+        losses_M, p_MW, _ = target.losses(logits_MW, labels_M)
+        ctx.save_for_backward(p_MW, labels_M)
+        ctx.target, ctx.dtype = target, logits_MW.dtype
+        return losses_M
 
     @staticmethod
     def backward(ctx, grad_M):
-        p_MW, here_M, column_M = ctx.saved_tensor()
-        width, grad_M1 = p_MW.shape[1], grad_M.unsqueeze(1)
-        grad_MW = p_MW * grad_M1
-        if ctx.share:
-            smoothed = grad_M1 * ctx.share
-            if ctx.real < width:
-                smoothed = smoothed * (paddle.arange(width) < ctx.real).astype("float32")
-            # Under the same name: another one would keep a third of its memory.
-            grad_MW = grad_MW - smoothed
-        at = column_M.unsqueeze(1)
-        on_target_M = _take(grad_MW, column_M) - grad_M * (1.0 - ctx.smoothing) * here_M
-        return paddle.put_along_axis(grad_MW, at, on_target_M.unsqueeze(1), axis=1).astype(ctx.dtype)
+        p_MW, labels_M = ctx.saved_tensor()
+        return ctx.target.gradient(p_MW, labels_M, grad_M).astype(ctx.dtype)
 
 
-def _own_labels(labels_M: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """1.0 where a label is a column of this rank, and that column, or any."""
-    here_M = (labels_M >= 0) & (labels_M < width)
-    return here_M.astype("float32"), labels_M.clip(0, width - 1)
-
-
-def _take(x_MW: Tensor, column_M: Tensor) -> Tensor:
+def take(x_MW: Tensor, column_M: Tensor) -> Tensor:
+    """One column of each row: [M]."""
     # With broadcasting, Paddle first copies the whole of x.
     return paddle.take_along_axis(x_MW, column_M.unsqueeze(1), axis=1, broadcast=False).squeeze(1)
 

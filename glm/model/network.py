@@ -13,12 +13,13 @@ from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
 from glm.config.glm_config import GLMConfig
-from glm.distributed.tensor_parallel import Ranks, embedding, linear
+from glm.distributed.tensor_parallel import Ranks, embedding, is_plain, linear
 from glm.model.attention import AttentionDropout, CachedAttention, Prefix
 from glm.model.flash_attention import attention_class, compute_dtype
+from glm.model.head_loss import Head, chunked_losses, recomputed_losses
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
-from glm.model.loss import smoothed_cross_entropy
+from glm.model.loss import Target, smoothed_cross_entropy
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
 from glm.model.visibility import derived_rows, key_bias, visibility_bias
@@ -111,9 +112,22 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         # The head is the largest matmul of a small model: run it on the trained tokens only.
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)
-        logits_MW, labels_M = self._own_logits(hidden_MH), labels.flatten()[trained_M]
-        losses_M = smoothed_cross_entropy(logits_MW, labels_M, label_smoothing, self.config.vocab_size, self.ranks)
-        return losses_M if reduction == "none" else losses_M.mean()
+        losses_M = self._losses(hidden_MH, labels.flatten()[trained_M], label_smoothing)
+        return losses_M if reduction == "none" else losses_M.sum() / max(losses_M.shape[0], 1)
+
+    def _losses(self, hidden_MH: Tensor, labels_M: Tensor, smoothing: float) -> Tensor:
+        """[M] float32; of more tokens than a chunk has, the logits never exist together."""
+        if not hidden_MH.shape[0]:  # no tensor without elements survives a PyLayer's backward pass
+            return self._own_logits(hidden_MH).astype("float32").sum(axis=1)
+        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        tied, dtype = self.lm_head is None, compute_dtype(weight)
+        target = Target(smoothing, self.config.vocab_size, self.ranks, weight.shape[0 if tied else 1])
+        if hidden_MH.shape[0] <= target.chunk:
+            return smoothed_cross_entropy(self._own_logits(hidden_MH), labels_M, target)
+        if tied or is_plain(self.lm_head):
+            head = Head(weight, None if tied else self.lm_head.bias, tied, dtype)
+            return chunked_losses(self.ranks.copy(hidden_MH), head, labels_M, target)
+        return recomputed_losses(self._own_logits, hidden_MH, labels_M, target)  # an adapter stands in the head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H], with a head of their own or the tied word embedding."""

@@ -14,8 +14,6 @@ These are FlashMask's bounds (Wang et al., arXiv:2410.01359): UTE and LTS. Shape
 import paddle
 from paddle import Tensor
 
-from glm.model.tracing import dim
-
 # Far below any score.
 MASKED = -30000.0
 
@@ -28,18 +26,22 @@ def derived_rows(attention_mask_BT: Tensor, prefix_length_B: Tensor) -> Tensor:
         prefix_length_B: int, number of leading columns that every row of the batch item may see
             (GLM's bidirectional part A, arXiv:2103.10360, 2.1); 0 gives a causal mask.
     """
-    width = dim(attention_mask_BT, 1)
-    column_1T = paddle.arange(width, dtype="int32").unsqueeze(0)
+    column_BT = _counted(attention_mask_BT)
     real_BT = attention_mask_BT.astype("bool").astype("int32")
-    behind_BT = (column_1T >= prefix_length_B.astype("int32").unsqueeze(1)).astype("int32")
-    return paddle.stack([column_1T * behind_BT * real_BT, real_BT * width], axis=1)
+    behind_BT = (column_BT >= prefix_length_B.astype("int32").unsqueeze(1)).astype("int32")
+    return paddle.stack([column_BT * behind_BT * real_BT, (column_BT[:, -1:] + 1) * real_BT], axis=1)
+
+
+def _counted(x_T: Tensor) -> Tensor:
+    """0, 1, 2 … along the last axis, int32; in a graph, too, where its size is not known."""
+    return paddle.ones_like(x_T, dtype="int32").cumsum(axis=-1, dtype="int32") - 1
 
 
 def visibility_bias(visible_rows_B2T: Tensor) -> Tensor:
     """What is added to attention scores, 0 where a query sees a key, `MASKED` where not: [B, T, T] float32, queries
     before keys.
     """
-    row_T1 = paddle.arange(dim(visible_rows_B2T, 2), dtype="int32").unsqueeze(1)
+    row_T1 = _counted(visible_rows_B2T[0, 0]).unsqueeze(1)
     first_B1T, end_B1T = visible_rows_B2T[:, :1], visible_rows_B2T[:, 1:]
     visible_BTT = paddle.logical_and(first_B1T <= row_T1, row_T1 < end_B1T)
     return (1.0 - visible_BTT.astype("float32")) * MASKED

@@ -8,7 +8,7 @@ import paddle.nn.functional as F
 import pytest
 
 from glm.model.layers import TrainedRMSNorm, _rms_norm
-from glm.model.loss import smoothed_cross_entropy
+from glm.model.loss import Target, smoothed_cross_entropy
 from glm.model.positions import RotaryFunction, _cos_sin, apply_rotary
 from glm.model.rotary import inverse_frequencies
 
@@ -53,7 +53,7 @@ def test_rotation(turning, scale):
 def test_loss_of_each_token(smoothing, padding):
     """Tokens that weigh differently, with and without columns beyond the vocabulary."""
     draw, vocab_size, labels = np.random.default_rng(3), 7, paddle.to_tensor([3, 0, 6, 3, 1])
-    alone = SimpleNamespace(degree=1, rank=0)
+    target = Target(smoothing, vocab_size, SimpleNamespace(degree=1, rank=0), vocab_size + padding)
 
     def plain(logits_MW):
         logp_MV = F.log_softmax(logits_MW[:, :vocab_size], axis=1)
@@ -61,6 +61,6 @@ def test_loss_of_each_token(smoothing, padding):
         return -(wanted_MV * logp_MV).sum(axis=1)
 
     arrays = [4 * draw.standard_normal([5, vocab_size + padding]).astype("float32")]
-    ours = gradients(lambda x: smoothed_cross_entropy(x, labels, smoothing, vocab_size, alone), arrays)
+    ours = gradients(lambda x: smoothed_cross_entropy(x, labels, target), arrays)
     assert ours[0].shape == (5,)
     assert_equal(ours, gradients(plain, arrays))

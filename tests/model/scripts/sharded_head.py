@@ -1,0 +1,54 @@
+"""A rank of tests/model/test_head_loss.py: its part of a head in chunks, against the whole head on one device.
+
+Prints how far losses and gradients are off, a list for each kind of head.
+"""
+
+import glm  # noqa: F401  first: it chooses Paddle's settings
+
+# isort: split
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+
+from glm.distributed import tensor_parallel
+from glm.distributed.processes import process_count
+from glm.model.head_loss import Head, chunked_losses
+from glm.model.loss import Target, smoothed_cross_entropy
+
+M, H, V, CHUNK = 23, 12, 37, 5
+Target.chunk = CHUNK
+paddle.set_device("npu")
+tensor_parallel.start(process_count())
+ranks = tensor_parallel.Ranks(SimpleNamespace(**tensor_parallel.tensor_parallel()))
+width = -(-V // ranks.degree)
+part = slice(ranks.rank * width, (ranks.rank + 1) * width)
+draw = np.random.default_rng(5)
+states, full = (draw.standard_normal(size).astype("float32") for size in ([M, H], [H, V]))
+padded = np.pad(full, [(0, 0), (0, width * ranks.degree - V)])
+labels = paddle.to_tensor(np.arange(M) * 5 % V)
+
+
+def run(losses_of, array: np.ndarray, frozen: bool) -> list[np.ndarray]:
+    hidden, weight = paddle.to_tensor(states, stop_gradient=False), paddle.to_tensor(array, stop_gradient=frozen)
+    losses = losses_of(hidden, weight)
+    (losses * paddle.arange(1, M + 1, dtype="float32").cos()).sum().backward()
+    return [losses.numpy(), hidden.grad.numpy(), *([] if frozen else [weight.grad.numpy()])]
+
+
+def compare(tied: bool, frozen: bool) -> list[float]:
+    target = Target(0.1, V, ranks, width)
+    alone = Target(0.1, V, SimpleNamespace(degree=1, rank=0), V)
+    mine = padded[:, part].T if tied else padded[:, part]
+    found = run(
+        lambda h, w: chunked_losses(ranks.copy(h), Head(w, None, tied, "float32"), labels, target), mine, frozen
+    )
+    wanted = run(lambda h, w: smoothed_cross_entropy(paddle.matmul(h, w), labels, alone), full, frozen)
+    if not frozen:
+        whole = np.pad(wanted[2], [(0, 0), (0, width * ranks.degree - V)])[:, part]
+        wanted[2] = whole.T if tied else whole
+    return [float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True)]
+
+
+print("off", json.dumps([compare(tied, frozen) for tied in (False, True) for frozen in (False, True)]), flush=True)
