@@ -2,6 +2,16 @@
 
 LOGITS = 160 * 2**20  # 640 MiB in float32: of GLM-4's vocabulary those of 1,107 tokens
 
+SCORES = 2**25  # of all heads of a row: 128 MiB in float32
+FEWEST_QUERIES, MOST_QUERIES = 16, 128
+DENSE_TOKENS = 1024  # of the longest row whose scores are computed all at once: up to there that is no slower
+BIAS_TOKENS = 4096  # of the longest row for which flash attention is given a bias [T, T]
+
+
+def query_block(heads: int, tokens: int) -> int:
+    """Queries whose attention scores exist at once, in a row of so many tokens."""
+    return min(MOST_QUERIES, max(FEWEST_QUERIES, SCORES // (heads * tokens)))
+
 
 def even_chunks(tokens: int, most: int) -> list[range]:
     """Ranges of nearly equal length, `most` at most, that make up `tokens`."""

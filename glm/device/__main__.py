@@ -24,7 +24,7 @@ def main() -> None:
         print(f"{setting.name}: {setting.value or 'not set'}  ({setting.reason})")
     if device != "cpu":
         from glm.device.probe import default_dtype, print_report, probe
-        from glm.model.flash_attention import print_choice
+        from glm.model.attention_choice import print_choice
 
         print_report(probe(device))
         dtype, reason = default_dtype(device)

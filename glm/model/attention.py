@@ -21,6 +21,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from glm.model.tracing import dim, empty_axis
+from glm.model.visibility import visibility_bias
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DenseAttention:
     Query heads of one KV head are stacked along the token axis: one matmul per KV head (GQA).
 
     Args:
-        bias: [B, T·R, T] float32, added to the scores (`DenseAttention.bias`).
+        bias: [B, T·R, T] float32, added to the scores (`DenseAttention.mask`).
         n_rep: R, query heads per key/value head.
         dropout: of the attention weights.
     """
@@ -55,9 +56,9 @@ class DenseAttention:
         self.bias_BQT, self.n_rep, self.dropout = bias, n_rep, dropout
 
     @staticmethod
-    def bias(bias_BTT: Tensor, n_rep: int, dtype: str = "float32") -> Tensor:
-        """[B, T, T] float32 → [B, T·R, T], once for all layers; scores are float32 whatever the dtype."""
-        return repeated_bias(bias_BTT, n_rep)
+    def mask(visible_rows_B2T: Tensor, n_rep: int, dtype: str = "float32") -> Tensor:
+        """[B, 2, T] → [B, T·R, T], once for all layers; scores are float32 whatever the dtype."""
+        return repeated_bias(visibility_bias(visible_rows_B2T), n_rep)
 
     def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
         # Heads in front of the batch: adding a bias that has no head axis is then one pass over memory.

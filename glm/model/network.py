@@ -6,6 +6,7 @@ target tokens of a batch.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -15,14 +16,14 @@ from paddlenlp.transformers import PretrainedModel
 from glm.config.glm_config import GLMConfig
 from glm.distributed.tensor_parallel import Ranks, embedding, is_plain, linear
 from glm.model.attention import AttentionDropout, CachedAttention, Prefix
-from glm.model.flash_attention import attention_class, compute_dtype
+from glm.model.attention_choice import attention_class, compute_dtype
 from glm.model.head_loss import Head, chunked_losses, recomputed_losses
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
 from glm.model.loss import Target, smoothed_cross_entropy
 from glm.model.positions import POSITIONS
 from glm.model.pretrained import CheckpointMixin
-from glm.model.visibility import derived_rows, key_bias, visibility_bias
+from glm.model.visibility import derived_rows, key_bias
 
 
 class GLMPretrainedModel(PretrainedModel):
@@ -104,8 +105,8 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         """
         if visible_rows is None:
             visible_rows = derived_rows(attention_mask, prefix_length)
-        attention, bias = self._attention(visible_rows)
-        attention_fn = attention(bias, self.n_rep, self._attention_dropout())
+        attention, mask = self._attention(visible_rows)
+        attention_fn = attention(mask, self.n_rep, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attention_fn] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(hidden_BTH)
@@ -141,8 +142,8 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor) -> Prefix:
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
-        attention, bias = self._attention(derived_rows(attention_mask, prefix_length))
-        attention_fns = [attention.prefill(bias, self.n_rep) for _ in self.model.layers]
+        attention, mask = self._attention(derived_rows(attention_mask, prefix_length))
+        attention_fns = [attention.prefill(mask, self.n_rep) for _ in self.model.layers]
         self.model(input_ids, position_ids, attention_fns)
         return Prefix([a.keys for a in attention_fns], [a.values for a in attention_fns], key_bias(attention_mask))
 
@@ -170,11 +171,11 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             tail for attention_fn in attention_fns for tail in (attention_fn.tail_keys, attention_fn.tail_values)
         ]
 
-    def _attention(self, visible_rows: Tensor) -> tuple[type, Tensor]:
-        """The attention class of this device, and the bias in its form."""
+    def _attention(self, visible_rows: Tensor) -> tuple[type, Any]:
+        """The attention class of this device, and what is seen in its form."""
         dtype = compute_dtype(self.model.embed_tokens.weight)
-        attention = attention_class(dtype, self.config.head_dim, self.n_rep)
-        return attention, attention.bias(visibility_bias(visible_rows), self.n_rep, dtype)
+        attention = attention_class(dtype, self.config.head_dim, self.n_rep, visible_rows)
+        return attention, attention.mask(visible_rows, self.n_rep, dtype)
 
     def _attention_dropout(self) -> AttentionDropout | None:
         """Dropout of attention weights, whose heads each rank has for itself."""

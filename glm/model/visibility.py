@@ -11,6 +11,7 @@
 These are FlashMask's bounds (Wang et al., arXiv:2410.01359): UTE and LTS. Shapes: B rows of a batch, T tokens, S keys.
 """
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -37,14 +38,32 @@ def _counted(x_T: Tensor) -> Tensor:
     return paddle.ones_like(x_T, dtype="int32").cumsum(axis=-1, dtype="int32") - 1
 
 
-def visibility_bias(visible_rows_B2T: Tensor) -> Tensor:
-    """What is added to attention scores, 0 where a query sees a key, `MASKED` where not: [B, T, T] float32, queries
-    before keys.
+def visibility_bias(visible_rows_B2S: Tensor, queries: range | None = None) -> Tensor:
+    """What is added to attention scores: 0 where a query sees a key, `MASKED` where not.
+
+    Args:
+        visible_rows_B2S: of the keys that are looked at.
+        queries: which rows look; without it as many as there are keys.
+
+    Returns:
+        [B, T, S] float32.
     """
-    row_T1 = _counted(visible_rows_B2T[0, 0]).unsqueeze(1)
-    first_B1T, end_B1T = visible_rows_B2T[:, :1], visible_rows_B2T[:, 1:]
-    visible_BTT = paddle.logical_and(first_B1T <= row_T1, row_T1 < end_B1T)
-    return (1.0 - visible_BTT.astype("float32")) * MASKED
+    if queries is None:
+        row_T = _counted(visible_rows_B2S[0, 0])
+    else:
+        row_T = paddle.arange(queries.start, queries.stop, dtype="int32")
+    row_T1, first_B1S, end_B1S = row_T.unsqueeze(1), visible_rows_B2S[:, :1], visible_rows_B2S[:, 1:]
+    visible_BTS = paddle.logical_and(first_B1S <= row_T1, row_T1 < end_B1S)
+    return (1.0 - visible_BTS.astype("float32")) * MASKED
+
+
+def is_causal(visible_rows_B2T: Tensor) -> bool:
+    """Whether real tokens see themselves and all before them, and padding stands on the right only."""
+    rows_B2T = visible_rows_B2T.numpy()
+    width = rows_B2T.shape[2]
+    real_BT = rows_B2T[:, 1] > 0
+    wanted_B2T = np.stack([np.arange(width) * real_BT, width * real_BT], axis=1)
+    return bool((rows_B2T == wanted_B2T).all() and (real_BT[:, :-1] >= real_BT[:, 1:]).all())
 
 
 def attention_bias(attention_mask_BT: Tensor, prefix_length_B: Tensor) -> Tensor:

@@ -1,0 +1,195 @@
+"""Exact attention in blocks of queries: no tensor grows with the square of a row's tokens.
+
+A block of queries reads the stretch of keys that any of its rows may see: of a causal row half of all scores are never
+computed, of a packed one few but those inside the documents. The backward pass computes the softmax of a block again,
+and draws the random numbers of dropout again. Rows of a batch are taken one by one: each has stretches of its own.
+
+Shapes: T tokens of a row, N heads, K key/value heads, R = N/K, D head_dim; M queries of a block, S keys that it reads.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from glm.config.chunks import even_chunks, query_block
+from glm.model.attention import AttentionDropout, scores_fp32
+from glm.model.visibility import visibility_bias
+
+
+class RowBlocks:
+    """What the rows of a batch see, on the device and on the host, which decides what is read."""
+
+    def __init__(self, visible_rows_B2T: Tensor):
+        self.on_device, self.on_host = visible_rows_B2T, visible_rows_B2T.numpy()
+        self.blocks = lru_cache(maxsize=None)(self._blocks)  # the same in all layers
+
+    def _blocks(self, row: int, most: int) -> list[tuple[range, range]]:
+        """Queries of each block, `most` at most, and the keys that they read."""
+        first_T, end_T = self.on_host[row]
+        found = []
+        for queries in even_chunks(len(first_T), most):
+            seen = np.flatnonzero((first_T < np.minimum(end_T, queries.stop)) & (end_T > queries.start))
+            found.append((queries, range(seen[0], seen[-1] + 1) if len(seen) else range(0)))
+        return found
+
+    def bias(self, row: int, queries: range, keys: range) -> Tensor:
+        """[M, S] float32, added to the scores of a block."""
+        return visibility_bias(self.on_device[row : row + 1, :, keys.start : keys.stop], queries).squeeze(0)
+
+
+class BlockAttention:
+    """Every query against the keys of the same call that it may see, as `DenseAttention`.
+
+    Args:
+        rows: what they may see (`BlockAttention.mask`).
+        n_rep: R, query heads per key/value head; it is found in the shapes.
+        dropout: of the attention weights.
+    """
+
+    def __init__(self, rows: RowBlocks, n_rep: int = 1, dropout: AttentionDropout | None = None):
+        self.rows, self.dropout = rows, dropout
+
+    @staticmethod
+    def mask(visible_rows_B2T: Tensor, n_rep: int, dtype: str) -> RowBlocks:
+        """[B, 2, T], once for all layers."""
+        return RowBlocks(visible_rows_B2T)
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q_BTND, k_BTKD, v_BTKD))
+        return _BlockAttention.apply(q, k, v, self.rows, self.dropout).transpose([0, 2, 1, 3])
+
+
+class BlockPrefill(BlockAttention):
+    """Attention in blocks that keeps the keys and values [K, B, T, D] of one layer as a cache's prefix."""
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        self.keys, self.values = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
+        return super().__call__(q_BTND, k_BTKD, v_BTKD)
+
+
+BlockAttention.prefill = BlockPrefill
+
+
+class _BlockAttention(PyLayer):
+    """q [B, N, T, D], k and v [B, K, T, D] → context [B, N, T, D]."""
+
+    @staticmethod
+    @paddle.amp.auto_cast(enable=False)
+    def forward(ctx, q_BNTD, k_BKTD, v_BKTD, rows: RowBlocks, dropout: AttentionDropout | None):
+        ctx.rows, ctx.dropout = rows, dropout
+        with _random_numbers(dropout) as ctx.random_state:
+            contexts = [_Row(rows, i, q, k, v, dropout).context() for i, (q, k, v) in _each(q_BNTD, k_BKTD, v_BKTD)]
+        context_BNTD = paddle.stack(contexts)
+        ctx.save_for_backward(q_BNTD, k_BKTD, v_BKTD, context_BNTD)
+        return context_BNTD
+
+    @staticmethod
+    @paddle.amp.auto_cast(enable=False)
+    def backward(ctx, grad_BNTD):
+        saved = ctx.saved_tensor()
+        with _random_numbers(ctx.dropout, ctx.random_state):
+            gradients = [
+                _Row(ctx.rows, i, q, k, v, ctx.dropout).gradients(context, grad)
+                for i, (q, k, v, context, grad) in _each(*saved, grad_BNTD)
+            ]
+        sides = zip(saved, zip(*gradients, strict=True), strict=False)
+        return tuple(None if x.stop_gradient else paddle.stack(rows).astype(x.dtype) for x, rows in sides)
+
+
+def _each(*tensors: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
+    """The rows of a batch, numbered."""
+    return ((i, [tensor[i] for tensor in tensors]) for i in range(tensors[0].shape[0]))
+
+
+@contextmanager
+def _random_numbers(dropout: AttentionDropout | None, state=None):
+    """In the random numbers of dropout, or where they stood at `state`; gives where they stand."""
+    if dropout is None:
+        yield None
+        return
+    with dropout.numbers():
+        now = paddle.get_rng_state()
+        if state is not None:
+            paddle.set_rng_state(state)
+        yield now
+        if state is not None:
+            paddle.set_rng_state(now)
+
+
+class _Row:
+    """One row of a batch: q [N, T, D], k and v [K, T, D]."""
+
+    def __init__(self, rows: RowBlocks, row: int, q, k, v, dropout: AttentionDropout | None):
+        self.rows, self.row, self.dropout = rows, row, dropout
+        self.q, self.k, self.v = q, k.astype("float32"), v
+        self.heads, tokens, self.width = q.shape
+        self.groups = k.shape[0]
+        self.blocks = rows.blocks(row, query_block(self.heads, tokens))
+
+    def context(self) -> Tensor:
+        """[N, T, D] in the dtype of the values."""
+        return paddle.concat([self._block_context(*block) for block in self.blocks], axis=1)
+
+    def _block_context(self, queries: range, keys: range) -> Tensor:
+        if not keys:
+            return paddle.zeros([self.heads, len(queries), self.width], self.v.dtype)
+        weights_NMS = self._weights(queries, keys)
+        if self.dropout:
+            weights_NMS = weights_NMS.multiply_(self._kept(weights_NMS))
+        context = paddle.matmul(self._grouped(weights_NMS.astype(self.v.dtype)), _part(self.v, keys))
+        return context.reshape([self.heads, -1, self.width])
+
+    def gradients(self, context: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of q in its dtype, of k and v in float32, of those of the context; both [N, T, D]."""
+        along_NT1 = (context.astype("float32") * grad.astype("float32")).sum(axis=-1, keepdim=True)
+        grad_q, grad_k, grad_v = [], paddle.zeros_like(self.k), paddle.zeros_like(self.k)
+        for queries, keys in self.blocks:
+            if not keys:
+                grad_q.append(paddle.zeros([self.heads, len(queries), self.width], self.q.dtype))
+                continue
+            part = self._block_gradients(queries, keys, _part(grad, queries), _part(along_NT1, queries))
+            grad_q.append(part[0])
+            for total, more in ((grad_k, part[1]), (grad_v, part[2])):
+                total[:, keys.start : keys.stop] = _part(total, keys) + more
+        return paddle.concat(grad_q, axis=1), grad_k, grad_v
+
+    def _block_gradients(self, queries: range, keys: range, grad_NMD, along_NM1) -> tuple[Tensor, Tensor, Tensor]:
+        weights_NMS, grad_KQD = self._weights(queries, keys), self._grouped(grad_NMD)
+        slope_NMS = paddle.matmul(grad_KQD, _part(self.v, keys), transpose_y=True).astype("float32")
+        slope_NMS = slope_NMS.reshape(weights_NMS.shape)
+        dropped = weights_NMS
+        if self.dropout:
+            kept = self._kept(weights_NMS)
+            slope_NMS, dropped = slope_NMS.multiply_(kept), kept.multiply_(weights_NMS)
+        weighed = self._grouped(dropped.astype(grad_KQD.dtype))
+        grad_v = paddle.matmul(weighed, grad_KQD, transpose_x=True).astype("float32")
+        slope_KQS = self._grouped(slope_NMS.subtract_(along_NM1).multiply_(weights_NMS))
+        scale, q_KQD = self.width**-0.5, self._grouped(_part(self.q, queries)).astype("float32")
+        grad_q = (paddle.matmul(slope_KQS, _part(self.k, keys)) * scale).astype(self.q.dtype)
+        grad_k = paddle.matmul(slope_KQS, q_KQD * scale, transpose_x=True)
+        return grad_q.reshape([self.heads, -1, self.width]), grad_k, grad_v
+
+    def _weights(self, queries: range, keys: range) -> Tensor:
+        """Softmax [N, M, S] float32 of a block."""
+        scores = scores_fp32(self._grouped(_part(self.q, queries)), _part(self.k, keys))
+        scores_NMS = scores.reshape([self.heads, len(queries), len(keys)])
+        return F.softmax(scores_NMS.add_(self.rows.bias(self.row, queries, keys)), axis=-1)
+
+    def _kept(self, weights: Tensor) -> Tensor:
+        """What dropout multiplies the weights with."""
+        return F.dropout(paddle.ones_like(weights), self.dropout.rate)
+
+    def _grouped(self, x_NM: Tensor) -> Tensor:
+        """Query heads of one key/value head below each other: [N, M, …] → [K, R·M, …]."""
+        return x_NM.reshape([self.groups, -1, x_NM.shape[-1]])
+
+
+def _part(x: Tensor, tokens: range) -> Tensor:
+    """Tokens [heads, M, …] of [heads, T, …]."""
+    return x[:, tokens.start : tokens.stop]
