@@ -14,6 +14,7 @@ from training_runs import NO_DROPOUT, losses, sample_rows, train, write_model, w
 
 from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import GLMProcessor, Processor
+from glm.model import attention_choice, block_attention
 from glm.model.lora import add_lora
 
 EVERY = ["glm", *KINDS]
@@ -61,6 +62,16 @@ def models() -> dict:
     return {kind: model_of(kind) for kind in EVERY}
 
 
+@pytest.fixture(params=["dense", "blocks"])
+def attention(request, monkeypatch) -> None:
+    """Both ways in which a CPU attends; rows of these lengths are dense by themselves."""
+    if request.param == "blocks":
+        monkeypatch.setattr(attention_choice, "DENSE_TOKENS", 0)
+        monkeypatch.setattr(attention_choice, "DenseAttention", None)  # a call would fail
+        monkeypatch.setattr(block_attention, "query_block", lambda heads, tokens: 16)
+
+
+@pytest.mark.usefixtures("attention")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_step_of_packs_is_a_step_of_rows(kind, lora, tokenizer):
@@ -116,6 +127,7 @@ def logits(model, batch: dict) -> np.ndarray:
     return model(**tensors(inputs)).numpy()
 
 
+@pytest.mark.usefixtures("attention")
 @pytest.mark.parametrize("kind", EVERY)
 def test_nothing_leaks_from_one_row_to_another(kind, tokenizer, models):
     """To the last bit, in both directions; the row itself, and all rows without `visible_rows`, are others."""
