@@ -13,6 +13,25 @@ def query_block(heads: int, tokens: int) -> int:
     return min(MOST_QUERIES, max(FEWEST_QUERIES, SCORES // (heads * tokens)))
 
 
+def block_scores(heads: int, tokens: int) -> int:
+    """Attention scores that exist at once, of a long row in blocks of queries."""
+    return heads * tokens * _longest(tokens, query_block(heads, tokens))
+
+
+def chunk_logits(tokens: int, width: int) -> int:
+    """Logits that exist at once, of the trained tokens of a batch, for a head of `width` columns on this rank."""
+    return width * _longest(tokens, head_chunk(width))
+
+
+def _longest(tokens: int, most: int) -> int:
+    return max(map(len, even_chunks(tokens, most)))
+
+
+def head_chunk(width: int) -> int:
+    """Tokens whose logits may exist at once."""
+    return max(1, LOGITS // width)
+
+
 def even_chunks(tokens: int, most: int) -> list[range]:
     """Ranges of nearly equal length, `most` at most, that make up `tokens`."""
     count = -(-tokens // most)

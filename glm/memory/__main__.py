@@ -51,6 +51,7 @@ def _parse() -> Namespace:
     run("--sharding", choices=SHARDING, default=Run.sharding, help="partitions optimizer states; stage2: gradients too")
     run("--sharding_parallel_degree", type=int, default=Run.sharding_degree, help="devices that sharding uses")
     numbers = {"batch_size": "rows per device", "src_length": "tokens of a source", "tgt_length": "tokens of a target"}
+    numbers |= {"max_length": "tokens of a packed row; 0: a row has a source and a target"}
     for flag, text in (numbers | {"num_beams": "beams of generation", "r": "rank of LoRA"}).items():
         run(f"--{flag}", type=int, default=getattr(Run, flag), help=text)
     run("--device_memory", type=float, metavar="GIB", help="says which degrees fit")
@@ -70,7 +71,8 @@ def _model(arguments: Namespace) -> str:
 
 
 def _run(arguments: Namespace) -> Run:
-    same = ("train", "dtype", "recompute", "batch_size", "src_length", "tgt_length", "num_beams", "r", "sharding")
+    same = ("train", "dtype", "recompute", "batch_size", "num_beams", "r", "sharding")
+    same += ("src_length", "tgt_length", "max_length")
     renamed = {"opt_level": arguments.fp16_opt_level, "sharding_degree": arguments.sharding_parallel_degree}
     return Run(**{name: getattr(arguments, name) for name in same} | renamed)
 

@@ -1,9 +1,11 @@
 """Memory of generation beside the weights: attention.py's cache, and what glm/generation/search.py does with it."""
 
+from glm.config.chunks import DENSE_TOKENS, block_scores
 from glm.config.fields import ConfigFields
 from glm.config.shapes import cache_shapes
 from glm.memory.run import FP32, Run
-from glm.memory.training import MLPS, ROTARY, bias_size
+from glm.memory.sizes import ROTARY, bias_size
+from glm.memory.training import MLPS
 
 
 def generation(config: ConfigFields, run: Run) -> tuple[int, int]:
@@ -27,8 +29,12 @@ def _prefill(config: ConfigFields, run: Run) -> int:
     """Workspace of one block that reads the prompts: of its attention or of its MLP."""
     size, degree = run.weight_size, config.tensor_parallel_degree
     tokens, square = run.batch_size * run.src_length, run.batch_size * run.src_length**2
+    low, local = size if size < FP32 else 0, config.num_attention_heads // degree
     # Scores and softmax in float32, and the softmax in half precision.
-    scores = config.num_attention_heads // degree * square * (2 * FP32 + (size if size < FP32 else 0))
+    if run.src_length <= DENSE_TOKENS:
+        scores = local * square * (2 * FP32 + low)
+    else:
+        scores = block_scores(local, run.src_length) * (2 * FP32 + low) + _row_copies(config, run)
     heads = config.num_attention_heads + config.num_key_value_heads * config.kv_replicas
     heads = heads * config.head_dim // degree
     rotated = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
@@ -37,3 +43,13 @@ def _prefill(config: ConfigFields, run: Run) -> int:
     mlp = tokens * (inner + 3 * config.hidden_size) * size
     tables = int(tokens * config.head_dim * ROTARY[config.position_type](config)) * FP32
     return bias_size(config, run, run.src_length) + tables + int(max(attention, mlp))
+
+
+def _row_copies(config: ConfigFields, run: Run) -> int:
+    """One row with heads in front: queries, keys in float32, values; and the context of the rows before it."""
+    size, degree = run.weight_size, config.tensor_parallel_degree
+    queries, keys = (
+        run.src_length * heads * config.head_dim // degree
+        for heads in (config.num_attention_heads, config.num_key_value_heads * config.kv_replicas)
+    )
+    return run.batch_size * queries * size + keys * (size + FP32 + (size if size < FP32 else 0))

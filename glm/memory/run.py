@@ -22,6 +22,7 @@ class Run:
         recompute: blocks keep their inputs only, and run once more in the backward pass.
         batch_size: rows per device.
         src_length, tgt_length: tokens of source and target; a training row has both.
+        max_length: tokens of a packed training row, all of which may be trained; 0: rows are not packed.
         num_beams: of generation.
         r: rank of the LoRA adapters.
         sharding, sharding_degree: ZeRO (arXiv:1910.02054): stage1 shares the optimizer's states out, stage2 the
@@ -38,6 +39,7 @@ class Run:
     batch_size: int = 2
     src_length: int = 608
     tgt_length: int = 160
+    max_length: int = 0
     num_beams: int = 5
     r: int = 8
     sharding: str = "none"
@@ -51,6 +53,8 @@ class Run:
         for name in ("batch_size", "src_length", "tgt_length", "num_beams", "r", "sharding_degree"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.max_length < 0:
+            raise UsageError(f"max_length is {self.max_length}, and must be at least 1, or 0 without packing")
         if (self.sharding == "none") != (self.sharding_degree == 1):
             raise UsageError(
                 f"sharding is {self.sharding} and its degree {self.sharding_degree}: give both --sharding and a "
@@ -70,7 +74,12 @@ class Run:
     @property
     def row_length(self) -> int:
         """Tokens of a training row."""
-        return self.src_length + self.tgt_length
+        return self.max_length or self.src_length + self.tgt_length
+
+    @property
+    def trained_tokens(self) -> int:
+        """Most tokens of a batch that are trained."""
+        return self.batch_size * (self.max_length or self.tgt_length)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,9 @@ from math import prod
 
 from glm.config.fields import ConfigFields
 from glm.config.shapes import ADAPTED, block_shapes
-from glm.distributed.plan import padded
-from glm.memory.run import FP32, SIZES, Run
-
-# Share of a head's dimensions that rotary positions rotate, in float32.
-ROTARY = {"learned_2d": lambda config: 0, "rotary_2d": lambda config: 1}
-ROTARY["partial_rotary"] = lambda config: config.partial_rotary_factor
-KEEPS_PAIRS = {"rotary_2d"}  # the other's own gradient needs the angles only
+from glm.memory.head import head_memory
+from glm.memory.run import FP32, Run
+from glm.memory.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -67,39 +63,7 @@ class _Block:
         return self.start + self.linear + self.second + self.behind + self.scores + self.mlp + self.casts
 
 
-class _Sizes:
-    """Bytes of the tensors of a training batch: [B·T, H], [B·T, N·D / degree], …"""
-
-    def __init__(self, config: ConfigFields, run: Run):
-        degree, tokens = config.tensor_parallel_degree, run.batch_size * run.row_length
-        self.half = SIZES[run.dtype]  # input of a matmul
-        self.wide = FP32 if run.mixed else self.half  # residual stream, and what a bias was added to
-        self.hidden = tokens * config.hidden_size
-        self.queries, self.keys = (
-            tokens * heads * config.head_dim // degree
-            for heads in (config.num_attention_heads, config.num_key_value_heads)
-        )
-        self.inner = tokens * config.intermediate_size // degree
-        self.scores = config.num_attention_heads // degree * run.batch_size * run.row_length**2
-        self.bias = bias_size(config, run, run.row_length)
-        self.rotary = ROTARY[config.position_type](config)
-        self.keeps_pairs = config.position_type in KEEPS_PAIRS
-        self.tables = int(tokens * config.head_dim * self.rotary) * FP32  # cosines and sines
-        self.trained = run.batch_size * run.tgt_length
-        self.vocabulary = padded(config.vocab_size, degree) // degree
-        self.logits = self.trained * self.vocabulary
-
-    @property
-    def pairs(self) -> int:
-        return int((self.queries + self.keys) * self.rotary) * FP32 if self.keeps_pairs else 0
-
-
-def bias_size(config: ConfigFields, run: Run, width: int) -> int:
-    """Bytes of what is added to the scores; query heads that share a key/value head have a copy each (attention.py)."""
-    return run.batch_size * width**2 * FP32 * config.queries_per_kv
-
-
-def _block(config: ConfigFields, run: Run, sizes: _Sizes) -> _Block:
+def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
     half, mixed = sizes.half, run.mixed
     # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
     apart = mixed or config.tensor_parallel_degree > 1
@@ -111,10 +75,11 @@ def _block(config: ConfigFields, run: Run, sizes: _Sizes) -> _Block:
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
     activation = sizes.wide if config.linear_bias else half  # what it reads
+    scored = 2 * half if sizes.in_blocks else FP32 + half
     return _Block(
         start=stream,
-        # Queries and keys are float32 where the scores are computed; values and what they add up to are not.
-        linear=read + (sizes.queries + sizes.keys) * (FP32 + half) + sizes.pairs + masks + adapters,
+        # Queries and keys are float32 where all scores are computed; values and what they add up to are not.
+        linear=read + (sizes.queries + sizes.keys) * scored + sizes.pairs + masks + adapters,
         second=stream + read_again,
         behind=2 * stream if config.post_norms else 0,
         scores=sizes.scores * score,
@@ -129,7 +94,7 @@ def _matrices(config: ConfigFields) -> int:
 
 def training(config: ConfigFields, run: Run) -> tuple[int, int]:
     """Kept activations, and what comes on top when a step needs most, which is at one of five moments."""
-    sizes = _Sizes(config, run)
+    sizes = Sizes(config, run)
     block = _block(config, run, sizes)
     earlier = config.num_hidden_layers - 1
     # Recomputed blocks get their input.
@@ -138,11 +103,9 @@ def training(config: ConfigFields, run: Run) -> tuple[int, int]:
     masks = sizes.hidden if config.embedding_dropout else 0
     before += masks + sizes.tables + (sizes.bias if run.recompute else 0)
     kept = before + (again if run.recompute else block.all)
-    head = sizes.hidden * sizes.wide + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
-    head += sizes.vocabulary * config.hidden_size * sizes.half if run.mixed else 0
+    head, workspace = head_memory(config, run, sizes)
     moments = (
-        kept + head + _loss(run, sizes),
-        kept + head + _head_gradient(config, run, sizes),
+        kept + head + workspace,
         before + _mlp_backward(config, run, sizes, block),
         before + _attention_backward(config, run, sizes, block),
         2 * _waiting_gradient(config, run, sizes),  # of the head and of the look-up, before they are added
@@ -151,19 +114,7 @@ def training(config: ConfigFields, run: Run) -> tuple[int, int]:
     return activations, max(0, max(moments) - activations)
 
 
-def _loss(run: Run, sizes: _Sizes) -> int:
-    """Beside the probabilities: forward the logits (float32 copies of half ones), backward two more of their size."""
-    logits = sizes.logits * (sizes.half + (FP32 if sizes.half < FP32 else 0))
-    forward = (0 if run.recompute else sizes.bias) + sizes.hidden * sizes.half + logits
-    return max(forward, 2 * sizes.logits * FP32)
-
-
-def _head_gradient(config: ConfigFields, run: Run, sizes: _Sizes) -> int:
-    """Beside the logits' gradient, which takes the place of the probabilities, that of the head's weight."""
-    return sizes.vocabulary * config.hidden_size * run.weight_size if run.train == "full" else 0
-
-
-def _mlp_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) -> int:
+def _mlp_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
     """The last block when the activation's gradient is computed: what it read, and gradients of all sides."""
     weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
     gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
@@ -172,16 +123,32 @@ def _mlp_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) 
     return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.hidden * sizes.wide + gradients
 
 
-def _attention_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) -> int:
-    """The last block when the softmax runs backward: output and two gradients in float32, and the dropout's mask."""
-    scores = sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
-    # Recompute has the block's output and a gradient of its size besides.
-    stream = 2 * sizes.hidden * sizes.wide if run.recompute else 0
+def _attention_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
+    """The last block when the softmax runs backward."""
+    scores = _block_backward(config, sizes) if sizes.in_blocks else _dense_backward(config, sizes)
+    # Recompute has the block's output and a gradient of its size besides; in blocks, the stream's gradient counts.
+    stream = (2 * run.recompute + sizes.in_blocks) * sizes.hidden * sizes.wide
     around = block.start + block.linear + block.casts + stream
     return around + scores + _waiting_gradient(config, run, sizes)
 
 
-def _waiting_gradient(config: ConfigFields, run: Run, sizes: _Sizes) -> int:
+def _dense_backward(config: ConfigFields, sizes: Sizes) -> int:
+    """Output and two gradients in float32, and the dropout's mask."""
+    return sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
+
+
+def _block_backward(config: ConfigFields, sizes: Sizes) -> int:
+    """The last block of queries of the last row: the softmax and its gradient, and what dropout kept."""
+    half, low = sizes.half, sizes.half if sizes.half < FP32 else 0
+    scores = sizes.block * (2 * FP32 + low + (FP32 if config.attention_dropout else 0))
+    queries, keys = sizes.queries // sizes.rows, sizes.keys // sizes.rows
+    # Queries, context, its gradient and that of the queries; keys in float32, values; gradients of both, twice.
+    row = 4 * queries * half + keys * (FP32 + low + half + 4 * FP32)
+    earlier = (sizes.rows - 1) * (queries * half + 2 * keys * FP32)
+    return sizes.queries * half + earlier + row + scores
+
+
+def _waiting_gradient(config: ConfigFields, run: Run, sizes: Sizes) -> int:
     """The head's gradient of a tied embedding, which waits for the look-up's until the end of the backward pass."""
     if not config.tie_word_embeddings:
         return 0

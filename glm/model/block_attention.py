@@ -7,7 +7,7 @@ and draws the random numbers of dropout again. Rows of a batch are taken one by 
 Shapes: T tokens of a row, N heads, K key/value heads, R = N/K, D head_dim; M queries of a block, S keys that it reads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -61,8 +61,7 @@ class BlockAttention:
         return RowBlocks(visible_rows_B2T)
 
     def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
-        q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q_BTND, k_BTKD, v_BTKD))
-        return _BlockAttention.apply(q, k, v, self.rows, self.dropout).transpose([0, 2, 1, 3])
+        return _BlockAttention.apply(q_BTND, k_BTKD, v_BTKD, self.rows, self.dropout)
 
 
 class BlockPrefill(BlockAttention):
@@ -77,34 +76,37 @@ BlockAttention.prefill = BlockPrefill
 
 
 class _BlockAttention(PyLayer):
-    """q [B, N, T, D], k and v [B, K, T, D] → context [B, N, T, D]."""
-
     @staticmethod
     @paddle.amp.auto_cast(enable=False)
-    def forward(ctx, q_BNTD, k_BKTD, v_BKTD, rows: RowBlocks, dropout: AttentionDropout | None):
+    def forward(ctx, q_BTND, k_BTKD, v_BTKD, rows: RowBlocks, dropout: AttentionDropout | None):
         ctx.rows, ctx.dropout = rows, dropout
         with _random_numbers(dropout) as ctx.random_state:
-            contexts = [_Row(rows, i, q, k, v, dropout).context() for i, (q, k, v) in _each(q_BNTD, k_BKTD, v_BKTD)]
-        context_BNTD = paddle.stack(contexts)
-        ctx.save_for_backward(q_BNTD, k_BKTD, v_BKTD, context_BNTD)
-        return context_BNTD
+            contexts = [_Row(rows, i, q, k, v, dropout).context() for i, (q, k, v) in _each(q_BTND, k_BTKD, v_BTKD)]
+        context_BTND = _batch(contexts)
+        ctx.save_for_backward(q_BTND, k_BTKD, v_BTKD, context_BTND)
+        return context_BTND
 
     @staticmethod
     @paddle.amp.auto_cast(enable=False)
-    def backward(ctx, grad_BNTD):
+    def backward(ctx, grad_BTND):
         saved = ctx.saved_tensor()
         with _random_numbers(ctx.dropout, ctx.random_state):
             gradients = [
                 _Row(ctx.rows, i, q, k, v, ctx.dropout).gradients(context, grad)
-                for i, (q, k, v, context, grad) in _each(*saved, grad_BNTD)
+                for i, (q, k, v, context, grad) in _each(*saved, grad_BTND)
             ]
         sides = zip(saved, zip(*gradients, strict=True), strict=False)
-        return tuple(None if x.stop_gradient else paddle.stack(rows).astype(x.dtype) for x, rows in sides)
+        return tuple(None if x.stop_gradient else _batch(rows).astype(x.dtype) for x, rows in sides)
 
 
 def _each(*tensors: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
-    """The rows of a batch, numbered."""
-    return ((i, [tensor[i] for tensor in tensors]) for i in range(tensors[0].shape[0]))
+    """Numbered rows of a batch, heads in front: [B, T, heads, D] → [heads, T, D] each."""
+    return ((i, [tensor[i].transpose([1, 0, 2]) for tensor in tensors]) for i in range(tensors[0].shape[0]))
+
+
+def _batch(rows: Sequence[Tensor]) -> Tensor:
+    """The inverse of `_each`."""
+    return paddle.stack([row.transpose([1, 0, 2]) for row in rows])
 
 
 @contextmanager
@@ -153,19 +155,20 @@ class _Row:
             if not keys:
                 grad_q.append(paddle.zeros([self.heads, len(queries), self.width], self.q.dtype))
                 continue
-            part = self._block_gradients(queries, keys, _part(grad, queries), _part(along_NT1, queries))
-            grad_q.append(part[0])
-            for total, more in ((grad_k, part[1]), (grad_v, part[2])):
-                total[:, keys.start : keys.stop] = _part(total, keys) + more
+            of_q, of_k, of_v = self._block_gradients(queries, keys, _part(grad, queries), _part(along_NT1, queries))
+            grad_q.append(of_q)
+            grad_k[:, keys.start : keys.stop] = of_k.add_(_part(grad_k, keys))
+            grad_v[:, keys.start : keys.stop] = of_v.add_(_part(grad_v, keys))
+            del of_k, of_v  # before the next block's scores
         return paddle.concat(grad_q, axis=1), grad_k, grad_v
 
     def _block_gradients(self, queries: range, keys: range, grad_NMD, along_NM1) -> tuple[Tensor, Tensor, Tensor]:
         weights_NMS, grad_KQD = self._weights(queries, keys), self._grouped(grad_NMD)
+        kept = self._kept(weights_NMS) if self.dropout else None
         slope_NMS = paddle.matmul(grad_KQD, _part(self.v, keys), transpose_y=True).astype("float32")
         slope_NMS = slope_NMS.reshape(weights_NMS.shape)
         dropped = weights_NMS
         if self.dropout:
-            kept = self._kept(weights_NMS)
             slope_NMS, dropped = slope_NMS.multiply_(kept), kept.multiply_(weights_NMS)
         weighed = self._grouped(dropped.astype(grad_KQD.dtype))
         grad_v = paddle.matmul(weighed, grad_KQD, transpose_x=True).astype("float32")

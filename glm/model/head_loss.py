@@ -137,6 +137,7 @@ def _gradients(ctx, grad_M: Tensor) -> tuple[Tensor | None, Tensor | None, Tenso
         if head.bias is not None and not head.bias.stop_gradient:
             part = grad_MW.sum(axis=0)
             bias = part if bias is None else bias.add_(part)
+        del grad_MW  # before the next chunk's logits
     return paddle.concat(slopes) if slopes else None, weight, bias
 
 

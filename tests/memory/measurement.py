@@ -84,10 +84,10 @@ def measure_training(config: GLMConfig, run: Run, functions: dict = CPU, device:
 
 
 def training_batch(config: GLMConfig, run: Run) -> dict[str, paddle.Tensor]:
-    """Rows without padding, whose targets are trained."""
+    """Rows without padding, whose targets are trained; of a packed row all tokens."""
     draw, rows, width = np.random.default_rng(0), run.batch_size, run.row_length
     labels = draw.integers(1, config.vocab_size, (rows, width))
-    labels[:, : run.src_length] = -100
+    labels[:, : 0 if run.max_length else run.src_length] = -100
     position = np.stack([np.arange(width), np.zeros(width, "int64")])
     return {
         "input_ids": paddle.to_tensor(draw.integers(1, config.vocab_size, (rows, width))),

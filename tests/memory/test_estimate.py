@@ -15,6 +15,7 @@ import pytest
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.cli.script import run_script
+from glm.config import chunks
 from glm.config.presets import PRESETS
 from glm.config.shapes import lora_shapes, parameter_shapes, rank_shape
 from glm.distributed.plan import local_shard, rank_part
@@ -173,6 +174,77 @@ def test_generation_of_every_family_needs_what_was_computed(name, changes):
     config, run = GLMConfig.preset(name, **SHALLOW), replace(RUN, **changes)
     real, computed = measure_generation(config, run), estimate(config, run)
     assert off(computed.generation - computed.weights, real.peak - real.weights) < TOLERANCE
+
+
+LONG = {"batch_size": 1, "src_length": 1040, "tgt_length": 60}
+SHALLOWER = {"num_hidden_layers": 2, "vocab_size": 2001}
+GLM4 = ("glm-4-9b-tiny", SHALLOWER)
+
+
+def config_or_preset(shape) -> GLMConfig:
+    if isinstance(shape, tuple):
+        return GLMConfig.preset(shape[0], **shape[1])
+    return config_of(**{"num_hidden_layers": 2, "max_position_embeddings": 2048} | shape)
+
+
+def assert_training_needs(config, run) -> None:
+    real, computed = measure_training(config, run), estimate(config, run)
+    assert off(computed.training, real.peak) < TOLERANCE
+    assert off(computed.training - computed.standing, real.peak - real.standing) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        (NO_DROPOUT, {"train": "full", "recompute": True}),
+        ({"num_hidden_layers": 1}, {"train": "full", "recompute": True, "batch_size": 2}),
+        (NO_DROPOUT | {"num_attention_heads": 8}, {"train": "lora"}),
+        (GLM4, {"train": "full"}),
+        (GLM4, {"train": "full", "recompute": True, "max_length": 1300}),
+    ],
+    ids=["recompute", "dropout and two rows", "LoRA", "shared heads", "packed"],
+)
+def test_long_rows_need_what_was_computed(shape, changes):
+    """Attention in blocks of queries."""
+    assert_training_needs(config_or_preset(shape), replace(RUN, **LONG | changes))
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ({"vocab_size": 12000}, {"train": "full", "recompute": True}),
+        ({"vocab_size": 12000}, {"train": "lora"}),
+        (("glm-4-9b-tiny", SHALLOWER | {"vocab_size": 12000}), {"train": "full"}),
+        (("glm-4-9b-tiny", SHALLOWER | {"vocab_size": 12000}), {"train": "lora", "recompute": True}),
+    ],
+    ids=["tied", "tied and frozen", "own", "own and frozen"],
+)
+def test_a_head_in_chunks_needs_what_was_computed(monkeypatch, shape, changes):
+    monkeypatch.setattr(chunks, "LOGITS", 12000 * 64)
+    assert_training_needs(config_or_preset(shape), replace(RUN, **{"src_length": 20, "tgt_length": 150} | changes))
+
+
+@pytest.mark.parametrize("shape", [{}, GLM4], ids=["GLM", "GLM-4"])
+def test_long_prompts_need_what_was_computed(shape):
+    config, run = config_or_preset(shape), replace(RUN, src_length=1400, tgt_length=5, num_beams=1)
+    real, computed = measure_generation(config, run), estimate(config, run)
+    assert off(computed.generation - computed.weights, real.peak - real.weights) < TOLERANCE
+
+
+def test_memory_grows_with_the_tokens_not_with_their_square():
+    """8K to 32K, and 32K to 128K, of GLM-4-9B: four times what grows, and a little that does not."""
+    config = GLMConfig.preset("glm-4-9b", tensor_parallel_degree=2)
+    run = Run(train="full", dtype="bfloat16", opt_level="O2", recompute=True, batch_size=1, max_length=8192)
+    peaks = [estimate(config, replace(run, max_length=tokens)) for tokens in (8192, 32768, 131072)]
+    above = [peak.training - peak.standing for peak in peaks]
+    assert all(after < 4.05 * before for before, after in pairwise(above))
+
+
+def test_a_packed_row_may_be_trained_throughout():
+    run = replace(RUN, train="full", src_length=200, tgt_length=40)
+    packed, pairs = (estimate(config_of(), each) for each in (replace(run, max_length=240), run))
+    assert packed.training > pairs.training and packed.standing == pairs.standing
+    assert packed.training == estimate(config_of(), replace(run, max_length=240, src_length=1, tgt_length=1)).training
 
 
 def test_the_end_of_the_backward_pass_can_need_most():
@@ -389,6 +461,7 @@ def test_the_command_reads_scaled_positions(monkeypatch, capsys, tmp_path, caplo
         ([], "give either --preset or --model_name_or_path"),
         (["--preset", "glm-9b"], f"preset 'glm-9b' is not one of glm-tiny-chinese, {LARGE}, {TEN}, chatglm-6b, "),
         (["--preset", TEN, "--batch_size", "0"], "batch_size is 0, and must be at least 1"),
+        (["--preset", TEN, "--max_length", "-5"], "max_length is -5, and must be at least 1, or 0 without packing"),
         (["--preset", TEN, "--tensor_parallel_degree", "0"], "tensor_parallel_degree is 0, and must be at least 1"),
         (["--preset", TEN, "--device_memory", "-1"], "device_memory is -1.0 GiB, and must be above 0"),
         (["--preset", TEN, "--train", "half"], "invalid choice: 'half'"),
