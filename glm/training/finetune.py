@@ -58,8 +58,8 @@ def finetune(
         GLMError: of any of the parts; nothing was overwritten then.
     """
     _check_task(training)
-    _check_best(data, training)
     _check_packing(data)
+    _check_best(data, training)
     _prepare_devices(options, training)
     resume = _resume_point(options, training) if training.do_train else None
     splits = load_splits(data, training)
@@ -103,6 +103,17 @@ def _check_task(training: GLMTrainingArguments) -> None:
         )
 
 
+def _check_packing(data: DataArguments) -> None:
+    if data.max_length is None:
+        return
+    if not data.packing:
+        raise UsageError(
+            f"max_length is {data.max_length}, and is the length of a pack: pass --packing True, or leave it out"
+        )
+    if data.max_length < 1:
+        raise UsageError(f"max_length is {data.max_length}, and must be at least 1")
+
+
 def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
     """Raises UsageError where the best model would be chosen by a figure that no evaluation gives."""
     wanted, task = training.metric_for_best_model, TASKS.get(data.task_name)
@@ -116,17 +127,6 @@ def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
         )
     if training.do_train and str(training.evaluation_strategy.value) == "no":
         note("metric_for_best_model acts where training evaluates: pass --evaluation_strategy steps and --eval_steps")
-
-
-def _check_packing(data: DataArguments) -> None:
-    if data.max_length is None:
-        return
-    if not data.packing:
-        raise UsageError(
-            f"max_length is {data.max_length}, and is the length of a pack: pass --packing True, or leave it out"
-        )
-    if data.max_length < 1:
-        raise UsageError(f"max_length is {data.max_length}, and must be at least 1")
 
 
 def _prepare_devices(options: ModelArguments, training: GLMTrainingArguments) -> None:
@@ -272,6 +272,20 @@ def build_trainer(model, processor, data, decode, options, training, datasets, r
     return trainer
 
 
+def _pack(dataset: EncodedDataset, processor: Processor, data: DataArguments) -> PackedDataset:
+    """Training rows in packs; how well they are filled is said."""
+    length = default_max_length(processor) if data.max_length is None else data.max_length
+    try:
+        packed = PackedDataset(dataset.rows, length, data.skip_bad_rows)
+    except UsageError as error:
+        raise UsageError(f"train: {error}") from None
+    for why in packed.left_out:
+        note(f"train: rows left out: {why}")
+    rows, packs, share = packed.sizes.sum(), len(packed), f"{packed.real_share:.1%}"
+    note(f"train: {rows} rows in {packs} pack{'s' * (packs > 1)} of {length} tokens, {share} of them real ones")
+    return packed
+
+
 def encode_splits(
     splits: dict[str, list[Example]], processor: Processor, data: DataArguments, training: GLMTrainingArguments
 ) -> dict[str, EncodedDataset | PackedDataset]:
@@ -295,20 +309,6 @@ def encode_splits(
     if data.packing and "train" in datasets:
         datasets["train"] = _pack(datasets["train"], processor, data)
     return datasets
-
-
-def _pack(dataset: EncodedDataset, processor: Processor, data: DataArguments) -> PackedDataset:
-    """Training rows in packs; how well they are filled is said."""
-    length = default_max_length(processor) if data.max_length is None else data.max_length
-    try:
-        packed = PackedDataset(dataset.rows, length, data.skip_bad_rows)
-    except UsageError as error:
-        raise UsageError(f"train: {error}") from None
-    for why in packed.left_out:
-        note(f"train: rows left out: {why}")
-    rows, packs, share = packed.sizes.sum(), len(packed), f"{packed.real_share:.1%}"
-    note(f"train: {rows} rows in {packs} pack{'s' * (packs > 1)} of {length} tokens, {share} of them real ones")
-    return packed
 
 
 def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str] = ()) -> None:
