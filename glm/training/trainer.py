@@ -207,8 +207,8 @@ class GLMTrainer(Trainer):
         unit, was = sampler.dataset.unit, (PackedDataset if record.flags.get("packing") else EncodedDataset).unit
         changed = (before, was) != (sampler.rows_per_step, unit)
         if changed or sampler.added_steps:
-            had = f", and had {before if was == unit else _counted(before, was)}"
-            rows = f"a step has {_counted(sampler.rows_per_step, unit)}{had * changed}"
+            had = f", and had {before if was == unit else self._counted(before, was)}"
+            rows = f"a step has {self._counted(sampler.rows_per_step, unit)}{had * changed}"
             place = f"epoch {sampler.start.epoch + 1} after its row {sampler.start.row}"
             note(f"{rows}: the run resumes in {place}, and ends at step {max_steps}")
 
@@ -216,8 +216,12 @@ class GLMTrainer(Trainer):
         """Where more than a twentieth of an epoch fills no step, as may be with few packs."""
         sampler, count = self._sampler, len(self.train_dataset)
         if 20 * sampler.left_over > count:
-            left = f"{sampler.left_over} of {_counted(count, sampler.dataset.unit)}"
+            left = f"{sampler.left_over} of {self._counted(count, sampler.dataset.unit)}"
             note(f"each epoch leaves out {left}, which fill no step of {sampler.rows_per_step}: choose smaller steps")
+
+    @staticmethod
+    def _counted(count: int, unit: str) -> str:
+        return f"{count} {unit if count != 1 else unit.removesuffix('s')}"
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if not resume_from_checkpoint:
@@ -373,10 +377,6 @@ class GLMTrainer(Trainer):
         )
         with atomic_write(Path(self.args.output_dir) / f"{prefix}_predictions.jsonl", "w", "utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _counted(count: int, unit: str) -> str:
-    return f"{count} {unit if count != 1 else unit.removesuffix('s')}"
 
 
 def linear_schedule(learning_rate: float, warmup: int, steps: int, decay_ratio: float):
