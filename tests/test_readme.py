@@ -36,6 +36,7 @@ DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 PRETRAIN_TEST = "tests/scripts/test_pretrain_guide.py"
 RUN_BY = {
+    r"finetune_\S+ .*--packing True": "tests/scripts/test_packing_script.py::test_the_pages_commands",
     r"printf .*--chat": "tests/cli/test_questions.py::test_questions_of_a_pipe",
     r"output/tour|glm-4-9b-0414-tiny --chat": "tests/scripts/test_tour.py::test_every_command_runs",
     r"distributed\.launch .*finetune_instruction_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",

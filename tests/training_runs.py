@@ -76,6 +76,16 @@ def train(model: Path, data: Path, output: Path, **flags):
     return finetune(*parse_arguments(classes, "", arguments(model, data, output, **flags)))
 
 
+def encoded(rows):
+    """An `EncodedDataset` of training examples that come from no text."""
+    from glm.encoding.dataset import EncodedDataset, FlatRows
+
+    dataset = EncodedDataset.__new__(EncodedDataset)
+    dataset.rows = FlatRows()
+    dataset.rows.extend(rows)
+    return dataset
+
+
 def history(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "loss_history.jsonl").read_text(encoding="utf-8").splitlines()]
 

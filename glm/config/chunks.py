@@ -5,6 +5,7 @@ LOGITS = 160 * 2**20  # 640 MiB in float32: of GLM-4's vocabulary those of 1,107
 SCORES = 2**25  # of all heads of a row: 128 MiB in float32
 FEWEST_QUERIES, MOST_QUERIES = 16, 128
 DENSE_TOKENS = 1024  # of the longest row whose scores are computed all at once: up to there that is no slower
+SPARSE_TOKENS, SPARSE = 512, 0.25  # above so many, blocks are faster where rows see at most this share of all pairs
 BIAS_TOKENS = 4096  # of the longest row for which flash attention is given a bias [T, T]
 
 

@@ -103,6 +103,53 @@ def training_batch(rows: Sequence[TrainingExample], positions: Positions, pad_to
     }
 
 
+def packed_batch(packs: Sequence[Sequence[TrainingExample]], positions: Positions, pad_token_id: int) -> Batch:
+    """The same of rows in packs, each pack a row [T] of the batch, and what keeps its rows apart.
+
+    Positions begin anew in every row, and no column is trained to give the first token of the next row.
+
+    Returns:
+        The arrays of `training_batch`, and visible_rows [B, 2, T] int32: column j is visible to the queries i with
+        visible_rows[b, 0, j] <= i < visible_rows[b, 1, j], padding to none. `prefix_length` is 0: what is read in both
+        directions, visible_rows says alone; `attention_mask` is 1 for the tokens of all rows of a pack.
+    """
+    made = [_pack(rows, positions) for rows in packs]
+    width = max(pack["input_ids"].shape[-1] for pack in made)
+    fill = {"input_ids": pad_token_id, "labels": IGNORED}
+    batch = {name: np.stack([_widened(pack[name], width, fill.get(name, 0)) for pack in made]) for name in made[0]}
+    return batch | {"prefix_length": np.zeros(len(packs), dtype="int64")}
+
+
+def _pack(rows: Sequence[TrainingExample], positions: Positions) -> Batch:
+    """Arrays [..., T] of rows behind each other."""
+    parts, start = [], 0
+    for row in rows:
+        inputs = row.ids[:-1]
+        parts.append(
+            {
+                "input_ids": np.array(inputs, dtype="int64"),
+                "attention_mask": np.ones(len(inputs), dtype="int64"),
+                "position_ids": positions.of(inputs, row.prefix_length),
+                "labels": np.array(row.labels[1:], dtype="int64"),
+                "visible_rows": _visible_rows(start, start + len(inputs), row.prefix_length),
+            }
+        )
+        start += len(inputs)
+    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+
+
+def _visible_rows(start: int, end: int, prefix_length: int) -> np.ndarray:
+    """[2, end - start] int32 of a row in these columns: all of it sees its prefix, the rest what stands before."""
+    first = np.arange(start, end, dtype="int32")
+    first[:prefix_length] = start
+    return np.stack([first, np.full_like(first, end)])
+
+
+def _widened(array: np.ndarray, width: int, value: int) -> np.ndarray:
+    sides = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+    return np.pad(array, sides, constant_values=value)
+
+
 def prompt_batch(prompts: Sequence[Sequence[int]], positions: Positions, pad_token_id: int) -> Batch:
     """Encoded prompts as the fields of `glm.generation.search.Prompt`."""
     width = max(map(len, prompts))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
 
+import numpy as np
 from tqdm import tqdm
 
 from glm.encoding.examples import Example, TrainingExample
@@ -16,7 +17,7 @@ from glm.errors import GLMError
 SharedExample = tuple[TrainingExample, float]  # a row, and the share of each of its trained tokens in its step's loss
 
 
-class PackedRows(Sequence[TrainingExample]):
+class FlatRows(Sequence[TrainingExample]):
     """Rows behind each other in flat arrays, five bytes per token: an int32 id and a flag. As lists it is 44.
 
     A slice is a view of the same arrays.
@@ -42,10 +43,20 @@ class PackedRows(Sequence[TrainingExample]):
         """Of all rows together."""
         return sum(self._ends[place + 1] - self._ends[place] for place in self._places)
 
+    @property
+    def columns(self) -> np.ndarray:
+        """[rows] int64, columns that each row takes in a batch: all tokens but the last, which is nothing's context."""
+        return np.diff(np.frombuffer(self._ends, dtype="int64"))[self._places] - 1
+
+    def trained_tokens(self, index: int) -> int:
+        """Those of a row, without making it."""
+        place = self._places[index]
+        return self._trained.count(1, self._ends[place] + 1, self._ends[place + 1])
+
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int | slice) -> TrainingExample | PackedRows:
+    def __getitem__(self, index: int | slice) -> TrainingExample | FlatRows:
         if isinstance(index, slice):
             view = copy(self)
             view._places = self._places[index]
@@ -61,7 +72,7 @@ class EncodedDataset:
 
     Attributes:
         examples: all that the model has a place for.
-        rows: those in which something is trained, packed; others were cut too short by src_length and tgt_length.
+        rows: those in which something is trained, in flat arrays; src_length and tgt_length cut others too short.
         prompts: what the model reads to answer each example; [] if they were not asked for.
         left_out: why examples or rows were left out, in words; empty if none were.
         counts: what else was left out of the examples, by its name in words (glm/encoding/examples.py).
@@ -78,7 +89,7 @@ class EncodedDataset:
     ):
         self.examples: list[Example] = []
         self.prompts: list[list[int]] = []
-        self.rows, count = PackedRows(), 0
+        self.rows, count = FlatRows(), 0
         bad: list[str] = []
         before, without_answer = Counter(processor.counts), 0
         some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
@@ -109,10 +120,21 @@ class EncodedDataset:
         self.left_out += [f"{short} in which {lengths} leave no trained token"] if short else []
         self.counts = processor.counts - before
 
+    unit = "rows"  # what a batch is counted in
+
     @property
     def mean_tokens(self) -> float:
         """Tokens of a row, on average."""
         return self.rows.tokens / len(self.rows)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """[rows] int64, rows in each row, which are more in a pack (glm/encoding/packing.py)."""
+        return np.ones(len(self.rows), dtype="int64")
+
+    def trained_tokens(self, index: int) -> int:
+        """Of a row."""
+        return self.rows.trained_tokens(index)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -18,7 +18,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from glm.encoding.batches import Batch, BlockPositions, Positions, TextPositions, prompt_batch, training_batch
+from glm.encoding.batches import (
+    Batch,
+    BlockPositions,
+    Positions,
+    TextPositions,
+    packed_batch,
+    prompt_batch,
+    training_batch,
+)
 from glm.encoding.chat_formats import CHAT_FORMATS, chat_format
 from glm.encoding.chat_roles import ASSISTANT
 from glm.encoding.defaults import CHAT, GLM_2021, ModelDefaults
@@ -174,6 +182,10 @@ class Processor(ABC):
     def training_batch(self, rows: Sequence[TrainingExample]) -> Batch:
         """Inputs of `GLMForCausalLM.forward`, labels included."""
         return training_batch(rows, self.positions, self.tokenizer.pad_token_id)
+
+    def packed_batch(self, packs: Sequence[Sequence[TrainingExample]]) -> Batch:
+        """The same of rows in packs (glm/encoding/packing.py)."""
+        return packed_batch(packs, self.positions, self.tokenizer.pad_token_id)
 
     def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> Batch:
         """Encoded prompts as the fields of `glm.generation.search.Prompt`."""

@@ -10,7 +10,7 @@ from itertools import product
 import paddle
 from paddle import Tensor
 
-from glm.config.chunks import BIAS_TOKENS, DENSE_TOKENS
+from glm.config.chunks import BIAS_TOKENS, DENSE_TOKENS, SPARSE, SPARSE_TOKENS
 from glm.device.capabilities import HALF_DTYPES
 from glm.device.paddle_reason import paddle_reason
 from glm.device.probe import TOLERANCE
@@ -18,7 +18,7 @@ from glm.errors import GLMError
 from glm.model.attention import DenseAttention
 from glm.model.block_attention import BlockAttention
 from glm.model.flash_attention import CausalFlashAttention, FlashAttention, FlashMaskAttention
-from glm.model.visibility import derived_rows, is_causal
+from glm.model.visibility import derived_rows, is_causal, seen_share
 
 TILE = 128  # columns that kernels take at once
 TRIED = ("context", "gradient of the queries", "gradient of the keys", "gradient of the values")
@@ -45,7 +45,9 @@ def attention_class(dtype: str, head_dim: int, n_rep: int, visible_rows_B2T: Ten
         return FlashAttention
     if tokens > BIAS_TOKENS and has(CausalFlashAttention) and is_causal(visible_rows_B2T):
         return CausalFlashAttention
-    return DenseAttention if tokens <= DENSE_TOKENS else BlockAttention
+    if tokens > DENSE_TOKENS or (tokens > SPARSE_TOKENS and seen_share(visible_rows_B2T) <= SPARSE):
+        return BlockAttention
+    return DenseAttention
 
 
 def compute_dtype(weight: Tensor) -> str:

@@ -66,6 +66,12 @@ def is_causal(visible_rows_B2T: Tensor) -> bool:
     return bool((rows_B2T == wanted_B2T).all() and (real_BT[:, :-1] >= real_BT[:, 1:]).all())
 
 
+def seen_share(visible_rows_B2T: Tensor) -> float:
+    """Pairs of a query and a key that it sees, as a share of all pairs: 0.5 of a causal row, less of packed ones."""
+    rows_B2T = visible_rows_B2T.numpy()
+    return float((rows_B2T[:, 1] - rows_B2T[:, 0]).clip(0).mean() / rows_B2T.shape[2])
+
+
 def attention_bias(attention_mask_BT: Tensor, prefix_length_B: Tensor) -> Tensor:
     """`visibility_bias` [B, T, T] float32 of rows that hold one text each; arguments as in `derived_rows`."""
     return visibility_bias(derived_rows(attention_mask_BT, prefix_length_B))

@@ -13,6 +13,7 @@ from glm.datasets import TASKS, load_examples
 from glm.distributed.processes import digest, process_count, require_agreement
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.examples import Example
+from glm.encoding.packing import PackedDataset, default_max_length
 from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
 from glm.evaluation.generation import GenerationEvaluation
@@ -47,6 +48,7 @@ def finetune(
         GLMError: of any of the parts; nothing was overwritten then.
     """
     _check_task(training)
+    _check_packing(data)
     _check_best(data, training)
     _check_packages(data, training)
     prepare_devices(options.model_name_or_path, training)
@@ -90,6 +92,17 @@ def _check_task(training: GLMTrainingArguments) -> None:
             f"--do_export writes a graph for one device, not for {training.tensor_parallel_degree}: run "
             "export_generation_model.py on the trained model"
         )
+
+
+def _check_packing(data: DataArguments) -> None:
+    if data.max_length is None:
+        return
+    if not data.packing:
+        raise UsageError(
+            f"max_length is {data.max_length}, and is the length of a pack: pass --packing True, or leave it out"
+        )
+    if data.max_length < 1:
+        raise UsageError(f"max_length is {data.max_length}, and must be at least 1")
 
 
 def _check_best(data: DataArguments, training: GLMTrainingArguments) -> None:
@@ -228,13 +241,27 @@ def build_trainer(model, processor, data, decode, options, training, datasets, r
     return trainer
 
 
+def _pack(dataset: EncodedDataset, processor: Processor, data: DataArguments) -> PackedDataset:
+    """Training rows in packs; how well they are filled is said."""
+    length = default_max_length(processor) if data.max_length is None else data.max_length
+    try:
+        packed = PackedDataset(dataset.rows, length, data.skip_bad_rows)
+    except UsageError as error:
+        raise UsageError(f"train: {error}") from None
+    for why in packed.left_out:
+        note(f"train: rows left out: {why}")
+    rows, packs, share = packed.sizes.sum(), len(packed), f"{packed.real_share:.1%}"
+    note(f"train: {rows} rows in {packs} pack{'s' * (packs > 1)} of {length} tokens, {share} of them real ones")
+    return packed
+
+
 def encode_splits(
     splits: dict[str, list[Example]], processor: Processor, data: DataArguments, training: GLMTrainingArguments
-) -> dict[str, EncodedDataset]:
-    """The splits that this run needs; an error and what is left out name the split.
+) -> dict[str, EncodedDataset | PackedDataset]:
+    """The splits that this run needs, training rows in packs with --packing; what is left out names the split.
 
     Raises:
-        GLMError: of `EncodedDataset`.
+        GLMError: of `EncodedDataset` and `PackedDataset`, with the split's name.
     """
     needed = {name: rows for name, rows in splits.items() if (training.do_train if name == "train" else rows)}
     datasets = {}
@@ -248,6 +275,8 @@ def encode_splits(
             note(f"{name}: rows left out: {why}")
         for what, count in datasets[name].counts.items():
             note(f"{name}: {what}: {count}")
+    if data.packing and "train" in datasets:
+        datasets["train"] = _pack(datasets["train"], processor, data)
     return datasets
 
 

@@ -50,6 +50,20 @@ class DataArguments:
         default=160,
         metadata={"help": "Most tokens of a target and of a generated text; longer ones lose their end."},
     )
+    packing: bool = field(
+        default=False,
+        metadata={
+            "help": "Train on packs: several rows that do not see each other in one of max_length tokens; batch sizes "
+            "count packs then. Evaluation keeps rows apart."
+        },
+    )
+    max_length: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a pack; default: 2048, or the positions of a smaller model, and no less than "
+            "src_length + tgt_length."
+        },
+    )
     no_block_position: bool = field(
         default=False,
         metadata={
@@ -247,7 +261,7 @@ MOST_USED: dict[str, tuple[object, str]] = {
     "max_grad_norm": (1.0, "Longer gradients are cut to this norm; 0 = off."),
     "num_train_epochs": (1.0, "Passes over the rows."),
     "max_steps": (-1, "Steps of training, instead of epochs, if positive."),
-    "per_device_train_batch_size": (8, "Rows per device and forward pass."),
+    "per_device_train_batch_size": (8, "Rows, or packs, per device and forward pass."),
     "per_device_eval_batch_size": (8, "The same in evaluation."),
     "gradient_accumulation_steps": (1, "Forward passes per step."),
     "logging_steps": (500, "Steps between two lines of the log."),

@@ -15,6 +15,7 @@ from glm.checkpoint.file_names import FILE_NAMES, remove_weights
 from glm.cli.console import note
 from glm.distributed.processes import written_together
 from glm.encoding.dataset import EncodedDataset
+from glm.encoding.packing import PackedDataset
 from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.perplexity import LossEvaluation
 from glm.evaluation.replica import Replica
@@ -56,7 +57,9 @@ class GLMTrainer(Trainer):
         **kwargs,
     ):
         random_state.forget()
-        super().__init__(*args, data_collator=partial(training_batch, evaluation.processor), **kwargs)
+        packs = isinstance(kwargs.get("train_dataset"), PackedDataset)
+        collate = evaluation.processor.packed_batch if packs else evaluation.processor.training_batch
+        super().__init__(*args, data_collator=partial(training_batch, collate), **kwargs)
         random_state.seed_replica(self.args)
         self.evaluation, self.label_smoothing = evaluation, label_smoothing
         self.lr_decay_ratio, self.weight_format, self.record = lr_decay_ratio, weight_format, record
@@ -65,6 +68,7 @@ class GLMTrainer(Trainer):
         self._resumed_step, self._logged_step, self._draws_anew, self._best_is_settled = 0, 0, False, False
         self._found: tuple[RunRecord, Place, int] | None = None  # in the checkpoint that the run resumes from
         self._rows_trained = 0  # by this process's run, on all replicas together
+        self._columns, self._real_columns = 0, 0  # of this process's batches: all of them, and those of real tokens
         self.predictions: list[tuple[str, str]] = []
 
     # training
@@ -80,6 +84,8 @@ class GLMTrainer(Trainer):
             self._rng_to_restore = None
         # Before the step, which takes the batch apart; replicas have equally many rows.
         self._rows_trained += len(inputs["labels"]) * self.args.dataset_world_size
+        self._columns += prod(inputs["attention_mask"].shape)
+        self._real_columns += inputs["attention_mask"].sum()  # stays on the device
         loss = super().training_step(model, inputs, step_control)
         # With tensor_parallel_config enable_delay_scale_loss, PaddleNLP divides the step's gradients instead.
         part = loss / self.args.gradient_accumulation_steps if self._enable_delay_scale_loss() else loss
@@ -105,7 +111,8 @@ class GLMTrainer(Trainer):
         steps = self.history.steps_after(self._resumed_step)
         speeds = {"samples": self._rows_trained / seconds, "steps": steps / seconds}
         rates = {f"train_{name}_per_second": round(rate, 4) for name, rate in speeds.items()}
-        return rates | {"train_loss": self.history.mean_loss()}
+        share = float(self._real_columns) / max(1, self._columns)
+        return rates | {"train_loss": self.history.mean_loss(), "train_real_token_share": round(share, 4)}
 
     def _load_rng_state(self, checkpoint):
         if checkpoint is None:
@@ -158,7 +165,7 @@ class GLMTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._glm.config.require_trainable()
-        self._rows_trained = 0
+        self._rows_trained = self._columns = self._real_columns = 0
         if resume_from_checkpoint:
             resume_from_checkpoint = str(resume_from_checkpoint)
             self._resume_from(Path(resume_from_checkpoint))
@@ -190,6 +197,7 @@ class GLMTrainer(Trainer):
         sampler, max_steps = self._sampler, self._steps_in_all(max_steps)
         if not self._resumed_step or self._resumed_step < max_steps:
             self._say_place(max_steps)
+            self._say_left_over()
             if sampler.added_steps:
                 epochs = sampler.epochs_until(max_steps)
             return super()._inner_training_loop(args, model, train_dataloader, len_dataloader, max_steps, epochs, *rest)
@@ -201,11 +209,27 @@ class GLMTrainer(Trainer):
 
     def _say_place(self, max_steps: int) -> None:
         """Where a run resumes whose steps, or epochs, have other rows than before."""
-        sampler, before = self._sampler, self._found and self._found[2]
-        if before and (before != sampler.rows_per_step or sampler.added_steps):
-            rows = f"a step has {sampler.rows_per_step} rows{f', and had {before}' * (before != sampler.rows_per_step)}"
+        if not self._found:
+            return
+        (record, _, before), sampler = self._found, self._sampler
+        unit, was = sampler.dataset.unit, (PackedDataset if record.flags.get("packing") else EncodedDataset).unit
+        changed = (before, was) != (sampler.rows_per_step, unit)
+        if changed or sampler.added_steps:
+            had = f", and had {before if was == unit else self._counted(before, was)}"
+            rows = f"a step has {self._counted(sampler.rows_per_step, unit)}{had * changed}"
             place = f"epoch {sampler.start.epoch + 1} after its row {sampler.start.row}"
             note(f"{rows}: the run resumes in {place}, and ends at step {max_steps}")
+
+    def _say_left_over(self) -> None:
+        """Where more than a twentieth of an epoch fills no step, as may be with few packs."""
+        sampler, count = self._sampler, len(self.train_dataset)
+        if 20 * sampler.left_over > count:
+            left = f"{sampler.left_over} of {self._counted(count, sampler.dataset.unit)}"
+            note(f"each epoch leaves out {left}, which fill no step of {sampler.rows_per_step}: choose smaller steps")
+
+    @staticmethod
+    def _counted(count: int, unit: str) -> str:
+        return f"{count} {unit if count != 1 else unit.removesuffix('s')}"
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if not resume_from_checkpoint:

@@ -1,11 +1,11 @@
-"""Packed rows are the rows they were made of, at five bytes per token."""
+"""Rows in flat arrays are the rows they were made of, at five bytes per token."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from glm.encoding.dataset import PackedRows
+from glm.encoding.dataset import FlatRows
 from glm.encoding.examples import TrainingExample
 
 
@@ -25,35 +25,39 @@ def rows() -> list[TrainingExample]:
 
 
 @pytest.fixture(scope="module")
-def packed(rows) -> PackedRows:
-    packed = PackedRows()
-    packed.extend(rows[:3])
-    packed.extend(iter(rows[3:]))
-    return packed
+def flat(rows) -> FlatRows:
+    flat = FlatRows()
+    flat.extend(rows[:3])
+    flat.extend(iter(rows[3:]))
+    return flat
 
 
-def test_rows_come_back(rows, packed):
-    assert list(packed) == rows
-    assert [row.trained_tokens for row in packed] == [row.trained_tokens for row in rows]
-    assert packed[-1] == rows[-1] and all(type(flag) is bool for flag in packed[0].trained)
-    assert packed.tokens == sum(len(row.ids) for row in rows)
+def test_rows_come_back(rows, flat):
+    assert list(flat) == rows
+    trained = [row.trained_tokens for row in rows]
+    assert [row.trained_tokens for row in flat] == [flat.trained_tokens(n) for n in range(7)] == trained
+    assert flat.columns.tolist() == [len(row.ids) - 1 for row in rows]
+    assert flat[-1] == rows[-1] and all(type(flag) is bool for flag in flat[0].trained)
+    assert flat.tokens == sum(len(row.ids) for row in rows)
     with pytest.raises(IndexError):
-        packed[7]
+        flat[7]
 
 
-def test_slices_are_views(rows, packed):
+def test_slices_are_views(rows, flat):
     for part in (slice(1, None, 2), slice(2, 5), slice(None, None, -1), slice(9, 9)):
-        assert list(packed[part]) == rows[part]
-    assert list(packed[1::2][1:]) == rows[1::2][1:]
-    assert packed[2:5].tokens == sum(len(row.ids) for row in rows[2:5])
+        assert list(flat[part]) == rows[part]
+    assert list(flat[1::2][1:]) == rows[1::2][1:]
+    assert flat[2:5].columns.tolist() == flat.columns[2:5].tolist()
+    assert flat[2:5].trained_tokens(1) == rows[3].trained_tokens
+    assert flat[2:5].tokens == sum(len(row.ids) for row in rows[2:5])
 
 
 def test_a_token_takes_five_bytes():
     rows = rows_of(200, 300)
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    packed = PackedRows()
-    packed.extend(rows)
+    flat = FlatRows()
+    flat.extend(rows)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert 5 <= (after - before) / packed.tokens < 6  # arrays grow ahead by up to an eighth
+    assert 5 <= (after - before) / flat.tokens < 6  # arrays grow ahead by up to an eighth

@@ -12,7 +12,7 @@ from glm.model.attention import AttentionDropout, DenseAttention, PrefillAttenti
 from glm.model.attention_choice import attention_class, compute_dtype, flash_fault, trial_rows, trial_run
 from glm.model.block_attention import BlockAttention
 from glm.model.flash_attention import CausalFlashAttention, FlashAttention, FlashMaskAttention
-from glm.model.visibility import derived_rows, is_causal, visibility_bias
+from glm.model.visibility import derived_rows, is_causal, seen_share, visibility_bias
 from tests.device.test_probe import on_npu
 from tests.npu_simulator.launching import needs_compiler
 
@@ -121,6 +121,19 @@ def test_the_form_that_is_taken(monkeypatch, accepted, short, long):
     packed[0, 1, :2000] = 2000
     wanted = BlockAttention if long is CausalFlashAttention else long
     assert attention_class("bfloat16", 64, 1, packed) is wanted
+
+
+def test_rows_that_see_little_are_read_in_blocks():
+    """Of 600 columns: four documents see an eighth of all pairs, two a quarter and a little; 512 are dense anyway."""
+
+    def of_documents(count: int, tokens: int = 600) -> type:
+        ends = -(-(paddle.arange(tokens, dtype="int32") + 1) // (tokens // count)) * (tokens // count)
+        rows = paddle.stack([paddle.arange(tokens, dtype="int32"), ends]).unsqueeze(0)
+        assert seen_share(rows) == pytest.approx((1 / count + 1 / tokens) / 2)
+        return attention_class("float32", 64, 1, rows)
+
+    assert of_documents(4) is BlockAttention
+    assert of_documents(1) is of_documents(2) is of_documents(4, tokens=512) is DenseAttention
 
 
 def test_a_prefill_keeps_keys_and_values(arithmetic):

@@ -2,26 +2,19 @@
 
 from itertools import pairwise
 
-import paddle
 import pytest
+from training_runs import encoded
 
 from glm.encoding.examples import TrainingExample
 from glm.training.sampler import EpochSampler, Place
-
-
-class Rows(paddle.io.Dataset):
-    def __init__(self, count: int):
-        self.rows = [TrainingExample([0, 1], [False, True])] * count
-
-    def __len__(self):
-        return len(self.rows)
 
 
 def sampler(
     rows: int = 37, size: int = 4, accumulation: int = 1, ranks: int = 1, rank: int = 0, **more
 ) -> EpochSampler:
     more = {"seed": 42} | more
-    return EpochSampler(Rows(rows), size, num_replicas=ranks, rank=rank, accumulation=accumulation, **more)
+    dataset = encoded([TrainingExample([0, 1], [False, True])] * rows)
+    return EpochSampler(dataset, size, num_replicas=ranks, rank=rank, accumulation=accumulation, **more)
 
 
 def steps(cut: dict, first: int, last: int, **more) -> list[list[int]]:

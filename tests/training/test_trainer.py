@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from training_runs import NO_DROPOUT, history, losses, sample_rows, train, write_model, write_rows
+from training_runs import NO_DROPOUT, encoded, history, losses, sample_rows, train, write_model, write_rows
 
 import glm.model.network
 import glm.training.trainer
@@ -137,20 +137,11 @@ def order(epoch: int, seed: int = 42, rank: int = 0, ranks: int = 1, size: int =
 
 
 def shares(epoch=0, seed=42, rank=0, ranks=1, size=3, rows=10, accumulation=1) -> list[list[tuple[int, float]]]:
-    dataset = Rows([TrainingExample([0] * (2 + row), [False] + [True] * (1 + row)) for row in range(rows)])
+    """Row i has i + 1 target tokens."""
+    dataset = encoded(TrainingExample([0] * (2 + row), [False] + [True] * (1 + row)) for row in range(rows))
     sampler = EpochSampler(dataset, size, num_replicas=ranks, rank=rank, seed=seed, accumulation=accumulation)
     sampler.set_epoch(epoch)
     return list(sampler)
-
-
-class Rows(paddle.io.Dataset):
-    """Row i has i + 1 target tokens."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
 
 
 @pytest.mark.parametrize(("ranks", "size", "accumulation"), [(1, 3, 1), (1, 2, 2), (2, 2, 1), (2, 1, 2), (4, 1, 1)])
