@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> list[Pass]:
         "--no_recompute",
         dest="recompute",
         action="store_false",
-        help="keep the activations of the layer: more memory, less time",
+        help="keep what the layer computed",
     )
     options = parser.parse_args(arguments)
     model = one_layer(options.preset)
