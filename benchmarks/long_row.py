@@ -1,7 +1,7 @@
 """One decoder layer and the head with GLM-4-9B's widths and vocabulary, forward and backward over one long row.
 
     python -m benchmarks.long_row                  8,192, 16,384 and 32,768 tokens, in 24 GiB
-    python -m benchmarks.long_row --tokens 8192
+    python -m benchmarks.long_row --tokens 8192 --no_recompute
 
 The peak is the most that Paddle reports as allocated, beside what glm.memory computes of it. "above" is the peak
 without weights and gradients: what grows with the tokens. There is no optimizer, and an embedding of a few tokens gives
@@ -61,13 +61,20 @@ def main(arguments: list[str] | None = None) -> list[Pass]:
     )
     parser.add_argument("--tokens", type=_positive, nargs="+", default=TOKENS, help="of a row; default: %(default)s")
     parser.add_argument("--preset", choices=PRESETS, default="glm-4-9b", help="whose widths; default: %(default)s")
+    parser.add_argument(
+        "--no_recompute",
+        dest="recompute",
+        action="store_false",
+        help="keep what the layer computed",
+    )
     options = parser.parse_args(arguments)
     model = one_layer(options.preset)
+    model.model.enable_recompute = options.recompute
     step(model, WARM_UP)
     passes = []
     for tokens in options.tokens:
         passes.append(measured(model, tokens))
-        print_passes(options.preset, passes)
+        print_passes(options, passes)
     return passes
 
 
@@ -111,12 +118,13 @@ def measured(model, tokens: int) -> Pass:
     standing, process = core.host_memory_stat_current_value("Allocated", 0), PeakMemory()
     forward, backward = step(model, tokens)
     peak = core.host_memory_stat_peak_value("Allocated", 0)
-    memory = estimate(model.config, Run(train="full", batch_size=1, max_length=tokens))
+    recompute = model.model.enable_recompute
+    memory = estimate(model.config, Run(train="full", batch_size=1, max_length=tokens, recompute=recompute))
     computed = standing + memory.activations + memory.step_workspace
     return Pass(tokens, peak, standing, computed, process.growth(), forward, backward)
 
 
-def print_passes(preset: str, passes: list[Pass]) -> None:
+def print_passes(options: argparse.Namespace, passes: list[Pass]) -> None:
     """A row for each, and by how much what grows grew."""
     table = Table("tokens", "peak", "computed", "above", "grew", "process grew", "forward", "backward")
     for before, each in zip([None, *passes], passes, strict=False):
@@ -125,7 +133,8 @@ def print_passes(preset: str, passes: list[Pass]) -> None:
         seconds = [f"{value:.1f} s" for value in (each.forward, each.backward)]
         table.add_row(f"{each.tokens:,}", *sizes, growth, f"{each.grown / GIB:.2f} GiB", *seconds)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(f"one layer of {preset} and its head, float32", highlight=False)
+    kept = "recomputed" if options.recompute else "kept"
+    console.print(f"one layer of {options.preset}, {kept}, and its head, float32", highlight=False)
     console.print(table)
 
 

@@ -75,7 +75,8 @@ def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
     activation = sizes.wide if config.linear_bias else half  # what it reads
-    scored = 2 * half if sizes.in_blocks else FP32 + half
+    own = sizes.wide if config.attention_bias else half  # behind a bias, mixed precision leaves float32
+    scored = 2 * own if sizes.in_blocks else FP32 + half
     return _Block(
         start=stream,
         # Queries and keys are float32 where all scores are computed; values and what they add up to are not.
