@@ -48,6 +48,7 @@ RUN_BY = {
     r"distributed\.launch .*pretrain_generation\.py configs/": f"{CONFIG_TEST}::test_on_two_devices",
     r"pretrain_generation\.py|data/pretrain |output/(pretrained|export) ": f"{PRETRAIN_TEST}::test_every_command_runs",
     r"preprocess_data\.py": "tests/scripts/test_preprocess_script.py::test_every_command_of_the_guide_runs",
+    r"convert_checkpoint\.py": "tests/scripts/test_megatron_script.py::test_the_documented_conversions",
     r"-m glm\.memory": "tests/distributed/test_distributed_docs.py::test_the_memory_command_runs",
     r"finetune_generation\.py .*--r 8": f"{SEED_TEST}::test_lora_fine_tuning",
     r"finetune_generation\.py .*--do_eval": f"{SEED_TEST}::test_full_fine_tuning",
