@@ -7,9 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SHORT, TINY, Result
+from commands import SHORT, TINY, Result
 
-SCRIPTS = sorted(path.name for path in ROOT.glob("*_generation*.py"))
 FINETUNE, PREDICT, INFER = (f"{name}_generation.py" for name in ("finetune", "predict", "infer"))
 EXPORT = "export_generation_model.py"
 TEXT = "云溪桥"
@@ -380,26 +379,3 @@ def test_full_disk_while_merging(run, broken, small_disk):
     result = run(*GOOD, "--merge_tensor_parallel_path", disk / "merged", TEXT, cwd=broken)
     assert_error(result, 1, r".*model.safetensors was not written \(No space left on device\): 4,419,584 bytes needed")
     assert snapshot(disk) == {}
-
-
-# --help
-
-
-def test_help_of_the_training_flags(run):
-    """What they do here, where PaddleNLP's own text says another thing or nothing."""
-    text = " ".join(run(FINETUNE, "--help").out.split())
-    assert "Start anew, and remove the checkpoints" in text and "Use this to continue training" not in text
-    assert "left out, the newest one of output_dir" in text
-    assert "glm-4-9b-chat-tiny, …; the README lists all" in text
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_teaches(run, script):
-    result = run(script, "--help")
-    assert result.code == 0, result.err
-    assert result.err == ""
-    assert result.out.startswith(f"usage: {script}")
-    assert f"  python {script} " in result.out
-    assert "--debug" in result.out
-    flags = re.findall(r"^  (--\w+)", result.out, flags=re.MULTILINE)
-    assert len(flags) > 3
