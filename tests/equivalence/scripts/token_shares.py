@@ -1,0 +1,110 @@
+"""Models of every family on each rank of a launch, with sequence parallelism and without: losses and all gradients.
+
+Prints "equal" and a case for each that is. Rows are short, so that the shares of some have padding alone.
+"""
+
+import glm  # noqa: F401  first: it chooses Paddle's settings
+
+# isort: split
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+from family_models import FAMILY
+from tiny_glm import NO_DROPOUT, scatter
+
+from glm import GLMConfig, GLMForCausalLM
+from glm.distributed import tensor_parallel
+from glm.distributed.processes import process_count
+from glm.model.lora import GLMLoRAModel, add_lora
+from glm.model.positions import POSITIONS
+
+TOLERANCE = 1e-5
+SHAPES = {name: {"family": name, **sizes} for name, (_, sizes) in FAMILY.items()}
+SHAPES["glm"] = NO_DROPOUT | {
+    "vocab_size": 386,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+KINDS = {
+    "full": lambda model: model,
+    "LoRA": lambda model: add_lora(model, 4, targets="all"),
+    "recomputed LoRA": lambda model: _recomputed(add_lora(model, 4, targets="all")),
+    "recomputed": lambda model: _recomputed(model),
+}
+TOKENS = (16, 13, 3)
+
+
+def _recomputed(model):
+    network = model.model if isinstance(model, GLMLoRAModel) else model
+    network.model.enable_recompute = True
+    return model
+
+
+def built(shape: dict, kind: str, sequence_parallel: bool):
+    """A model whose parameters are random, biases and the matrices of adapters too."""
+    config = GLMConfig(**shape, **tensor_parallel.tensor_parallel(), sequence_parallel=sequence_parallel)
+    model = GLMForCausalLM(config)
+    scatter(model, seed=1, spread=0.2)
+    model = KINDS[kind](model)
+    if kind.endswith("LoRA"):
+        scatter(model, seed=1, spread=0.2)
+    model.train()
+    return model
+
+
+def batch(config: GLMConfig, tokens: int) -> dict[str, paddle.Tensor]:
+    """Rows of different lengths, of which some tokens are trained."""
+    draw, rows = np.random.default_rng(tokens), 3
+    lengths = np.array([tokens, max(1, tokens - 1), max(1, tokens // 2)])
+    mask = (np.arange(tokens) < lengths[:, None]).astype("int64")
+    labels = np.where((draw.random((rows, tokens)) < 0.7) & (mask > 0), draw.integers(1, 300, (rows, tokens)), -100)
+    count = POSITIONS[config.position_type].position_rows
+    return {
+        "input_ids": paddle.to_tensor(draw.integers(1, 300, (rows, tokens))),
+        "attention_mask": paddle.to_tensor(mask),
+        "position_ids": paddle.to_tensor(draw.integers(0, 30, (rows, count, tokens))),
+        "prefix_length": paddle.to_tensor(lengths // 3),
+        "labels": paddle.to_tensor(labels),
+    }
+
+
+def outcome(model, inputs: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
+    """The loss, and the gradients of two backward passes by the names of their weights."""
+    for _ in range(2):
+        loss = model(**inputs, label_smoothing=0.1)
+        loss.backward()
+    found = {"loss": loss.numpy()}
+    found |= {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    model.clear_gradients()
+    logits = model(**{name: value for name, value in inputs.items() if name != "labels"})
+    return found | {"logits": logits.numpy()}
+
+
+def distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> Iterator[tuple[float, str]]:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        scale = np.abs(array).max() if not name.endswith("k_proj.bias") else 1.0  # softmax does not see it
+        yield np.abs(found[name] - array).max() / max(scale, 1e-3), name
+
+
+def main() -> None:
+    paddle.set_device("npu")
+    tensor_parallel.start(process_count())
+    degree = process_count()
+    for name, shape in SHAPES.items():
+        if degree > shape.get("num_key_value_heads", degree):
+            continue
+        for kind in KINDS:
+            plain, divided = built(shape, kind, False), built(shape, kind, True)
+            for tokens in TOKENS:
+                inputs = batch(plain.config, tokens)
+                worst = max(distance(outcome(divided, inputs), outcome(plain, inputs)))
+                print("equal" if worst[0] < TOLERANCE else "DIFFERENT", name, kind, tokens, *worst, flush=True)
+
+
+if __name__ == "__main__":
+    main()
