@@ -233,7 +233,11 @@ def add_up_gradients(model: nn.Layer, ranks, parameters: Iterable[Tensor]) -> No
     model = weakref.ref(model)
 
     def summed(grad: Tensor) -> Tensor:
-        return ranks.sum(grad) if model().training else grad
+        if model().training:
+            # The same tensor with other memory: of a second one, Paddle would go on with the first where a later hook
+            # takes the sum away (PaddleNLP's amp_master_grad).
+            ranks.sum(grad)._share_buffer_to(grad)
+        return grad
 
     for parameter in parameters:
         parameter.register_hook(summed)
