@@ -76,7 +76,7 @@ def _gathered(x: Tensor, group) -> Tensor:
     stream.all_gather(parts, x.contiguous(), group=group, sync_op=True, use_calc_stream=True)
     if rows > 1:
         # The ranks' parts lie one behind the other; of one row, that is the order of its tokens.
-        parts = paddle.stack(parts.reshape([group.nranks, rows, tokens, *rest]).unbind(), axis=1)
+        parts = _swapped(parts.reshape([group.nranks, rows, tokens, *rest]))
     return parts.reshape([rows, group.nranks * tokens, *rest])
 
 
@@ -89,11 +89,16 @@ def _scattered_sum(x: Tensor, group) -> Tensor:
         )
     share = tokens // group.nranks
     if rows > 1:
-        x = paddle.stack(x.reshape([rows, group.nranks, share, *rest]).unbind(1))
+        x = _swapped(x.reshape([rows, group.nranks, share, *rest]))
     own = paddle.empty([rows, share, *rest], x.dtype)
     x = x.reshape([group.nranks * rows, share, *rest]).contiguous()
     stream.reduce_scatter(own, x, dist.ReduceOp.SUM, group=group, sync_op=True, use_calc_stream=True)
     return own
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """[n, m, …] → [m, n, …]"""
+    return x.transpose([1, 0, *range(2, x.ndim)])
 
 
 def _own(x: Tensor, axis: int, group) -> Tensor:

@@ -75,6 +75,9 @@ class _Sizes:
         self.half = SIZES[run.dtype]  # input of a matmul
         self.wide = FP32 if run.mixed else self.half  # residual stream, and what a bias was added to
         self.hidden = tokens * config.hidden_size
+        # Of the residual stream and the norms, which sequence parallelism divides.
+        self.own = -(-run.row_length // degree) * run.batch_size * config.hidden_size
+        self.own = self.own if config.sequence_parallel else self.hidden
         self.queries, self.keys = (
             tokens * heads * config.head_dim // degree
             for heads in (config.num_attention_heads, config.num_key_value_heads)
@@ -102,11 +105,12 @@ def bias_size(config: ConfigFields, run: Run, width: int) -> int:
 def _block(config: ConfigFields, run: Run, sizes: _Sizes) -> _Block:
     half, mixed = sizes.half, run.mixed
     # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
-    apart = mixed or config.tensor_parallel_degree > 1
+    # Sequence parallelism keeps one for all, and makes one cast.
+    apart = (mixed or config.tensor_parallel_degree > 1) and not config.sequence_parallel
     mlp = MLPS[config.mlp_type]
-    stream = sizes.hidden * sizes.wide  # a norm keeps its input
-    read, read_again = (sizes.hidden * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
-    masks = 2 * sizes.hidden if config.hidden_dropout else 0
+    stream = sizes.own * sizes.wide  # a norm keeps its input
+    read, read_again = (sizes.own * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
+    masks = 2 * sizes.own if config.hidden_dropout else 0
     adapters = len(ADAPTED) * run.batch_size * run.row_length * run.r * half if run.train == "lora" else 0
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
@@ -128,23 +132,24 @@ def _matrices(config: ConfigFields) -> int:
 
 
 def training(config: ConfigFields, run: Run) -> tuple[int, int]:
-    """Kept activations, and what comes on top when a step needs most, which is at one of five moments."""
+    """Kept activations, and what comes on top when a step needs most, which is at one of six moments."""
     sizes = _Sizes(config, run)
     block = _block(config, run, sizes)
     earlier = config.num_hidden_layers - 1
     # Recomputed blocks get their input.
-    again = sizes.hidden * sizes.wide
+    again = sizes.own * sizes.wide
     before = earlier * (again if run.recompute else block.all)  # kept while the last block runs backward
-    masks = sizes.hidden if config.embedding_dropout else 0
+    masks = sizes.own if config.embedding_dropout else 0
     before += masks + sizes.tables + (sizes.bias if run.recompute else 0)
     kept = before + (again if run.recompute else block.all)
-    head = sizes.hidden * sizes.wide + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
+    head = sizes.own * sizes.wide + sizes.trained * config.hidden_size * sizes.half + sizes.logits * FP32
     head += sizes.vocabulary * config.hidden_size * sizes.half if run.mixed else 0
     moments = (
         kept + head + _loss(run, sizes),
         kept + head + _head_gradient(config, run, sizes),
         before + _mlp_backward(config, run, sizes, block),
         before + _attention_backward(config, run, sizes, block),
+        before + _tokens_backward(config, run, sizes, block),
         2 * _waiting_gradient(config, run, sizes),  # of the head and of the look-up, before they are added
     )
     activations = before + block.all + (0 if run.recompute else head)
@@ -169,16 +174,32 @@ def _mlp_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) 
     gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
     mlp, size = MLPS[config.mlp_type], sizes.wide if config.linear_bias else sizes.half
     kept = block.start + block.linear + block.second + block.behind // 2 + block.scores + block.casts
-    return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.hidden * sizes.wide + gradients
+    return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.own * sizes.wide + gradients
 
 
 def _attention_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) -> int:
     """The last block when the softmax runs backward: output and two gradients in float32, and the dropout's mask."""
     scores = sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
     # Recompute has the block's output and a gradient of its size besides.
-    stream = 2 * sizes.hidden * sizes.wide if run.recompute else 0
+    stream = 2 * sizes.own * sizes.wide if run.recompute else 0
     around = block.start + block.linear + block.casts + stream
     return around + scores + _waiting_gradient(config, run, sizes)
+
+
+def _tokens_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Block) -> int:
+    """Under sequence parallelism the last block when a gradient [B, T, H] of all tokens is there: behind the MLP, of
+    several rows in two orders; or of its input, and a second one that is added to it.
+    """
+    if not config.sequence_parallel:
+        return 0
+    whole, inner = sizes.hidden * sizes.half, sizes.inner * sizes.half
+    weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
+    gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
+    # Recompute has the block's output besides.
+    stream = (3 if run.recompute else 2) * sizes.own * sizes.wide
+    behind = max(whole * min(run.batch_size, 2), whole + inner)
+    before = 2 * whole + MLPS[config.mlp_type].inputs * inner - block.mlp
+    return block.all + max(behind, before) + stream + gradients
 
 
 def _waiting_gradient(config: ConfigFields, run: Run, sizes: _Sizes) -> int:
