@@ -52,10 +52,10 @@ def built(shape: dict, kind: str, sequence_parallel: bool):
     """A model whose parameters are random, biases and the matrices of adapters too."""
     config = GLMConfig(**shape, **tensor_parallel.tensor_parallel(), sequence_parallel=sequence_parallel)
     model = GLMForCausalLM(config)
-    scatter(model, seed=1, spread=0.2)
+    scatter(model, seed=1, spread=0.1)
     model = KINDS[kind](model)
     if kind.endswith("LoRA"):
-        scatter(model, seed=1, spread=0.2)
+        scatter(model, seed=1, spread=0.1)
     model.train()
     return model
 
