@@ -194,12 +194,12 @@ def _tokens_backward(config: ConfigFields, run: Run, sizes: _Sizes, block: _Bloc
         return 0
     whole, inner = sizes.hidden * sizes.half, sizes.inner * sizes.half
     weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
-    gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
+    weight, inputs = weight if run.train == "full" else 0, MLPS[config.mlp_type].inputs
     # Recompute has the block's output besides.
     stream = (3 if run.recompute else 2) * sizes.own * sizes.wide
-    behind = max(whole * min(run.batch_size, 2), whole + inner)
-    before = 2 * whole + MLPS[config.mlp_type].inputs * inner - block.mlp
-    return block.all + max(behind, before) + stream + gradients
+    behind = max(whole * min(run.batch_size, 2), whole + inner + weight)
+    before = inputs * inner + weight + max(2 * whole, whole + inputs * weight)
+    return block.all + max(behind, before - block.mlp) + stream + _waiting_gradient(config, run, sizes)
 
 
 def _waiting_gradient(config: ConfigFields, run: Run, sizes: _Sizes) -> int:
