@@ -106,9 +106,10 @@ def distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> Ite
 
 
 def main() -> None:
-    """Runs of finetune_runs.py, if any are given, and then the cases."""
-    for _ in runs():
-        pass
+    """Runs of finetune_runs.py, if any are given, with what dropout leaves of ones behind each; and then the cases."""
+    for trainer in runs():
+        left = tensor_parallel.dropout(trainer.model.config, 0.5)(paddle.ones([64]))
+        print("dropped", json.dumps(left.tolist()), flush=True)
     paddle.set_device("npu")
     tensor_parallel.start(process_count())
     for name, kind, tokens in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
