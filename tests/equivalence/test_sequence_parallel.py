@@ -1,8 +1,8 @@
 """Training under sequence parallelism is training without: losses, gradients, weights, texts, on the simulated NPU.
 
 What a broken variant gives, where 1e-5 is allowed: without the sums of gradients over the ranks the losses differ by
-5e-3, and gradients by 0.6 of the largest; with the gradients of gathered tokens left unsummed, by 2e-3 and 0.7; with the
-tokens of several rows scattered in the wrong order, by 2e-2 and 1.8.
+5e-3, and gradients by 0.6 of the largest; with the gradients of gathered tokens left unsummed, by 2e-3 and 0.7; with
+the tokens of several rows scattered in the wrong order, by 2e-2 and 1.8.
 """
 
 import json
@@ -127,6 +127,15 @@ def test_ranks_drop_apart(two):
     found = [json.loads(line[8:]) for log in two.logs for line in log.splitlines() if line.startswith("dropped ")]
     assert len(found) == 2 and found[0] != found[1]
     assert all({0.0, 2.0} == set(left) for left in found)
+
+
+@needs_compiler
+def test_a_model_in_training_does_not_generate(two):
+    """One token has no shares: a line says what to do, where a collective would fail."""
+    lines = [line for log in two.logs for line in log.splitlines() if line.startswith("refused ")]
+    assert len(lines) == 2
+    assert "rows of 1 tokens have no equal shares for tensor_parallel_degree 2" in lines[0]
+    assert "call the model's eval() before it generates" in lines[0]
 
 
 @needs_compiler

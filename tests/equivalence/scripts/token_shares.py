@@ -23,6 +23,7 @@ from glm import GLMConfig, GLMForCausalLM
 from glm.cli.script import run_script
 from glm.distributed import tensor_parallel
 from glm.distributed.processes import process_count
+from glm.errors import UsageError
 from glm.model.lora import GLMLoRAModel, add_lora
 from glm.model.positions import POSITIONS
 
@@ -105,6 +106,16 @@ def distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> Ite
         yield float(np.abs(found[name] - array).max() / max(np.abs(array).max(), 0.01 * largest)), name
 
 
+def refusal(model) -> str:
+    """What generating says in training: what is read first of its prompt has equal shares, the last token has not."""
+    ids = paddle.ones([1, 4 * process_count() + 1], "int64")
+    try:
+        model.generate(ids, attention_mask=ids, max_new_tokens=2, eos_token_id=0, pad_token_id=0, top_k=0)
+    except UsageError as error:
+        return str(error)
+    return "nothing"
+
+
 def main() -> None:
     """Runs of finetune_runs.py, if any are given, with what dropout leaves of ones behind each; and then the cases."""
     for trainer in runs():
@@ -120,6 +131,7 @@ def main() -> None:
         outcomes = [outcome(model, batch(model.config, tokens)) for model in models]
         found = {"tokens": [sorted(each) for each in seen], "distance": max(distance(*outcomes))}
         print("found", json.dumps(found), flush=True)
+    print("refused", refusal(models[0]), flush=True)
 
 
 if __name__ == "__main__":
