@@ -258,7 +258,7 @@ DIVIDED = {
 def test_sequence_parallelism_saves_what_was_computed(tmp_path, degree):
     """Within 5 % of the peak; without it, it is further off."""
     cases = [
-        (replace(run, train=train, recompute=again), {**changes, "sequence_parallel": True})
+        (replace(run, train=train, recompute=again), {**changes, "vocab_size": 2000, "sequence_parallel": True})
         for run, changes in DIVIDED.values()
         for train, again in (("full", False), ("full", True), ("lora", True))
     ]
