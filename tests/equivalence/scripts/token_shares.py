@@ -1,0 +1,140 @@
+"""Models of every family on each rank of a launch, with sequence parallelism and without: losses and all gradients.
+
+    token_shares.py runs.json cases.json      lists of argument lists, and of [family, kind, tokens]
+
+Prints for each case how many tokens the norms get, and how far the two are from each other at most, and where.
+"""
+
+import glm  # noqa: F401  first: it chooses Paddle's settings
+
+# isort: split
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+from family_models import FAMILY
+from finetune_runs import runs
+from tiny_glm import NO_DROPOUT, scatter
+
+from glm import GLMConfig, GLMForCausalLM
+from glm.cli.script import run_script
+from glm.distributed import tensor_parallel
+from glm.distributed.processes import process_count
+from glm.errors import UsageError
+from glm.model.lora import GLMLoRAModel, add_lora
+from glm.model.positions import POSITIONS
+
+SHAPES = {name: {"family": name, **sizes} for name, (_, sizes) in FAMILY.items()}
+SHAPES["glm"] = NO_DROPOUT | {
+    "vocab_size": 386,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+KINDS = {
+    "full": lambda model: model,
+    "LoRA": lambda model: add_lora(model, 4, targets="all"),
+    "recomputed LoRA": lambda model: _recomputed(add_lora(model, 4, targets="all")),
+    "recomputed": lambda model: _recomputed(model),
+}
+
+
+def _recomputed(model):
+    network = model.model if isinstance(model, GLMLoRAModel) else model
+    network.model.enable_recompute = True
+    return model
+
+
+def built(shape: dict, kind: str, sequence_parallel: bool):
+    """A model whose parameters are random, biases and the matrices of adapters too."""
+    config = GLMConfig(**shape, **tensor_parallel.tensor_parallel(), sequence_parallel=sequence_parallel)
+    model = GLMForCausalLM(config)
+    scatter(model, seed=1, spread=0.1)
+    model = KINDS[kind](model)
+    if kind.endswith("LoRA"):
+        scatter(model, seed=1, spread=0.1)
+    model.train()
+    return model
+
+
+def tokens_of_norms(model) -> set[int]:
+    """How many tokens the norms in front of the MLPs get, as a set that fills in the model's calls."""
+    seen: set[int] = set()
+    for name, layer in model.named_sublayers():
+        if name.endswith("post_attention_layernorm"):
+            layer.register_forward_post_hook(lambda layer, inputs, output: seen.add(output.shape[1]))
+    return seen
+
+
+def batch(config: GLMConfig, tokens: int) -> dict[str, paddle.Tensor]:
+    """Rows of different lengths, of which some tokens are trained."""
+    draw, rows = np.random.default_rng(tokens), 3
+    lengths = np.array([tokens, max(1, tokens - 1), max(1, tokens // 2)])
+    mask = (np.arange(tokens) < lengths[:, None]).astype("int64")
+    labels = np.where((draw.random((rows, tokens)) < 0.7) & (mask > 0), draw.integers(1, 300, (rows, tokens)), -100)
+    count = POSITIONS[config.position_type].position_rows
+    return {
+        "input_ids": paddle.to_tensor(draw.integers(1, 300, (rows, tokens))),
+        "attention_mask": paddle.to_tensor(mask),
+        "position_ids": paddle.to_tensor(draw.integers(0, 30, (rows, count, tokens))),
+        "prefix_length": paddle.to_tensor(lengths // 3),
+        "labels": paddle.to_tensor(labels),
+    }
+
+
+def outcome(model, inputs: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
+    """The loss, and the gradients of two backward passes by the names of their weights."""
+    for _ in range(2):
+        loss = model(**inputs, label_smoothing=0.1)
+        loss.backward()
+    found = {"loss": loss.numpy()}
+    found |= {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    model.clear_gradients()
+    logits = model(**{name: value for name, value in inputs.items() if name != "labels"})
+    return found | {"logits": logits.numpy()}
+
+
+def distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> Iterator[tuple[float, str]]:
+    """Of each array, as a share of the largest number of its own, or a hundredth of that of all gradients."""
+    assert found.keys() == wanted.keys()
+    largest = max(np.abs(array).max() for name, array in wanted.items() if name not in ("loss", "logits"))
+    for name, array in wanted.items():
+        yield float(np.abs(found[name] - array).max() / max(np.abs(array).max(), 0.01 * largest)), name
+
+
+def refusal(model) -> str:
+    """What generating says in training: what is read first of its prompt has equal shares, the last token has not."""
+    ids = paddle.ones([1, 4 * process_count() + 1], "int64")
+    try:
+        model.generate(ids, attention_mask=ids, max_new_tokens=2, eos_token_id=0, pad_token_id=0, top_k=0)
+    except UsageError as error:
+        return str(error)
+    return "nothing"
+
+
+def main() -> None:
+    """Runs of finetune_runs.py, if any are given, with what dropout leaves of ones behind each; and then the cases."""
+    for trainer in runs():
+        left = tensor_parallel.dropout(trainer.model.config, 0.5)(paddle.ones([64]))
+        print("dropped", json.dumps(left.tolist()), flush=True)
+    paddle.set_device("npu")
+    tensor_parallel.start(process_count())
+    models = []
+    for name, kind, tokens in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
+        shape = {"num_key_value_heads": 4} | SHAPES[name]
+        shape["num_key_value_heads"] = max(process_count(), shape["num_key_value_heads"])
+        models = [built(shape, kind, divides) for divides in (True, False)]
+        seen = [tokens_of_norms(model) for model in models]
+        outcomes = [outcome(model, batch(model.config, tokens)) for model in models]
+        found = {"tokens": [sorted(each) for each in seen], "distance": max(distance(*outcomes))}
+        print("found", json.dumps(found), flush=True)
+    for model in models[:1]:
+        print("refused", refusal(model), flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)
