@@ -64,8 +64,7 @@ def linear(config, name: str, in_features: int, out_features: int, bias: bool = 
     """
     if config.tensor_parallel_degree <= 1:
         return Linear(in_features, out_features, bias_attr=None if bias else False)
-    # The head is not between norms: it gets hidden states of all tokens.
-    divided = config.sequence_parallel and name not in PADDED
+    divided = has_own_tokens(config, name)
     if PLAN[name] == COLUMN:
         out_features *= config.kv_replicas if name in KEYS_AND_VALUES else 1
         out_features = padded(out_features, config.tensor_parallel_degree) if name in PADDED else out_features
@@ -73,6 +72,11 @@ def linear(config, name: str, in_features: int, out_features: int, bias: bool = 
         return layer(in_features, out_features, has_bias=bias, gather_output=False)
     layer = ScatteringLinear if divided else RowParallelLinear
     return layer(in_features, out_features, has_bias=bias, input_is_parallel=True)
+
+
+def has_own_tokens(config, name: str) -> bool:
+    """Whether the linear layer `name` gets this rank's tokens, or gives them: all but the head, which gets all."""
+    return config.sequence_parallel and name not in PADDED
 
 
 def is_plain(layer: nn.Layer) -> bool:

@@ -20,7 +20,7 @@ from glm.checkpoint.adapter_settings import PADDLE_CONFIG
 from glm.checkpoint.adapter_trainable import UntrainableAdapter, check_adapter, read_adapter
 from glm.checkpoint.write import write_pdparams
 from glm.distributed.plan import PLAN, ROW, rank_part
-from glm.distributed.tensor_parallel import OwnDropout, linear
+from glm.distributed.tensor_parallel import OwnDropout, has_own_tokens, linear
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
 from glm.model.init import draw_seed, randomise_adapter, undrawn
@@ -213,7 +213,8 @@ def _drop_own_features(model: GLMNetwork) -> None:
     under sequence parallelism that of the others, which see other tokens.
     """
     for name, layer in model.named_sublayers():
-        own = model.ranks.sequence_parallel or PLAN.get(name.rpartition(".")[2]) == ROW
+        kind = name.rpartition(".")[2]
+        own = PLAN.get(kind) == ROW or has_own_tokens(model.config, kind)
         if own and isinstance(getattr(layer, "lora_dropout", None), nn.Dropout):
             layer.lora_dropout = OwnDropout(layer.lora_dropout.p, model.ranks)
 

@@ -14,6 +14,7 @@ from glm.distributed.sequence_parallel import (
     gather_tokens,
     scatter_sum,
 )
+from glm.distributed.tensor_parallel import has_own_tokens
 
 
 class GatheringLoRA(GathersTokens, ColumnParallelLoRALinear):
@@ -43,8 +44,11 @@ _LAYERS = {ColumnParallelLoRALinear: GatheringLoRA, RowParallelLoRALinear: Scatt
 
 def divide_tokens(model: nn.Layer) -> None:
     """Makes the adapters that PaddleNLP put into a `GLMNetwork` those of this module."""
-    for layer in model.sublayers():
-        # PaddleNLP chooses the class itself, and leaves no way to give it another one.
-        layer.__class__ = _LAYERS.get(type(layer), type(layer))
-    adapters = [p for name, p in model.named_parameters() if ".lora_" in name and split_axis(name) is None]
+    adapters = []
+    for name, layer in model.named_sublayers():
+        if type(layer) in _LAYERS and has_own_tokens(model.config, name.rpartition(".")[2]):
+            # PaddleNLP chooses the class itself, and leaves no way to give it another one.
+            layer.__class__ = _LAYERS[type(layer)]
+            parts = layer.named_parameters(name, include_sublayers=False)
+            adapters += [p for part, p in parts if ".lora_" in part and split_axis(part) is None]
     add_up_gradients(model, model.ranks, adapters)

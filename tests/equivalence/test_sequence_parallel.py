@@ -23,9 +23,17 @@ SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 20
 TOLERANCE = 1e-5
 FAMILIES = ["glm", *FAMILY]
-# 2 divides 16 tokens; of 13 and 3, the last share has padding besides.
-QUICK = [*((family, "recomputed LoRA", 13) for family in FAMILIES), ("glm", "full", 3), ("glm4-0414", "full", 3)]
-ALL = [(family, kind, t) for family in FAMILIES for kind in ("full", "LoRA", "recomputed") for t in (16, 3)]
+# 2 divides 16 tokens; of 13 and 3, the last share has padding besides. In chunks: as long rows are trained.
+QUICK = [
+    ("glm", "full", 3, ""),
+    ("glm4-0414", "recomputed LoRA", 13, "packed"),
+    ("chatglm", "recomputed LoRA", 13, "in chunks"),
+    ("glm4-remote", "full", 13, "packed, in chunks"),
+]
+ALL = [(family, kind, t, "") for family in FAMILIES for kind in ("full", "LoRA", "recomputed") for t in (16, 3)]
+ALL += [(family, "recomputed LoRA", 13, way) for family in FAMILIES for way in ("", "packed", "in chunks")]
+ALL += [(family, "recomputed", 16, "packed, in chunks") for family in FAMILIES]
+ALL += [(family, "LoRA of the head", 13, way) for family in FAMILY for way in ("", "in chunks")]
 COMMON = {
     "max_steps": STEPS,
     "save_steps": 10,
@@ -110,9 +118,9 @@ def assert_equal_cases(result, degree: int, cases) -> None:
     for log in result.logs:
         lines = [json.loads(line[6:]) for line in log.splitlines() if line.startswith("found ")]
         assert len(lines) == len(cases), log
-        for (family, kind, tokens), found in zip(cases, lines, strict=True):
+        for (*case, tokens, way), found in zip(cases, lines, strict=True):
             assert found["tokens"] == [[-(-tokens // degree)], [tokens]]
-            assert found["distance"][0] < TOLERANCE, (family, kind, tokens, found["distance"])
+            assert found["distance"][0] < TOLERANCE, (case, tokens, way, found["distance"])
 
 
 @needs_compiler

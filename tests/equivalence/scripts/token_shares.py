@@ -1,8 +1,10 @@
 """Models of every family on each rank of a launch, with sequence parallelism and without: losses and all gradients.
 
-    token_shares.py runs.json cases.json      lists of argument lists, and of [family, kind, tokens]
+    token_shares.py runs.json cases.json      lists of argument lists, and of [family, kind, tokens, way]
 
-Prints for each case how many tokens the norms get, and how far the two are from each other at most, and where.
+Prints for each case how many tokens the norms get, and how far the two are from each other at most, and where. A way is
+what the rows hold, one text or "packed" ones, and whether the side with sequence parallelism works as on long rows,
+"in chunks": attention in blocks of queries, the head in chunks of tokens.
 """
 
 import glm  # noqa: F401  first: it chooses Paddle's settings
@@ -11,7 +13,9 @@ import glm  # noqa: F401  first: it chooses Paddle's settings
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import paddle
@@ -21,10 +25,12 @@ from tiny_glm import NO_DROPOUT, scatter
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.cli.script import run_script
+from glm.config import chunks
 from glm.distributed import tensor_parallel
 from glm.distributed.processes import process_count
 from glm.errors import UsageError
-from glm.model.lora import GLMLoRAModel, add_lora
+from glm.model import attention_choice, block_attention
+from glm.model.lora import GLMLoRAModel, _wrap, add_lora
 from glm.model.positions import POSITIONS
 
 SHAPES = {name: {"family": name, **sizes} for name, (_, sizes) in FAMILY.items()}
@@ -40,6 +46,7 @@ KINDS = {
     "LoRA": lambda model: add_lora(model, 4, targets="all"),
     "recomputed LoRA": lambda model: _recomputed(add_lora(model, 4, targets="all")),
     "recomputed": lambda model: _recomputed(model),
+    "LoRA of the head": lambda model: _wrap(model, 4, 8, [".*lm_head", ".*q_proj"], 0.0),
 }
 
 
@@ -55,7 +62,7 @@ def built(shape: dict, kind: str, sequence_parallel: bool):
     model = GLMForCausalLM(config)
     scatter(model, seed=1, spread=0.1)
     model = KINDS[kind](model)
-    if kind.endswith("LoRA"):
+    if "LoRA" in kind:
         scatter(model, seed=1, spread=0.1)
     model.train()
     return model
@@ -70,14 +77,36 @@ def tokens_of_norms(model) -> set[int]:
     return seen
 
 
-def batch(config: GLMConfig, tokens: int) -> dict[str, paddle.Tensor]:
+@contextmanager
+def in_chunks() -> Iterator[None]:
+    """As rows of thousands of tokens are trained, of however few."""
+    with (
+        patch.object(attention_choice, "DENSE_TOKENS", 0),
+        patch.object(attention_choice, "DenseAttention", None),  # a call would fail
+        patch.object(block_attention, "query_block", lambda heads, tokens: 4),
+        patch.object(chunks, "LOGITS", 1000),  # 2 to 5 tokens
+    ):
+        yield
+
+
+def packed_rows(lengths: np.ndarray, tokens: int) -> np.ndarray:
+    """`visible_rows` [B, 2, T] of two causal texts a row."""
+    rows = np.zeros((len(lengths), 2, tokens), "int32")
+    for row, length in zip(rows, lengths, strict=True):
+        for start, end in ((0, length // 2), (length // 2, length)):
+            row[0, start:end], row[1, start:end] = np.arange(start, end), end
+    return rows
+
+
+def batch(config: GLMConfig, tokens: int, packed: bool) -> dict[str, paddle.Tensor]:
     """Rows of different lengths, of which some tokens are trained."""
     draw, rows = np.random.default_rng(tokens), 3
     lengths = np.array([tokens, max(1, tokens - 1), max(1, tokens // 2)])
     mask = (np.arange(tokens) < lengths[:, None]).astype("int64")
     labels = np.where((draw.random((rows, tokens)) < 0.7) & (mask > 0), draw.integers(1, 300, (rows, tokens)), -100)
     count = POSITIONS[config.position_type].position_rows
-    return {
+    rows_seen = {"visible_rows": paddle.to_tensor(packed_rows(lengths, tokens))} if packed else {}
+    return rows_seen | {
         "input_ids": paddle.to_tensor(draw.integers(1, 300, (rows, tokens))),
         "attention_mask": paddle.to_tensor(mask),
         "position_ids": paddle.to_tensor(draw.integers(0, 30, (rows, count, tokens))),
@@ -87,7 +116,7 @@ def batch(config: GLMConfig, tokens: int) -> dict[str, paddle.Tensor]:
 
 
 def outcome(model, inputs: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
-    """The loss, and the gradients of two backward passes by the names of their weights."""
+    """The loss, the gradients of two backward passes by the names of their weights, and logits of real tokens."""
     for _ in range(2):
         loss = model(**inputs, label_smoothing=0.1)
         loss.backward()
@@ -95,7 +124,7 @@ def outcome(model, inputs: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
     found |= {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     model.clear_gradients()
     logits = model(**{name: value for name, value in inputs.items() if name != "labels"})
-    return found | {"logits": logits.numpy()}
+    return found | {"logits": logits.numpy() * inputs["attention_mask"].numpy()[..., None]}
 
 
 def distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> Iterator[tuple[float, str]]:
@@ -124,12 +153,15 @@ def main() -> None:
     paddle.set_device("npu")
     tensor_parallel.start(process_count())
     models = []
-    for name, kind, tokens in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
+    for name, kind, tokens, way in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
         shape = {"num_key_value_heads": 4} | SHAPES[name]
         shape["num_key_value_heads"] = max(process_count(), shape["num_key_value_heads"])
         models = [built(shape, kind, divides) for divides in (True, False)]
         seen = [tokens_of_norms(model) for model in models]
-        outcomes = [outcome(model, batch(model.config, tokens)) for model in models]
+        inputs = batch(models[0].config, tokens, "packed" in way)
+        with in_chunks() if "in chunks" in way else nullcontext():
+            divided = outcome(models[0], inputs)
+        outcomes = [divided, outcome(models[1], inputs)]
         found = {"tokens": [sorted(each) for each in seen], "distance": max(distance(*outcomes))}
         print("found", json.dumps(found), flush=True)
     for model in models[:1]:
