@@ -14,10 +14,11 @@ from family_models import FAMILY
 from training_runs import NO_DROPOUT, arguments, losses, sample_rows, train, write_model, write_rows
 
 from glm import GLMConfig
-from glm.checkpoint import load_state
 from glm.errors import GLMError, UsageError
 from glm.training.arguments import GLMTrainingArguments, parse_arguments
-from tests.npu_simulator.launching import ROOT, launch, needs_compiler
+from tests.indexed_text import arguments as pretraining
+from tests.indexed_text import history, pretrain, random_documents, write_indexed
+from tests.npu_simulator.launching import ROOT, Launch, launch, needs_compiler
 
 SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 20
@@ -68,22 +69,28 @@ class Bench:
             train(self.model, self.folder / "data", output, **COMMON | RUNS[name] | {"device": "cpu"})
         return output
 
-    def launch(self, title: str, ranks: int, runs: dict[str, dict], cases=(), script: str = "token_shares.py"):
-        """Runs by name, one after another in each rank, then cases of token_shares.py; the launch."""
+    def launch(self, title: str, ranks: int, runs: dict[str, dict], script: str = "finetune_runs.py") -> None:
+        """Runs by name, one after another in each rank."""
         folder = self.folder / title
-        folder.mkdir()
         own = {"device": "npu", "bf16": False, "sequence_parallel": True, "tensor_parallel_degree": ranks}
         lists = [
             arguments(self.model, self.folder / "data", folder / name, **COMMON | RUNS.get(name, {}) | own | more)
             for name, more in runs.items()
         ]
-        files = [folder / "runs.json", folder / "cases.json"]
-        for file, content in zip(files, (lists, cases), strict=True):
-            file.write_text(json.dumps(content), encoding="utf-8")
-        path = f"{ROOT}:{ROOT / 'tests'}"
-        result = launch(SCRIPTS / script, ranks, folder / "logs", map(str, files), seconds=400, PYTHONPATH=path)
-        assert result.code == 0, str(result)
-        return result
+        start(folder, ranks, script, lists)
+
+
+def start(folder: Path, ranks: int, script: str, content: list) -> Launch:
+    """A script on simulated NPUs, with a list as a JSON file."""
+    folder.mkdir()
+    file = folder / "content.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    path = f"{ROOT}:{ROOT / 'tests'}"
+    result = launch(SCRIPTS / script, ranks, folder / "logs", [str(file)], seconds=400, PYTHONPATH=path)
+    assert result.code == 0, str(result)
+    if script == "finetune_runs.py":
+        assert all(log.count("divided true") == len(content) for log in result.logs)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +99,9 @@ def bench(tmp_path_factory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def two(bench):
-    """A full run of degree 2, and the quick cases, in one launch."""
-    return bench.launch("two", 2, {"full": {}}, QUICK)
+def two(tmp_path_factory) -> Launch:
+    """The quick cases of degree 2."""
+    return start(tmp_path_factory.mktemp("cases") / "two", 2, "token_shares.py", QUICK)
 
 
 def predictions(output: Path) -> list[str]:
@@ -146,36 +153,16 @@ def test_a_model_in_training_does_not_generate(two):
     assert "call the model's eval() before it generates" in lines[0]
 
 
-@needs_compiler
-def test_a_run_is_one_device(bench, two):
-    assert_same_run(bench, bench.folder / "two" / "full")
-
-
-def weights(directory: Path) -> dict[str, np.ndarray]:
-    return load_state(directory, GLMConfig.from_pretrained(str(directory)))
-
-
-@needs_compiler
-def test_checkpoints_are_unchanged(bench, two):
-    """The same names and files, and a config.json that says nothing of it."""
-    output, reference = bench.folder / "two" / "full", bench.reference("full")
-    assert len(list(output.glob("model-0000?-of-00002.safetensors"))) == 2
-    found, wanted = weights(output), weights(reference)
-    assert found.keys() == wanted.keys()
-    assert all(np.abs(found[name] - array).max() < 1e-4 for name, array in wanted.items())
-    assert (output / "config.json").read_text() == (reference / "config.json").read_text()
-
-
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("degree", [2, 4])
-def test_every_kind_of_gradient(bench, degree):
-    assert_equal_cases(bench.launch(f"cases {degree}", degree, {}, ALL), degree, ALL)
+def test_every_kind_of_gradient(tmp_path, degree):
+    assert_equal_cases(start(tmp_path / "cases", degree, "token_shares.py", ALL), degree, ALL)
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_kinds_of_runs_of_two(bench, two):
+def test_kinds_of_runs_of_two(bench):
     """LoRA, recompute with accumulation, and a run that goes on from a checkpoint without sequence parallelism."""
     resumed = {"resume_from_checkpoint": bench.reference("full") / "checkpoint-10"}
     runs = {name: {} for name in RUNS if name != "full"} | {"full:resumed": RUNS["full"] | resumed}
@@ -198,6 +185,30 @@ def test_runs_of_four(bench, title):
     bench.launch(title, 4, runs)
     for name in runs:
         assert_same_run(bench, bench.folder / title / name)
+
+
+PRETRAINING = {
+    "recompute": {"recompute": True, "max_length": 31},
+    "packed": {"reset_attention_mask": True, "reset_position_ids": True, "gradient_accumulation_steps": 2},
+}
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_pretraining_is_one_device(tmp_path):
+    """Of samples that 2 does not divide, and of documents that do not see each other."""
+    data = write_indexed(tmp_path / "text", random_documents(60))
+    common = {"do_eval": True, "save_strategy": "no", "bf16": False}
+    own = {"device": "npu", "sequence_parallel": True, "tensor_parallel_degree": 2}
+    lists = [pretraining(data, tmp_path / "two" / name, **common | flags | own) for name, flags in PRETRAINING.items()]
+    start(tmp_path / "two", 2, "finetune_runs.py", lists)
+    for name, flags in PRETRAINING.items():
+        pretrain(data, tmp_path / "one" / name, **common | flags)
+        one, two = ([row["loss"] for row in history(tmp_path / side / name)] for side in ("one", "two"))
+        assert len(one) == 12 and one[-1] < 0.99 * one[0]
+        assert np.abs(np.divide(two, one) - 1).max() < TOLERANCE
+        figures = [json.loads((tmp_path / side / name / "eval_results.json").read_text()) for side in ("one", "two")]
+        assert figures[1]["eval_loss"] == pytest.approx(figures[0]["eval_loss"], rel=TOLERANCE)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Models of every family on each rank of a launch, with sequence parallelism and without: losses and all gradients.
 
-    token_shares.py runs.json cases.json      lists of argument lists, and of [family, kind, tokens, way]
+    token_shares.py cases.json      a list of [family, kind, tokens, way]
 
 Prints for each case how many tokens the norms get, and how far the two are from each other at most, and where. A way is
 what the rows hold, one text or "packed" ones, and whether the side with sequence parallelism works as on long rows,
@@ -19,8 +19,9 @@ from unittest.mock import patch
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from family_models import FAMILY
-from finetune_runs import runs
+from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
 from tiny_glm import NO_DROPOUT, scatter
 
 from glm import GLMConfig, GLMForCausalLM
@@ -146,14 +147,11 @@ def refusal(model) -> str:
 
 
 def main() -> None:
-    """Runs of finetune_runs.py, if any are given, with what dropout leaves of ones behind each; and then the cases."""
-    for trainer in runs():
-        left = tensor_parallel.dropout(trainer.model.config, 0.5)(paddle.ones([64]))
-        print("dropped", json.dumps(left.tolist()), flush=True)
+    """The cases; then what dropout leaves of ones, and what generating says in training."""
     paddle.set_device("npu")
     tensor_parallel.start(process_count())
-    models = []
-    for name, kind, tokens, way in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
+    get_rng_state_tracker().add(tensor_parallel.LOCAL_SEED, 1 + dist.get_rank())  # PaddleNLP's arguments do it
+    for name, kind, tokens, way in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         shape = {"num_key_value_heads": 4} | SHAPES[name]
         shape["num_key_value_heads"] = max(process_count(), shape["num_key_value_heads"])
         models = [built(shape, kind, divides) for divides in (True, False)]
@@ -164,8 +162,9 @@ def main() -> None:
         outcomes = [divided, outcome(models[1], inputs)]
         found = {"tokens": [sorted(each) for each in seen], "distance": max(distance(*outcomes))}
         print("found", json.dumps(found), flush=True)
-    for model in models[:1]:
-        print("refused", refusal(model), flush=True)
+    left = tensor_parallel.dropout(models[0].config, 0.5)(paddle.ones([64]))
+    print("dropped", json.dumps(left.tolist()), flush=True)
+    print("refused", refusal(models[0]), flush=True)
 
 
 if __name__ == "__main__":
