@@ -9,7 +9,7 @@ from typing import Any
 
 from glm.errors import GLMError
 
-_FLAGS = frozenset({"attention_bias", "tie_word_embeddings"})
+_FLAGS = frozenset({"attention_bias", "tie_word_embeddings", "sequence_parallel"})
 # Field of `GLMConfig` → least and most, and how to say so.
 _NUMBERS: Mapping[str, tuple[float, float, str]] = {
     "norm_eps": (0, inf, "a number, at least 0"),

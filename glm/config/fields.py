@@ -48,6 +48,7 @@ class ConfigFields:
         rope_theta: float = 10000.0,
         partial_rotary_factor: float = 0.5,
         rope_scaling: dict[str, Any] | None = None,
+        sequence_parallel: bool = False,
         **kwargs,
     ):
         if family not in FAMILIES:
@@ -68,6 +69,7 @@ class ConfigFields:
         self.rope_theta, self.partial_rotary_factor = rope_theta, partial_rotary_factor
         self.rope_scaling, _ = read_rope_scaling(rope_scaling, max_position_embeddings)
         self.tensor_parallel_degree = max(self.tensor_parallel_degree, 1)  # PaddleNLP's default is -1
+        self.sequence_parallel = sequence_parallel
         self.check()
 
     @classmethod
@@ -111,6 +113,11 @@ class ConfigFields:
                 f"({self.num_attention_heads})"
             )
         degree = self.tensor_parallel_degree
+        if self.sequence_parallel and degree == 1:
+            raise GLMError(
+                f"sequence_parallel is {self.sequence_parallel} and tensor_parallel_degree {degree}, whose ranks would "
+                "divide the tokens: leave it out, or choose a higher degree"
+            )
         for name in ("num_attention_heads", "intermediate_size"):
             if getattr(self, name) % degree:
                 raise GLMError(

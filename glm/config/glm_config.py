@@ -30,6 +30,8 @@ class GLMConfig(ConfigFields, PretrainedConfig):
         rope_theta, partial_rotary_factor: base, and share of a head that is rotated, of rotary positions.
         rope_scaling: how rotary positions are scaled, as transformers has it: {"rope_type": "yarn", "factor": 4.0,
             "original_max_position_embeddings": 32768}, or of type linear or llama3.
+        sequence_parallel: in training the ranks of tensor parallelism divide the tokens of a row among them where they
+            do not divide weights (glm/distributed/sequence_parallel.py); in no config.json.
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout
             probabilities in training, whether queries, keys and values have a bias; the family's unless given.
         kwargs: of PaddleNLP's PretrainedConfig: dtype, tie_word_embeddings, eos_token_id and its like,
@@ -42,7 +44,7 @@ class GLMConfig(ConfigFields, PretrainedConfig):
     Raises:
         GLMError: an unknown field, family or dtype, scaled positions that are not implemented, heads that do not
             divide the hidden size, or a tensor-parallel degree that does not divide heads and MLP, or that neither
-            divides the key/value heads nor is a multiple of them.
+            divides the key/value heads nor is a multiple of them, or sequence_parallel with one rank.
     """
 
     model_type = "glm"

@@ -2,7 +2,7 @@
 
 The model is written for one device: it asks here for its linear layers and its embedding, and gets those that hold a
 rank's part of the plan (glm/distributed/plan.py) where `config.tensor_parallel_degree` is above 1. Paddle's fleet
-carries them out.
+carries them out; with `config.sequence_parallel` glm/distributed/sequence_parallel.py does.
 """
 
 from contextlib import nullcontext
@@ -22,6 +22,7 @@ from paddle.distributed.fleet.meta_parallel import (
 
 from glm.distributed.plan import COLUMN, KEYS_AND_VALUES, PADDED, PLAN, padded
 from glm.distributed.processes import process_count
+from glm.distributed.sequence_parallel import GatheringLinear, ScatteringEmbedding, ScatteringLinear
 from glm.errors import UsageError
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
@@ -63,11 +64,19 @@ def linear(config, name: str, in_features: int, out_features: int, bias: bool = 
     """
     if config.tensor_parallel_degree <= 1:
         return Linear(in_features, out_features, bias_attr=None if bias else False)
+    divided = has_own_tokens(config, name)
     if PLAN[name] == COLUMN:
         out_features *= config.kv_replicas if name in KEYS_AND_VALUES else 1
         out_features = padded(out_features, config.tensor_parallel_degree) if name in PADDED else out_features
-        return ColumnParallelLinear(in_features, out_features, has_bias=bias, gather_output=False)
-    return RowParallelLinear(in_features, out_features, has_bias=bias, input_is_parallel=True)
+        layer = GatheringLinear if divided else ColumnParallelLinear
+        return layer(in_features, out_features, has_bias=bias, gather_output=False)
+    layer = ScatteringLinear if divided else RowParallelLinear
+    return layer(in_features, out_features, has_bias=bias, input_is_parallel=True)
+
+
+def has_own_tokens(config, name: str) -> bool:
+    """Whether the linear layer `name` gets this rank's tokens, or gives them: all but the head, which gets all."""
+    return config.sequence_parallel and name not in PADDED
 
 
 def is_plain(layer: nn.Layer) -> bool:
@@ -80,7 +89,26 @@ def embedding(config, rows: int, width: int) -> nn.Layer:
     degree = config.tensor_parallel_degree
     if degree <= 1:
         return nn.Embedding(rows, width)
-    return VocabParallelEmbedding(padded(rows, degree), width)
+    return (ScatteringEmbedding if config.sequence_parallel else VocabParallelEmbedding)(padded(rows, degree), width)
+
+
+def dropout(config, rate: float) -> nn.Dropout:
+    """Dropout between the tensor-parallel parts: alike on all ranks, or of each rank's own tokens."""
+    return OwnDropout(rate, Ranks(config)) if config.sequence_parallel else nn.Dropout(rate)
+
+
+class OwnDropout(nn.Dropout):
+    """Dropout of what each rank has for itself, with random numbers of its own."""
+
+    def __init__(self, rate: float, ranks: "Ranks"):
+        super().__init__(rate)
+        self.ranks = ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.p):
+            return x
+        with self.ranks.own_random_numbers():
+            return super().forward(x)
 
 
 class Ranks:
@@ -88,11 +116,15 @@ class Ranks:
 
     Args:
         config: a `GLMConfig`; its tensor_parallel_degree is the number of ranks.
+
+    Attributes:
+        sequence_parallel: whether they divide the tokens of a row among them where they do not divide weights.
     """
 
     def __init__(self, config):
         self.degree = max(config.tensor_parallel_degree, 1)
         self.rank = max(config.tensor_parallel_rank, 0) if self.degree > 1 else 0
+        self.sequence_parallel = config.sequence_parallel
 
     @property
     def group(self):

@@ -31,10 +31,12 @@ def main() -> None:
     arguments = _parse()
     name, run = _model(arguments), _run(arguments)
     degree = arguments.tensor_parallel_degree
-    config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree)
+    divides = arguments.sequence_parallel
+    config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree, sequence_parallel=divides)
     print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", estimate(config, run), run)
     if arguments.device_memory is not None:
-        print_fits(lambda d: config.changed(tensor_parallel_degree=d), run, arguments.device_memory)
+        degrees = {d: {"tensor_parallel_degree": d, "sequence_parallel": divides and d > 1} for d in DEGREES}
+        print_fits(lambda d: config.changed(**degrees[d]), run, arguments.device_memory)
 
 
 def _parse() -> Namespace:
@@ -43,6 +45,7 @@ def _parse() -> Namespace:
     model("--preset", help=f"one of {', '.join(PRESETS)}")
     model("--model_name_or_path", help="a directory with a config.json, instead of a preset")
     model("--tensor_parallel_degree", type=int, default=1, help="devices that share one model")
+    model("--sequence_parallel", action="store_true", help="in training they share the tokens between matrices, too")
     run = parser.add_argument_group("run").add_argument
     run("--train", choices=TRAIN, default=Run.train, help="none: generation only")
     run("--dtype", choices=DTYPES, default=Run.dtype, help="of the arithmetic")

@@ -8,7 +8,7 @@ from glm.memory.sizes import Sizes
 def head_memory(config: ConfigFields, run: Run, sizes: Sizes) -> tuple[int, int]:
     """What the head keeps for the backward pass, and what comes on top when its loss or gradient needs most."""
     # Input of the last norm, and hidden states of the trained tokens.
-    states = sizes.hidden * sizes.wide + sizes.trained * config.hidden_size * sizes.half
+    states = sizes.own * sizes.wide + sizes.trained * config.hidden_size * sizes.half
     cast = sizes.head * sizes.half if run.mixed else 0
     if sizes.chunk < sizes.logits:
         return states, cast + max(_chunk_loss(config, sizes), _chunk_gradient(run, sizes))

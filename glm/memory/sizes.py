@@ -19,6 +19,9 @@ class Sizes:
         self.half = SIZES[run.dtype]  # input of a matmul
         self.wide = FP32 if run.mixed else self.half  # residual stream, and what a bias was added to
         self.hidden = tokens * config.hidden_size
+        # Of the residual stream and the norms, which sequence parallelism divides.
+        self.own = -(-run.row_length // degree) * run.batch_size * config.hidden_size
+        self.own = self.own if config.sequence_parallel else self.hidden
         self.queries, self.keys = (
             tokens * heads * config.head_dim // degree
             for heads in (config.num_attention_heads, config.num_key_value_heads)

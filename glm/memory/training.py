@@ -66,11 +66,12 @@ class _Block:
 def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
     half, mixed = sizes.half, run.mixed
     # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
-    apart = mixed or config.tensor_parallel_degree > 1
+    # Sequence parallelism keeps one for all, and makes one cast.
+    apart = (mixed or config.tensor_parallel_degree > 1) and not config.sequence_parallel
     mlp = MLPS[config.mlp_type]
-    stream = sizes.hidden * sizes.wide  # a norm keeps its input
-    read, read_again = (sizes.hidden * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
-    masks = 2 * sizes.hidden if config.hidden_dropout else 0
+    stream = sizes.own * sizes.wide  # a norm keeps its input
+    read, read_again = (sizes.own * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
+    masks = 2 * sizes.own if config.hidden_dropout else 0
     adapters = len(ADAPTED) * run.batch_size * run.row_length * run.r * half if run.train == "lora" else 0
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
@@ -94,14 +95,14 @@ def _matrices(config: ConfigFields) -> int:
 
 
 def training(config: ConfigFields, run: Run) -> tuple[int, int]:
-    """Kept activations, and what comes on top when a step needs most, which is at one of five moments."""
+    """Kept activations, and what comes on top when a step needs most, which is at one of six moments."""
     sizes = Sizes(config, run)
     block = _block(config, run, sizes)
     earlier = config.num_hidden_layers - 1
     # Recomputed blocks get their input.
-    again = sizes.hidden * sizes.wide
+    again = sizes.own * sizes.wide
     before = earlier * (again if run.recompute else block.all)  # kept while the last block runs backward
-    masks = sizes.hidden if config.embedding_dropout else 0
+    masks = sizes.own if config.embedding_dropout else 0
     before += masks + sizes.tables + (sizes.bias if run.recompute else 0)
     kept = before + (again if run.recompute else block.all)
     head, workspace = head_memory(config, run, sizes)
@@ -109,6 +110,7 @@ def training(config: ConfigFields, run: Run) -> tuple[int, int]:
         kept + head + workspace,
         before + _mlp_backward(config, run, sizes, block),
         before + _attention_backward(config, run, sizes, block),
+        before + _tokens_backward(config, run, sizes, block),
         2 * _waiting_gradient(config, run, sizes),  # of the head and of the look-up, before they are added
     )
     activations = before + block.all + (0 if run.recompute else head)
@@ -121,14 +123,14 @@ def _mlp_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -
     gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
     mlp, size = MLPS[config.mlp_type], sizes.wide if config.linear_bias else sizes.half
     kept = block.start + block.linear + block.second + block.behind // 2 + block.scores + block.casts
-    return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.hidden * sizes.wide + gradients
+    return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.own * sizes.wide + gradients
 
 
 def _attention_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
     """The last block when the softmax runs backward."""
     scores = _block_backward(config, sizes) if sizes.in_blocks else _dense_backward(config, sizes)
     # Recompute has the block's output and a gradient of its size besides; in blocks, the stream's gradient counts.
-    stream = (2 * run.recompute + sizes.in_blocks) * sizes.hidden * sizes.wide
+    stream = (2 * run.recompute + sizes.in_blocks) * sizes.own * sizes.wide
     around = block.start + block.linear + block.casts + stream
     return around + scores + _waiting_gradient(config, run, sizes)
 
@@ -147,6 +149,22 @@ def _block_backward(config: ConfigFields, sizes: Sizes) -> int:
     row = 4 * queries * half + keys * (FP32 + low + half + 4 * FP32)
     earlier = (sizes.rows - 1) * (queries * half + 2 * keys * FP32)
     return sizes.queries * half + earlier + row + scores
+
+
+def _tokens_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
+    """Under sequence parallelism the last block when a gradient [B, T, H] of all tokens is there: behind the MLP, of
+    several rows in two orders; or of its input, and a second one that is added to it.
+    """
+    if not config.sequence_parallel:
+        return 0
+    whole, inner = sizes.hidden * sizes.half, sizes.inner * sizes.half
+    weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
+    weight, inputs = weight if run.train == "full" else 0, MLPS[config.mlp_type].inputs
+    # Recompute has the block's output besides.
+    stream = (3 if run.recompute else 2) * sizes.own * sizes.wide
+    behind = max(whole * min(run.batch_size, 2), whole + inner + weight)
+    before = inputs * inner + weight + max(2 * whole, whole + inputs * weight)
+    return block.all + max(behind, before - block.mlp) + stream + _waiting_gradient(config, run, sizes)
 
 
 def _waiting_gradient(config: ConfigFields, run: Run, sizes: Sizes) -> int:

@@ -11,7 +11,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.distributed.tensor_parallel import linear, sum_of_rows
+from glm.distributed.sequence_parallel import columns
+from glm.distributed.tensor_parallel import dropout, linear, sum_of_rows
 
 # q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: attention function; it may read and update a KV cache.
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -83,9 +84,9 @@ class SelfAttention(nn.Layer):
         )
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
-        q_BTND = self.q_proj(x_BTH).reshape([0, 0, self.num_heads, self.head_dim])
-        k_BTKD = self.k_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
-        v_BTKD = self.v_proj(x_BTH).reshape([0, 0, self.num_key_value_heads, self.head_dim])
+        q, k, v = columns(x_BTH, self.q_proj, self.k_proj, self.v_proj)
+        q_BTND = q.reshape([0, 0, self.num_heads, self.head_dim])
+        k_BTKD, v_BTKD = (x.reshape([0, 0, self.num_key_value_heads, self.head_dim]) for x in (k, v))
         context_BTND = attention_fn(*rotate(q_BTND, k_BTKD), v_BTKD)
         return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
 
@@ -111,7 +112,9 @@ class GatedMLP(MLP):
         self.gate_proj = linear(config, "gate_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
 
     def forward(self, x_BTH: Tensor) -> Tensor:
-        return self.down_proj(self.activation(self.gate_proj(x_BTH)) * self.up_proj(x_BTH))
+        # One after the other, so that the gate itself is gone when its activation is multiplied.
+        products = columns(x_BTH, self.gate_proj, self.up_proj)
+        return self.down_proj(self.activation(next(products)) * next(products))
 
 
 MLPS = {"plain": MLP, "gated": GatedMLP}
@@ -132,7 +135,7 @@ class Block(nn.Layer):
         self.self_attn, self.mlp = SelfAttention(config), MLPS[config.mlp_type](config)
         behind = norm if config.post_norms else lambda config: nn.Identity()
         self.post_self_attn_layernorm, self.post_mlp_layernorm = behind(config), behind(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = dropout(config, config.hidden_dropout)
         self.residual = RESIDUALS[config.residual](config)
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:

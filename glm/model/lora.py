@@ -20,10 +20,11 @@ from glm.checkpoint.adapter_settings import PADDLE_CONFIG
 from glm.checkpoint.adapter_trainable import UntrainableAdapter, check_adapter, read_adapter
 from glm.checkpoint.write import write_pdparams
 from glm.distributed.plan import PLAN, ROW, rank_part
-from glm.distributed.tensor_parallel import Ranks, linear
+from glm.distributed.tensor_parallel import OwnDropout, has_own_tokens, linear
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
 from glm.model.init import draw_seed, randomise_adapter, undrawn
+from glm.model.lora_layers import divide_tokens
 from glm.model.network import GLMNetwork
 from glm.model.parameters import full_shape, full_weight, set_parameter
 
@@ -202,24 +203,20 @@ def _wrap(model: GLMNetwork, r: int, alpha: float, modules: list[str], dropout: 
         lora = GLMLoRAModel(model, config)
     randomise_adapter(lora.model, seed)
     _drop_own_features(lora.model)
+    if model.config.sequence_parallel:
+        divide_tokens(model)
     return lora
 
 
 def _drop_own_features(model: GLMNetwork) -> None:
-    """Layers that are cut by rows see other features on each rank, so their dropout draws for each rank by itself."""
+    """Layers that are cut by rows see other features on each rank, so their dropout draws for each rank by itself, and
+    under sequence parallelism that of the others, which see other tokens.
+    """
     for name, layer in model.named_sublayers():
-        if isinstance(getattr(layer, "lora_dropout", None), nn.Dropout) and PLAN[name.rpartition(".")[2]] == ROW:
-            layer.lora_dropout = _OwnDropout(layer.lora_dropout.p, model.ranks)
-
-
-class _OwnDropout(nn.Dropout):
-    def __init__(self, p: float, ranks: Ranks):
-        super().__init__(p)
-        self.ranks = ranks
-
-    def forward(self, x: Tensor) -> Tensor:
-        with self.ranks.own_random_numbers():
-            return super().forward(x)
+        kind = name.rpartition(".")[2]
+        own = PLAN.get(kind) == ROW or has_own_tokens(model.config, kind)
+        if own and isinstance(getattr(layer, "lora_dropout", None), nn.Dropout):
+            layer.lora_dropout = OwnDropout(layer.lora_dropout.p, model.ranks)
 
 
 def _save_paddle(state: Adapter, config: LoRAConfig, directory: Path) -> None:

@@ -14,7 +14,9 @@ from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
 from glm.config.glm_config import GLMConfig
-from glm.distributed.tensor_parallel import Ranks, embedding, is_plain, linear
+from glm.distributed.plan import split_axis
+from glm.distributed.sequence_parallel import TokenShares, add_up_gradients
+from glm.distributed.tensor_parallel import Ranks, dropout, embedding, is_plain, linear
 from glm.model.attention import AttentionDropout, CachedAttention, Prefix
 from glm.model.attention_choice import attention_class, compute_dtype
 from glm.model.head_loss import Head, chunked_losses, recomputed_losses
@@ -40,14 +42,16 @@ class GLMModel(GLMPretrainedModel):
         super().__init__(config)
         self.embed_tokens = embedding(config, config.vocab_size, config.hidden_size)
         self.positions = POSITIONS[config.position_type](config)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.shares = TokenShares(Ranks(config))
+        self.dropout = dropout(config, config.embedding_dropout)
         self.layers = nn.LayerList([Block(config) for _ in range(config.num_hidden_layers)])
         self.norm = NORMS[config.norm_type](config)
         self.enable_recompute = False
 
     def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attention_fns: Sequence[AttentionFn]) -> Tensor:
         """Hidden states [B, T, H]; `attention_fns` is one attention function per layer (glm/model/attention.py)."""
-        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), position_ids_BPT))
+        own_positions = self.shares.own(position_ids_BPT)
+        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), own_positions))
         rotate = self.positions.rotation(position_ids_BPT)
         if self.enable_recompute and self.training:
             # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
@@ -55,7 +59,7 @@ class GLMModel(GLMPretrainedModel):
         for layer, attention_fn in zip(self.layers, attention_fns, strict=True):
             run = partial(recompute, layer) if self.enable_recompute and self.training else layer
             x_BTH = run(x_BTH, rotate, attention_fn)
-        return self.norm(x_BTH)
+        return self.shares.whole(self.norm(x_BTH))
 
 
 class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
@@ -74,6 +78,9 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
                 self.lm_head = linear(config, "lm_head", config.hidden_size, config.vocab_size, bias=False)
         self.ranks, self.n_rep = Ranks(config), config.queries_per_kv
         randomise(self, seed)
+        if config.sequence_parallel:
+            whole = [p for name, p in self.named_parameters() if split_axis(name) is None]
+            add_up_gradients(self, self.ranks, whole)
 
     def forward(
         self,
@@ -103,13 +110,16 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             Logits [B, T, V], or the mean loss over the trained tokens, a 0-D tensor; without reduction the float32 loss
             [M] of each of them, in the order of `labels`.
         """
+        shares, tokens = self.model.shares, input_ids.shape[1]
+        input_ids, attention_mask, position_ids = map(shares.even, (input_ids, attention_mask, position_ids))
         if visible_rows is None:
             visible_rows = derived_rows(attention_mask, prefix_length)
-        attention, mask = self._attention(visible_rows)
+        attention, mask = self._attention(shares.even(visible_rows))
         attention_fn = attention(mask, self.n_rep, self._attention_dropout())
         hidden_BTH = self.model(input_ids, position_ids, [attention_fn] * self.config.num_hidden_layers)
         if labels is None:
-            return self.logits(hidden_BTH)
+            return self.logits(shares.real(hidden_BTH, tokens))
+        labels = shares.even(labels, padding=-1)
         # The head is the largest matmul of a small model: run it on the trained tokens only.
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)

@@ -40,6 +40,14 @@ NOT_IN_EVALUATION = {
     "past_index": (-1, "leave it out, generation keeps its own cache"),
     "label_names": (None, "leave it out, the labels are the targets' tokens"),
 }
+# What PaddleNLP's configurations speed up elsewhere: layers and sums that sequence parallelism does not have.
+WITHOUT_USE = {
+    "enable_allreduce_avg_in_gradinent_scale",
+    "enable_mp_async_allreduce",
+    "enable_mp_fused_linear_param_grad_add",
+    "enable_mp_skip_c_identity",
+    "enable_sp_async_reduce_scatter",
+}
 
 
 @dataclass
@@ -60,6 +68,8 @@ class GLMTrainingArguments(TrainingFlags, TrainingArguments):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least 1")
         refuse_unsupported(self)
+        if self.sequence_parallel:
+            check_sequence_parallel(self)
         check_degrees(self.tensor_parallel_degree, self.sharding_parallel_degree, self.device)
         require_agreement({"the code": code_version(), "the arguments": command_line(sys.argv[1:])})
         # PaddleNLP turns --do_eval into an evaluation at every --logging_steps; without --eval_steps, the end is meant.
@@ -91,6 +101,26 @@ def refuse_unsupported(args: TrainingArguments) -> None:
     for name, (unused, instead) in NOT_IN_EVALUATION.items():
         if getattr(args, name) != unused:
             raise UsageError(f"{name} is {getattr(args, name)}, and evaluation has no use for it: {instead}")
+
+
+def check_sequence_parallel(args: TrainingArguments) -> None:
+    """Raises UsageError where there is nothing to divide the tokens among, and for what would then do nothing."""
+    if args.tensor_parallel_degree <= 1:
+        raise UsageError(
+            f"sequence_parallel is {args.sequence_parallel} and tensor_parallel_degree {args.tensor_parallel_degree}: "
+            "the ranks of tensor parallelism divide the tokens among them, choose a degree above 1 or leave it out"
+        )
+    if args.fuse_sequence_parallel_allreduce:
+        raise UsageError(
+            f"fuse_sequence_parallel_allreduce is {args.fuse_sequence_parallel_allreduce}, and gradients of norms and "
+            "biases are added up one by one, as they come: leave it out"
+        )
+    for name in ("tensor_parallel_config", "sequence_parallel_config"):
+        given = set(getattr(args, name).replace(",", " ").split())
+        if unused := sorted(given & WITHOUT_USE):
+            raise UsageError(
+                f"{name} {unused[0]} does nothing beside sequence_parallel {args.sequence_parallel}: leave one out"
+            )
 
 
 def parse_arguments(classes: Sequence[type], description: str, argv: Sequence[str] | None = None) -> tuple:

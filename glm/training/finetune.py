@@ -200,7 +200,10 @@ def load_model(options: ModelArguments, training: GLMTrainingArguments):
     dtype, in_memory = weight_dtypes(training)
     paddle.seed(training.seed)
     model = GLMForCausalLM.from_pretrained(
-        options.model_name_or_path, dtype=in_memory, from_scratch=options.from_scratch
+        options.model_name_or_path,
+        dtype=in_memory,
+        from_scratch=options.from_scratch,
+        sequence_parallel=training.sequence_parallel,
     )
     if warning := model.config.dtype_warning(dtype):
         note(warning)

@@ -276,6 +276,7 @@ MOST_USED: dict[str, tuple[object, str]] = {
     "fp16_opt_level": ("O1", "O1 casts inside the operators; O2 has half-precision weights."),
     "recompute": (False, "Keep block inputs only, and compute the blocks twice."),
     "tensor_parallel_degree": (-1, "Devices that share one model."),
+    "sequence_parallel": (False, "Those devices also share the tokens between the layers' matrices: less memory."),
     "sharding": ("", "stage1 or stage2: devices share optimizer states, and gradients."),
     "sharding_parallel_degree": (-1, "Devices that sharding uses."),
     "seed": (42, "Of the order of rows, of dropout and of new weights."),

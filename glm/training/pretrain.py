@@ -221,7 +221,11 @@ def load_model(options: PretrainModelArguments, training: GLMTrainingArguments) 
     dtype, in_memory = weight_dtypes(training)
     paddle.seed(training.seed)
     model = GLMForCausalLM.from_pretrained(
-        options.model_name_or_path, dtype=in_memory, from_scratch=options.from_scratch, **_overrides(options)
+        options.model_name_or_path,
+        dtype=in_memory,
+        from_scratch=options.from_scratch,
+        sequence_parallel=training.sequence_parallel,
+        **_overrides(options),
     )
     if warning := model.config.dtype_warning(dtype):
         note(warning)

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,28 @@ def test_rows_of_32k_on_eight_devices_of_64_gib():
     assert peaks[2, "stage1"] <= 56 * GIB
     # Without chunks, 32 query heads' scores of all tokens alone were 128 GiB.
     assert peaks[2, "stage1"] - long_row_peaks("glm-4-9b-chat", 16384, 8)[2, "stage1"] < 8 * GIB
+
+
+# Devices of full training under sequence parallelism, and the model.
+DIVIDED = ((8, "glm-10b-chinese"), (4, "chatglm-6b"), (2, "glm-4-9b-chat"), (2, "glm-4-32b-0414"))
+
+
+def beside_states(model: str, degree: int, **changes) -> list[str]:
+    """GiB of activations and of a step's workspace, without and with sequence parallelism."""
+    run = replace(JOBS["full training"], **changes)
+    configs = (GLMConfig.preset(model, tensor_parallel_degree=degree, sequence_parallel=s) for s in (False, True))
+    memories = [estimate(config, run) for config in configs]
+    return [f"{(memory.training - memory.standing) / GIB:.1f}" for memory in memories]
+
+
+def test_what_sequence_parallelism_saves():
+    rows = [
+        [f"{degree}, {model}", *beside_states(model, degree, recompute=False), *beside_states(model, degree)]
+        for degree, model in DIVIDED
+    ]
+    assert table("Sequence parallelism")[1:] == rows
+    chinese = (ROOT / "docs" / "zh" / "distributed.md").read_text("utf-8")
+    assert all(f"| {' | '.join(row)} |" in chinese for row in rows)
 
 
 def test_two_key_value_heads_limit_the_degree():

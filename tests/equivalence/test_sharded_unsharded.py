@@ -88,6 +88,7 @@ def two(bench) -> Path:
     runs = {name: {} for name in RUNS} | {
         "full:shards": {"weight_format": "pdparams"},
         "full:resumed": {"resume_from_checkpoint": resumed},
+        "full:divided": {"sequence_parallel": True},
         "recomputed, accumulated:delayed": {"tensor_parallel_config": "enable_delay_scale_loss", "save_steps": 100},
     }
     dropout = DROPOUT | {"model_name_or_path": bench.dropout_model}
@@ -134,6 +135,17 @@ def test_delayed_scaling_of_the_loss_is_the_same_run(bench, two):
 @pytest.mark.parametrize("name", RUNS)
 def test_tensor_parallel_2_is_one_device(bench, two, name):
     assert_same_run(bench, two / name)
+
+
+def test_sequence_parallel_2_is_one_device(bench, two):
+    """Checkpoints say nothing of it."""
+    assert_same_run(bench, two / "full:divided")
+    divided = [line == "divided true" for line in (two / "logs" / "workerlog.0").read_text().splitlines()]
+    assert sum(divided) == 1
+    found, wanted = (sorted(path.name for path in (two / name).glob("*")) for name in ("full:divided", "full"))
+    assert found == wanted
+    assert_close(weights(two / "full:divided"), weights(two / "full"))
+    assert (two / "full:divided" / "config.json").read_text() == (two / "full" / "config.json").read_text()
 
 
 def test_tensor_parallel_4_is_one_device(bench, four):

@@ -1,4 +1,7 @@
-"""A rank of tests/memory/test_estimate.py on the simulated NPU: prints what it measured, a line of JSON per run."""
+"""A rank of tests/memory/test_estimate.py on the simulated NPU: prints what it measured, a line of JSON per run.
+
+Arguments: the runs as a list, and in a second one what their configurations have besides.
+"""
 
 import glm  # noqa: F401  first: it chooses Paddle's settings
 
@@ -19,8 +22,10 @@ from tests.memory import measurement
 paddle.set_device("npu")
 tensor_parallel.start(process_count())
 get_rng_state_tracker().add(tensor_parallel.LOCAL_SEED, 1 + dist.get_rank())  # PaddleNLP's arguments do it in training
-config = measurement.config_of(max_position_embeddings=2048, **tensor_parallel.tensor_parallel())
-for run in json.loads(sys.argv[1]):
+runs = json.loads(sys.argv[1])
+changes = json.loads(sys.argv[2]) if len(sys.argv) > 2 else [{}] * len(runs)
+for run, change in zip(runs, changes, strict=True):
+    config = measurement.config_of(max_position_embeddings=2048, **tensor_parallel.tensor_parallel(), **change)
     measure = measurement.measure_generation if run["train"] == "none" else measurement.measure_training
     found = measure(config, Run(**run), measurement.DEVICE, dist.get_rank())
     print("measured", json.dumps(asdict(found)), flush=True)

@@ -309,7 +309,73 @@ def test_ranks_of_the_simulated_npu_need_what_was_computed(tmp_path):
             assert off(peak, real["peak"]) < TOLERANCE
 
 
+# What the ranks divide of the tokens, at several rows and at one, with biases, gates and norms behind.
+_GATED = {"hidden_size": 256, "num_hidden_layers": 3, "num_key_value_heads": 4, "intermediate_size": 512}
+DIVIDED = {
+    "glm": (replace(RUN, batch_size=4, src_length=60, tgt_length=21), {"hidden_size": 256}),
+    "GLM-4": (
+        replace(RUN, batch_size=1, src_length=250, tgt_length=70),
+        {**_GATED, "family": "glm4-remote", "attention_bias": True},
+    ),
+    "GLM-4-0414": (
+        replace(RUN, batch_size=4, src_length=60, tgt_length=20),
+        {**_GATED, "family": "glm4-0414", "attention_bias": False},
+    ),
+    "ChatGLM": (replace(RUN, batch_size=2, src_length=60, tgt_length=30), {"hidden_size": 256, "family": "chatglm"}),
+}
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("degree", [2, 4])
+def test_sequence_parallelism_saves_what_was_computed(tmp_path, degree):
+    """Within 5 % of the peak; without it, it is further off."""
+    cases = [
+        (replace(run, train=train, recompute=again), {**changes, "vocab_size": 2000, "sequence_parallel": True})
+        for run, changes in DIVIDED.values()
+        for train, again in (("full", False), ("full", True), ("lora", True))
+    ]
+    arguments = [json.dumps([asdict(run) for run, _ in cases]), json.dumps([changes for _, changes in cases])]
+    script = str(ROOT / "tests" / "memory" / "rank.py")
+    result = launch(script, degree, tmp_path, arguments, FLAGS_use_stride_kernel="0")
+    assert result.code == 0, str(result)
+    for log in result.logs:
+        lines = [line for line in log.splitlines() if line.startswith("measured ")]
+        assert len(lines) == len(cases), log
+        for (run, changes), line in zip(cases, lines, strict=True):
+            real = json.loads(line.removeprefix("measured "))
+            divided, whole = (
+                estimate(config_of(tensor_parallel_degree=degree, **changes | {"sequence_parallel": each}), run)
+                for each in (True, False)
+            )
+            above = real["peak"] - real["standing"]
+            assert off(divided.training, real["peak"]) < TOLERANCE
+            assert off(whole.training - whole.standing, above) > 2 * TOLERANCE
+            if changes.get("family") != "chatglm":  # whose rotation keeps less on this device than on the CPU
+                assert off(divided.training - divided.standing, above) < TOLERANCE, (run, changes)
+
+
 # computed
+
+
+def test_sequence_parallelism_divides_the_residual_stream():
+    """Of a block that is kept: its input, two norms' outputs and the middle of the block, by hand."""
+    run = replace(RUN, train="full")
+    tokens, hidden = RUN.batch_size * RUN.row_length, 128
+
+    def block(divides: bool) -> int:
+        shape = {"tensor_parallel_degree": 2, "sequence_parallel": divides, **NO_DROPOUT}
+        deep, deeper = (estimate(config_of(num_hidden_layers=n, **shape), run).activations for n in (2, 3))
+        return deeper - deep
+
+    # Without it, q, k and v each keep a copy of their input.
+    assert block(False) - block(True) == tokens * hidden * 4 * (3 + 1 + 2) - tokens * hidden * 4 * 4 // 2
+    again = replace(run, recompute=True)
+    deep, deeper = (
+        estimate(config_of(num_hidden_layers=n, tensor_parallel_degree=4, sequence_parallel=True), again).activations
+        for n in (2, 3)
+    )
+    assert deeper - deep == tokens * hidden * 4 // 4
 
 
 def test_half_precision_of_a_block():
@@ -481,6 +547,24 @@ def test_a_degree_that_does_not_divide_is_one_line(monkeypatch, capsys):
     assert "3" in err
     assert "num_attention_heads 64" in err
     assert err.count("\n") == 1
+
+
+def test_the_command_knows_sequence_parallelism(monkeypatch, capsys):
+    """Its row for one device is of a model without; a run on one device is refused."""
+    flags = ["--preset", TEN, "--train", "full", "--sequence_parallel"]
+    run = [*flags, "--tensor_parallel_degree", "4", "--device_memory", "64"]
+    _, divided, _ = command(monkeypatch, capsys, *run)
+    _, whole, _ = command(monkeypatch, capsys, *(word for word in run if word != "--sequence_parallel"))
+    needs = [
+        {degree: float(size.replace(",", "")) for degree, size in re.findall(r"│ ([1248]) +│ ([\d,.]+) GiB", text)}
+        for text in (divided, whole)
+    ]
+    assert list(needs[0]) == ["1", "2", "4", "8"]
+    assert needs[0].pop("1") == needs[1].pop("1")
+    assert all(size < needs[1][degree] for degree, size in needs[0].items())
+    code, out, err = command(monkeypatch, capsys, *flags)
+    assert (code, out) == (1, "")
+    assert "sequence_parallel is True and tensor_parallel_degree 1" in err and err.count("\n") == 1
 
 
 def test_help_teaches(monkeypatch, capsys):

@@ -16,6 +16,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 FEW = ["--max_steps", "2", "--warmup_steps", "1", "--save_steps", "100", "--fp16", "False", "--learning_rate", "1e-3"]
 # Of eight devices there are two here: what one of two ranks gets of a plan for eight.
 TWO_RANKS = ["--tensor_parallel_degree", "2", "--sharding_parallel_degree", "1", "--gradient_accumulation_steps", "2"]
+# And one device does without what several have.
+ALONE = ["--tensor_parallel_degree", "1", "--sequence_parallel", "False"]
+ALONE += ["--sharding_parallel_degree", "1", "--gradient_accumulation_steps", "1"]
 
 
 # Names of flags that a field of this project has; the files of a run that needs others are run where there are.
@@ -76,8 +79,7 @@ def training(config: Path, data: Path, output: Path) -> list:
 def test_training_and_evaluation(run, config, data, tmp_path):
     """On one device: what a plan for several says of them is left out."""
     output = tmp_path / "out"
-    alone = ["--tensor_parallel_degree", "1", "--sharding_parallel_degree", "1", "--gradient_accumulation_steps", "1"]
-    result = run(*training(config, data, output), *alone, "--sharding", "")
+    result = run(*training(config, data, output), *ALONE, "--sharding", "")
     assert result.code == 0, result.err
     chosen = content(config)
     written = {path.name for path in output.iterdir()}

@@ -1,6 +1,8 @@
-"""Fine-tuning runs one after another on every rank of a launch, which costs one start instead of many.
+"""Training runs one after another on every rank of a launch, which costs one start instead of many.
 
 python -m paddle.distributed.launch --devices 0,1 finetune_runs.py runs.json     a list of argument lists
+
+Those with --input_dir are pretraining. Prints of each run whether the ranks divided the tokens.
 """
 
 import glm  # noqa: F401  first: it chooses Paddle's settings
@@ -14,19 +16,24 @@ from pathlib import Path
 from glm.cli.script import run_script
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments, parse_arguments
 from glm.training.finetune import finetune
+from glm.training.pretrain import pretrain
+from glm.training.pretrain_flags import PretrainDataArguments, PretrainModelArguments, ScheduleArguments
 from glm.training.trainer import GLMTrainer
+
+FINETUNE = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
+PRETRAIN = (PretrainDataArguments, PretrainModelArguments, ScheduleArguments, GLMTrainingArguments)
 
 
 def runs() -> Iterator[GLMTrainer]:
     """Trains one after another; yields each trainer when it is done."""
-    classes = (DataArguments, DecodeArguments, ModelArguments, GLMTrainingArguments)
     for arguments in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        yield finetune(*parse_arguments(classes, "", arguments))
+        run, classes = (pretrain, PRETRAIN) if "--input_dir" in arguments else (finetune, FINETUNE)
+        yield run(*parse_arguments(classes, "", arguments))
 
 
 def main() -> None:
-    for _ in runs():
-        pass
+    for trainer in runs():
+        print("divided", json.dumps(trainer.model.config.sequence_parallel), flush=True)
 
 
 if __name__ == "__main__":
