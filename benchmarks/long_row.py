@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from glm.checkpoint.peak_memory import PeakMemory
+from glm.config.fields import PlainConfig
 from glm.config.glm_config import GLMConfig
 from glm.config.presets import PRESETS
 from glm.memory import GIB, Run, estimate
@@ -60,7 +61,9 @@ def main(arguments: list[str] | None = None) -> list[Pass]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tokens", type=_positive, nargs="+", default=TOKENS, help="of a row; default: %(default)s")
-    parser.add_argument("--preset", choices=PRESETS, default="glm-4-9b", help="whose widths; default: %(default)s")
+    parser.add_argument(
+        "--preset", type=_preset, default="glm-4-9b", help="whose widths, but no GLM's (2021); default: %(default)s"
+    )
     parser.add_argument(
         "--no_recompute",
         dest="recompute",
@@ -79,9 +82,17 @@ def main(arguments: list[str] | None = None) -> list[Pass]:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of tokens from 1 on")
     return int(text)
+
+
+def _preset(name: str) -> str:
+    """The stand-in for the word embedding would be the head as well where they are tied."""
+    known = [each for each in PRESETS if not PlainConfig.preset(each).tie_word_embeddings]
+    if name not in known:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+    return name
 
 
 def one_layer(preset: str) -> "glm.GLMForCausalLM":
@@ -102,7 +113,7 @@ def step(model, tokens: int) -> tuple[float, float]:
     draw = np.random.default_rng(0)
     ids, labels = (paddle.to_tensor(draw.integers(0, most, [1, tokens])) for most in (WORDS, model.config.vocab_size))
     begin = time.perf_counter()
-    ones, positions = paddle.ones_like(ids), paddle.arange(tokens).reshape([1, 1, -1])
+    ones, positions = paddle.ones_like(ids), paddle.arange(tokens).expand([1, model.model.positions.position_rows, -1])
     loss = model(ids, ones, positions, paddle.zeros([1], "int64"), labels)
     middle = time.perf_counter()
     loss.backward()

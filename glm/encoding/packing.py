@@ -74,7 +74,7 @@ class PackedDataset:
         too_long = f"longer than max_length {max_length}, the longest has {longest} tokens"
         if long and not (skip_bad_rows and len(fitting)):
             cure = f"choose --max_length {longest}, or a shorter --src_length or --tgt_length"
-            skip = "" if skip_bad_rows else ", or pass --skip_bad_rows"
+            skip = ", or pass --skip_bad_rows" if len(fitting) else ""
             verb = "is" if long == 1 else "are"
             raise UsageError(f"{long} of {len(columns)} rows {verb} {too_long}: {cure}{skip}")
         self.left_out = [f"{long} {too_long}"] if long else []

@@ -7,7 +7,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.config import chunks
+from glm.config.chunks import head_chunk
 from glm.distributed.tensor_parallel import Ranks
 
 # Added to the logits of padding: no probability is left of them.
@@ -33,7 +33,7 @@ class Target:
     @property
     def chunk(self) -> int:
         """Tokens whose logits may exist at once."""
-        return max(1, chunks.LOGITS // self.width)
+        return head_chunk(self.width)
 
     @property
     def first(self) -> int:

@@ -48,7 +48,7 @@ def finetune(
         GLMError: of any of the parts; nothing was overwritten then.
     """
     _check_task(training)
-    _check_packing(data)
+    _check_packing(data, training)
     _check_best(data, training)
     _check_packages(data, training)
     prepare_devices(options.model_name_or_path, training)
@@ -94,7 +94,9 @@ def _check_task(training: GLMTrainingArguments) -> None:
         )
 
 
-def _check_packing(data: DataArguments) -> None:
+def _check_packing(data: DataArguments, training: GLMTrainingArguments) -> None:
+    if data.packing and not training.do_train:
+        note("packing acts in training alone: evaluation keeps rows apart")
     if data.max_length is None:
         return
     if not data.packing:

@@ -5,9 +5,13 @@ import pytest
 from benchmarks.long_row import main
 
 
-@pytest.mark.parametrize("recompute", [True, False], ids=["recomputed", "kept"])
-def test_what_grows_grows_with_the_tokens(capsys, recompute):
-    passes = main(["--preset", "glm-4-9b-tiny", "--tokens", "1200", "2400", *["--no_recompute"] * (not recompute)])
+@pytest.mark.parametrize(
+    ("preset", "recompute"),
+    [("glm-4-9b-tiny", True), ("glm-4-9b-tiny", False), ("chatglm-6b-tiny", True)],
+    ids=["recomputed", "kept", "ChatGLM"],
+)
+def test_what_grows_grows_with_the_tokens(capsys, preset, recompute):
+    passes = main(["--preset", preset, "--tokens", "1200", "2400", *["--no_recompute"] * (not recompute)])
     out = capsys.readouterr().out
     short, long = passes
     assert (short.tokens, long.tokens) == (1200, 2400)
@@ -15,12 +19,20 @@ def test_what_grows_grows_with_the_tokens(capsys, recompute):
     for each in passes:
         assert each.above == pytest.approx(each.computed - each.standing, rel=0.05)
         assert each.forward > 0 and each.backward > 0
-    assert f"one layer of glm-4-9b-tiny, {'recomputed' if recompute else 'kept'}, and" in out
+    assert f"one layer of {preset}, {'recomputed' if recompute else 'kept'}, and" in out
     assert f"{long.above / short.above:.2f}x" in out
 
 
-@pytest.mark.parametrize(("tokens", "message"), [("0", "0 is below 1"), ("many", "invalid")])
-def test_wrong_tokens_are_refused(capsys, tokens, message):
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--tokens", "0", "0 is no number of tokens from 1 on"),
+        ("--tokens", "many", "many is no number of tokens from 1 on"),
+        ("--preset", "glm-9", "glm-9 is none of chatglm-6b, glm-4-9b, "),
+        ("--preset", "glm-tiny-chinese", "glm-tiny-chinese is none of chatglm-6b, glm-4-9b, "),
+    ],
+)
+def test_wrong_values_are_refused(capsys, flag, value, message):
     with pytest.raises(SystemExit):
-        main(["--tokens", tokens])
+        main([flag, value])
     assert message in capsys.readouterr().err

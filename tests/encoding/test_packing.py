@@ -82,8 +82,9 @@ def test_rows_that_are_too_long():
     packed = PackedDataset(rows, 8, skip_bad_rows=True)
     assert packed.left_out == ["2 longer than max_length 8, the longest has 12 tokens"]
     assert sorted(np.concatenate([packed.rows(pack) for pack in range(len(packed))]).tolist()) == [0, 2]
-    with pytest.raises(UsageError, match=r"4 of 4 rows are longer than max_length 3, .*--tgt_length$"):
-        PackedDataset(rows, 3, skip_bad_rows=True)
+    for skip in (False, True):  # which would leave nothing
+        with pytest.raises(UsageError, match=r"4 of 4 rows are longer than max_length 3, .*--tgt_length$"):
+            PackedDataset(rows, 3, skip_bad_rows=skip)
     assert len(PackedDataset(rows, 12)) == 3
 
 

@@ -1,6 +1,5 @@
 """Every file of configs/ runs on the tiny preset of its model: the file, and a few flags behind it."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import yaml
 from commands import ROOT, SHORT
 
 from glm.config.presets import PRESETS, preset_name
-from glm.training.flags import InstructionDataArguments
 from tests.indexed_text import random_documents, write_indexed
 from tests.npu_simulator.launching import needs_compiler
 
@@ -19,10 +17,6 @@ TWO_RANKS = ["--tensor_parallel_degree", "2", "--sharding_parallel_degree", "1",
 # And one device does without what several have.
 ALONE = ["--tensor_parallel_degree", "1", "--sequence_parallel", "False"]
 ALONE += ["--sharding_parallel_degree", "1", "--gradient_accumulation_steps", "1"]
-
-
-# Names of flags that a field of this project has; the files of a run that needs others are run where there are.
-PACKS = {each.name for each in fields(InstructionDataArguments)} >= {"packing", "max_length"}
 
 
 def content(config: Path) -> dict:
@@ -39,8 +33,6 @@ def tiny(config: Path) -> str:
 @pytest.fixture
 def data(config, tmp_path) -> Path:
     """A few rows of the bundled sample of the file's task; of pretraining an indexed data set."""
-    if not PACKS and "packing" in content(config):
-        pytest.skip("this version has no --packing")
     if config.name.startswith("pretrain"):
         return write_indexed(tmp_path / "text", random_documents(30))
     folder = tmp_path / "rows"

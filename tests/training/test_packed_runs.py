@@ -230,4 +230,7 @@ def test_evaluation_keeps_rows_apart(data, tmp_path, capsys):
         train(model, tmp_path / "data", tmp_path / f"run{len(found)}", **flags | packing)
         found.append(json.loads((tmp_path / f"run{len(found)}" / "eval_results.json").read_text()))
     assert found[0]["eval_loss"] == found[1]["eval_loss"] > 1
-    assert "evaluation on 7 held-out rows" in capsys.readouterr().out
+    streams = capsys.readouterr()
+    assert "evaluation on 7 held-out rows" in streams.out and "packing acts" not in streams.err
+    train(model, tmp_path / "data", tmp_path / "only", **flags | {"packing": True, "do_train": False})
+    assert "packing acts in training alone: evaluation keeps rows apart" in capsys.readouterr().err
