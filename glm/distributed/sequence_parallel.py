@@ -35,6 +35,17 @@ def scatter_sum(x: Tensor, group) -> Tensor:
     return _ScatterSum.apply(x, group)
 
 
+def gather_whole(x: Tensor, group) -> Tensor:
+    """As `gather_tokens`, in front of what adds up its gradients itself: each rank takes its own."""
+    return _GatherWhole.apply(x, group)
+
+
+def own_share(x: Tensor, axis: int, group) -> Tensor:
+    """This rank's part of an axis of what all ranks have."""
+    share = x.shape[axis] // group.nranks
+    return paddle.slice(x, [axis % x.ndim], [group.rank * share], [(group.rank + 1) * share])
+
+
 class _Gather(PyLayer):
     @staticmethod
     def forward(ctx, x, group):
@@ -58,8 +69,6 @@ class _ScatterSum(PyLayer):
 
 
 class _GatherWhole(PyLayer):
-    """As `_Gather`, in front of what adds up its gradients itself: each rank takes its own."""
-
     @staticmethod
     def forward(ctx, x, group):
         ctx.group = group
@@ -67,7 +76,7 @@ class _GatherWhole(PyLayer):
 
     @staticmethod
     def backward(ctx, grad):
-        return _own(grad, 1, ctx.group)
+        return own_share(grad, 1, ctx.group)
 
 
 def _gathered(x: Tensor, group) -> Tensor:
@@ -101,20 +110,11 @@ def _swapped(x: Tensor) -> Tensor:
     return x.transpose([1, 0, *range(2, x.ndim)])
 
 
-def _own(x: Tensor, axis: int, group) -> Tensor:
-    share = x.shape[axis] // group.nranks
-    return paddle.slice(x, [axis % x.ndim], [group.rank * share], [(group.rank + 1) * share])
+def gathered_columns(x: Tensor, *layers: nn.Layer) -> Iterator[Tensor]:
+    """What each of several `GathersTokens` makes of one input, this rank's tokens: [B, T/n, in] → [B, T, out / n].
 
-
-def columns(x: Tensor, *layers: nn.Layer) -> Iterator[Tensor]:
-    """What each of several layers that are cut by columns makes of one input: [B, T, in] → [B, T, out].
-
-    Under sequence parallelism x has this rank's tokens; they are gathered once for all, and kept for the backward pass
-    as they are, which gathers them again.
+    They are gathered once for all, and kept for the backward pass as they are, which gathers them again.
     """
-    if not (isinstance(layers[0], GathersTokens) and layers[0].training):
-        yield from (layer(x) for layer in layers)
-        return
     weights = [_cast(layer.weight) for layer in layers]
     products = list(_GatheredMatmuls.apply(_cast(x), layers[0].model_parallel_group, *weights))
     for layer in layers:
@@ -161,7 +161,7 @@ class GathersTokens:
     """A column-parallel layer on this rank's tokens, in training: [B, T/n, in] → [B, T, out / n]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return next(columns(x, self)) if self.training else super().forward(x)
+        return next(gathered_columns(x, self)) if self.training else super().forward(x)
 
     def finish(self, x: Tensor, product: Tensor) -> Tensor:
         """What is added to the product [B, T, out / n] of all tokens x and the weight."""
@@ -195,39 +195,6 @@ class ScatteringEmbedding(VocabParallelEmbedding):
         start, size = self.vocab_start_index, self.num_embeddings
         found = mp_ops._c_lookup_table(self.weight, ids, start_index=start, vocab_size=size)
         return scatter_sum(found, self.model_parallel_group)
-
-
-class TokenShares(nn.Layer):
-    """Where rows of tokens are divided among the ranks, and put together; nothing changes without sequence parallelism.
-
-    Args:
-        ranks: the `Ranks` of the model.
-    """
-
-    def __init__(self, ranks):
-        super().__init__()
-        self.ranks = ranks
-
-    @property
-    def divides(self) -> bool:
-        return self.training and self.ranks.sequence_parallel
-
-    def even(self, x: Tensor, padding: int = 0) -> Tensor:
-        """[…, T] with as much padding on the right as equal shares need."""
-        missing = -x.shape[-1] % self.ranks.degree if self.divides else 0
-        return paddle.concat([x, paddle.full([*x.shape[:-1], missing], padding, x.dtype)], -1) if missing else x
-
-    def real(self, x: Tensor, tokens: int) -> Tensor:
-        """[B, tokens, …], without that padding."""
-        return x[:, :tokens] if self.divides else x
-
-    def own(self, x: Tensor) -> Tensor:
-        """This rank's columns [..., T/n] of what all ranks have, [..., T]."""
-        return _own(x, -1, self.ranks.group) if self.divides else x
-
-    def whole(self, hidden: Tensor) -> Tensor:
-        """All hidden states [B, T, H], of the shares [B, T/n, H]."""
-        return _GatherWhole.apply(hidden, self.ranks.group) if self.divides else hidden
 
 
 def add_up_gradients(model: nn.Layer, ranks, parameters: Iterable[Tensor]) -> None:

@@ -5,6 +5,7 @@ rank's part of the plan (glm/distributed/plan.py) where `config.tensor_parallel_
 carries them out; with `config.sequence_parallel` glm/distributed/sequence_parallel.py does.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import paddle
@@ -22,7 +23,15 @@ from paddle.distributed.fleet.meta_parallel import (
 
 from glm.distributed.plan import COLUMN, KEYS_AND_VALUES, PADDED, PLAN, padded
 from glm.distributed.processes import process_count
-from glm.distributed.sequence_parallel import GatheringLinear, ScatteringEmbedding, ScatteringLinear
+from glm.distributed.sequence_parallel import (
+    GatheringLinear,
+    GathersTokens,
+    ScatteringEmbedding,
+    ScatteringLinear,
+    gather_whole,
+    gathered_columns,
+    own_share,
+)
 from glm.errors import UsageError
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
@@ -77,6 +86,15 @@ def linear(config, name: str, in_features: int, out_features: int, bias: bool = 
 def has_own_tokens(config, name: str) -> bool:
     """Whether the linear layer `name` gets this rank's tokens, or gives them: all but the head, which gets all."""
     return config.sequence_parallel and name not in PADDED
+
+
+def columns(x: Tensor, *layers: nn.Layer) -> Iterator[Tensor]:
+    """What each of several layers that are cut by columns makes of one input: [B, T, in] → [B, T, out / degree]; under
+    sequence parallelism x is [B, T / degree, in] in training.
+    """
+    if isinstance(layers[0], GathersTokens) and layers[0].training:
+        return gathered_columns(x, *layers)
+    return (layer(x) for layer in layers)
 
 
 def is_plain(layer: nn.Layer) -> bool:
@@ -166,6 +184,39 @@ class Ranks:
     def own_random_numbers(self):
         """Within it, ranks draw different numbers: dropout on what each has for itself. Elsewhere all draw the same."""
         return get_rng_state_tracker().rng_state(LOCAL_SEED) if self.degree > 1 else nullcontext()
+
+
+class TokenShares(nn.Layer):
+    """Where rows of tokens are divided among the ranks, and put together; nothing changes without sequence parallelism.
+
+    Args:
+        ranks: of the model.
+    """
+
+    def __init__(self, ranks: Ranks):
+        super().__init__()
+        self.ranks = ranks
+
+    @property
+    def divides(self) -> bool:
+        return self.training and self.ranks.sequence_parallel
+
+    def even(self, x: Tensor, padding: int = 0) -> Tensor:
+        """[…, T] with as much padding on the right as equal shares need."""
+        missing = -x.shape[-1] % self.ranks.degree if self.divides else 0
+        return paddle.concat([x, paddle.full([*x.shape[:-1], missing], padding, x.dtype)], -1) if missing else x
+
+    def real(self, x: Tensor, tokens: int) -> Tensor:
+        """[B, tokens, …], without that padding."""
+        return x[:, :tokens] if self.divides else x
+
+    def own(self, x: Tensor) -> Tensor:
+        """This rank's columns [..., T/n] of what all ranks have, [..., T]."""
+        return own_share(x, -1, self.ranks.group) if self.divides else x
+
+    def whole(self, hidden: Tensor) -> Tensor:
+        """All hidden states [B, T, H], of the shares [B, T/n, H]."""
+        return gather_whole(hidden, self.ranks.group) if self.divides else hidden
 
 
 def tensor_parallel() -> dict[str, int]:

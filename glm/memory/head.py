@@ -11,14 +11,22 @@ def head_memory(config: ConfigFields, run: Run, sizes: Sizes) -> tuple[int, int]
     states = sizes.own * sizes.wide + sizes.trained * config.hidden_size * sizes.half
     cast = sizes.head * sizes.half if run.mixed else 0
     if sizes.chunk < sizes.logits:
-        return states, cast + max(_chunk_loss(config, sizes), _chunk_gradient(run, sizes))
-    return states + cast + sizes.logits * FP32, max(_loss(run, sizes), _gradient(run, sizes))
+        return states, cast + max(_hidden(config, sizes) + _chunk_loss(config, sizes), _chunk_gradient(run, sizes))
+    return states + cast + sizes.logits * FP32, max(_loss(config, run, sizes), _gradient(run, sizes))
 
 
-def _loss(run: Run, sizes: Sizes) -> int:
-    """Beside the probabilities: forward the logits (float32 copies of half ones), backward two more of their size."""
-    logits = sizes.logits * (sizes.half + (FP32 if sizes.half < FP32 else 0))
-    forward = (0 if run.recompute else sizes.bias) + sizes.hidden * sizes.half + logits
+def _hidden(config: ConfigFields, sizes: Sizes) -> int:
+    """Forward, the last norm's output or the gathered one; and the trained tokens again, which several ranks copy."""
+    copy = sizes.trained * config.hidden_size if config.tensor_parallel_degree > 1 else 0
+    return (sizes.hidden + copy) * sizes.half
+
+
+def _loss(config: ConfigFields, run: Run, sizes: Sizes) -> int:
+    """Beside the probabilities: forward the logits and what one rank's softmax or a cast makes of them, backward two
+    more of their size.
+    """
+    made = FP32 if sizes.half < FP32 or config.tensor_parallel_degree > 1 else 0
+    forward = (0 if run.recompute else sizes.bias) + _hidden(config, sizes) + sizes.logits * (sizes.half + made)
     return max(forward, 2 * sizes.logits * FP32)
 
 

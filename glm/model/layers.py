@@ -11,8 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.distributed.sequence_parallel import columns
-from glm.distributed.tensor_parallel import dropout, linear, sum_of_rows
+from glm.distributed.tensor_parallel import columns, dropout, linear, sum_of_rows
 
 # q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: attention function; it may read and update a KV cache.
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]

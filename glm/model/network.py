@@ -15,8 +15,8 @@ from paddlenlp.transformers import PretrainedModel
 
 from glm.config.glm_config import GLMConfig
 from glm.distributed.plan import split_axis
-from glm.distributed.sequence_parallel import TokenShares, add_up_gradients
-from glm.distributed.tensor_parallel import Ranks, dropout, embedding, is_plain, linear
+from glm.distributed.sequence_parallel import add_up_gradients
+from glm.distributed.tensor_parallel import Ranks, TokenShares, dropout, embedding, is_plain, linear
 from glm.model.attention import AttentionDropout, CachedAttention, Prefix
 from glm.model.attention_choice import attention_class, compute_dtype
 from glm.model.head_loss import Head, chunked_losses, recomputed_losses

@@ -79,12 +79,13 @@ LONG = {"train": "full", "dtype": "bfloat16", "opt_level": "O2", "recompute": Tr
 LAYOUTS = [(degree, stage) for degree in (1, 2) for stage in ("stage1", "stage2")]
 
 
-def long_row_peaks(model: str, tokens: int, devices: int) -> dict:
+def long_row_peaks(model: str, tokens: int, devices: int, divides: bool = False) -> dict:
     """Of a training step, by tensor-parallel degree and stage of sharding over the rest of the devices."""
     found = {}
     for degree, stage in LAYOUTS:
         run = Run(**LONG, max_length=tokens, sharding=stage, sharding_degree=devices // degree)
-        found[degree, stage] = estimate(GLMConfig.preset(model, tensor_parallel_degree=degree), run).training
+        parallel = {"tensor_parallel_degree": degree, "sequence_parallel": divides and degree > 1}
+        found[degree, stage] = estimate(GLMConfig.preset(model, **parallel), run).training
     return found
 
 
@@ -121,6 +122,21 @@ def test_rows_of_32k_on_eight_devices_of_64_gib():
     assert peaks[2, "stage1"] <= 56 * GIB
     # Without chunks, 32 query heads' scores of all tokens alone were 128 GiB.
     assert peaks[2, "stage1"] - long_row_peaks("glm-4-9b-chat", 16384, 8)[2, "stage1"] < 8 * GIB
+
+
+def test_what_sequence_parallelism_saves_of_long_rows():
+    """A line of the section: GiB less by model and tokens, and a layout that fits only with it."""
+    saved = {}
+    for model in ("glm-4-9b-chat", "glm-4-32b-0414"):
+        for tokens in (32768, 131072):
+            whole, divided = (long_row_peaks(model, tokens, 8, divides)[2, "stage1"] for divides in (False, True))
+            saved[model, tokens] = f"{(whole - divided) / GIB:.1f}"
+    fits_with = long_row_peaks("glm-4-9b-chat", 131072, 16, divides=True)[2, "stage2"]
+    assert fits_with <= (1 - HEADROOM) * 64 * GIB < min(long_row_peaks("glm-4-9b-chat", 131072, 16).values())
+    chinese = (ROOT / "docs" / "zh" / "distributed.md").read_text("utf-8")
+    for text in (TEXT, chinese):
+        line = re.search(r"^- [^-]*`--sequence_parallel`.*131,072.*\n  .*", text, re.MULTILINE)[0]
+        assert re.findall(r"\d+\.\d", line) == [*saved.values(), f"{fits_with / GIB:.1f}"]
 
 
 # Devices of full training under sequence parallelism, and the model.
