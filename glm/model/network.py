@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import PretrainedModel
 
+from glm.config import chunks
 from glm.config.glm_config import GLMConfig
 from glm.distributed.plan import split_axis
 from glm.distributed.sequence_parallel import add_up_gradients
@@ -133,7 +134,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         tied, dtype = self.lm_head is None, compute_dtype(weight)
         target = Target(smoothing, self.config.vocab_size, self.ranks, weight.shape[0 if tied else 1])
-        if hidden_MH.shape[0] <= target.chunk:
+        if hidden_MH.shape[0] * target.width <= chunks.LOGITS:
             return smoothed_cross_entropy(self._own_logits(hidden_MH), labels_M, target)
         if tied or is_plain(self.lm_head):
             head = Head(weight, None if tied else self.lm_head.bias, tied, dtype)

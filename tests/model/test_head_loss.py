@@ -9,6 +9,7 @@ import paddle
 import pytest
 from tiny_glm import scatter
 
+from glm.config import chunks
 from glm.config.chunks import even_chunks
 from glm.model import network
 from glm.model.head_loss import Head, chunked_losses, recomputed_losses
@@ -31,6 +32,7 @@ def head_arrays(tied: bool, bias: bool, padding: int) -> list[np.ndarray | None]
 
 
 def in_chunks(monkeypatch, tokens: int) -> None:
+    monkeypatch.setattr(chunks, "LOGITS", 0)  # so that the network takes them
     monkeypatch.setattr(Target, "chunk", tokens)
 
 
@@ -181,10 +183,11 @@ def test_no_gradient_is_asked_for_in_evaluation(monkeypatch):
 IN_HALF_PRECISION = """
 import numpy as np
 from types import SimpleNamespace
+from glm.config import chunks
 from glm.model.head_loss import Head, chunked_losses
 from glm.model.loss import Target, smoothed_cross_entropy
 paddle.set_device("npu:0")
-Target.chunk = 5
+chunks.LOGITS, Target.chunk = 0, 5
 draw, target = np.random.default_rng(5), Target(0.1, 37, SimpleNamespace(degree=1, rank=0), 37)
 labels, found = paddle.to_tensor(np.arange(23) * 5 % 37), []
 numbers = [draw.standard_normal(size).astype("float32") for size in ([23, 12], [12, 37])]
