@@ -84,6 +84,8 @@ class EncodedDataset:
         GLMError: such an example, or nothing is left to train.
     """
 
+    unit = "rows"  # what a batch is counted in
+
     def __init__(
         self, examples: Sequence[Example], processor: Processor, with_prompts: bool = False, skip_bad_rows: bool = False
     ):
@@ -119,8 +121,6 @@ class EncodedDataset:
         self.left_out += [f"{without_answer} whose answers are empty"] if without_answer else []
         self.left_out += [f"{short} in which {lengths} leave no trained token"] if short else []
         self.counts = processor.counts - before
-
-    unit = "rows"  # what a batch is counted in
 
     @property
     def mean_tokens(self) -> float:

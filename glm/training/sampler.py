@@ -122,14 +122,12 @@ class EpochSampler(DistributedBatchSampler):
 
     def _batches(self, order: np.ndarray, first_row: int) -> Iterator[list[tuple[int, float]]]:
         order = np.resize(order, first_row + self._rows(first_row))[first_row:]
-        for number in range(self._steps(first_row) * self.accumulation):
-            start = number // self.accumulation * self.rows_per_step
-            step = order[start : start + self.rows_per_step]
-            tokens = sum(map(self.dataset.trained_tokens, step.tolist()))
-            share = self.accumulation * self.nranks / tokens
-            own = step[self.local_rank :: self.nranks]
-            first = number % self.accumulation * self.batch_size
-            yield [(int(row), share) for row in own[first : first + self.batch_size]]
+        for number in range(self._steps(first_row)):
+            step = order[number * self.rows_per_step : (number + 1) * self.rows_per_step]
+            share = self.accumulation * self.nranks / sum(map(self.dataset.trained_tokens, step.tolist()))
+            own = step[self.local_rank :: self.nranks].tolist()
+            for first in range(0, self.accumulation * self.batch_size, self.batch_size):
+                yield [(row, share) for row in own[first : first + self.batch_size]]
 
 
 def training_batch(collate: Callable[[Sequence], Batch], shared: Sequence[SharedExample | SharedPack]) -> Batch:

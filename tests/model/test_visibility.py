@@ -11,7 +11,7 @@ from glm.model.visibility import MASKED, derived_rows, visibility_bias
 from tests.family_models import FAMILY
 
 # Documents of a packed row: tokens, of them the prefix.
-DOCUMENTS = [(5, 3), (1, 0), (7, 0), (4, 2)]
+DOCUMENTS = [(5, 3), (1, 0), (4, 0), (2, 2), (1, 1), (4, 2)]
 WIDTH = 20  # of which three are padding
 
 

@@ -58,6 +58,15 @@ def test_the_packs_of_a_step_are_the_same_on_any_number_of_replicas(cut, epoch):
     assert whole != steps(1 - epoch)
 
 
+def test_the_tokens_of_a_step_are_counted_once(monkeypatch):
+    """However many micro-batches it has."""
+    packs, counted = dataset(), []
+    count = packs.trained_tokens
+    monkeypatch.setattr(packs, "trained_tokens", lambda pack: counted.append(pack) or count(pack))
+    seen = [pack for batch in sampler(packs=packs, size=1, accumulation=4) for pack, _ in batch]
+    assert counted == seen and len(seen) > 8
+
+
 def test_a_place_counts_rows():
     """Behind so many packs of an epoch stand the rows that they hold; the same packs go on exactly."""
     packs = dataset()
