@@ -115,6 +115,11 @@ def test_every_command_of_the_guide_runs(run, tmp_path, monkeypatch):
         ([*TINY], 2, "pass either --input, text to tokenize, or --merge, data sets to join"),
         (["--input", "x.jsonl", "--merge", "y", *TINY], 2, "pass either --input, text to tokenize, or --merge"),
         (["--input", "x.jsonl", *TINY, "--workers", "0"], 2, "'0' is not a number from 1 on"),
+        (
+            ["--input", "x.jsonl", *TINY, "--output_prefix", "out/"],
+            2,
+            "out/ is a folder: add the begin of a name, out/c",
+        ),
         (["--input", "x.jsonl", *TINY, "--apend_eos"], 2, "did you mean --append_eos?"),
         (
             ["--input", "x.jsonl", *TINY, "--tokenizer-type", "GPT2BPETokenizer"],
@@ -134,7 +139,7 @@ def test_errors_are_one_line(run, tmp_path, words, code, message):
     (tmp_path / "cut.bin").write_bytes(bytes(9))
     index = b"MMIDIDX\0\0" + b"\1" + bytes(7) + b"\4" + b"\1" + bytes(7) + b"\2" + bytes(7) + b"\3\0\0\0" + bytes(16)
     (tmp_path / "cut.idx").write_bytes(index + b"\1" + bytes(7))
-    result = run(SCRIPT, *words, "--output_prefix", "out/o", cwd=tmp_path)
+    result = run(SCRIPT, *([] if "--output_prefix" in words else ["--output_prefix", "out/o"]), *words, cwd=tmp_path)
     assert (result.code, result.out) == (code, "")
     assert result.error.startswith("error: ") and message in result.error
     assert result.err.count("\n") == 1

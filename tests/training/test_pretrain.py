@@ -365,6 +365,9 @@ def test_data_of_another_tokenizer(data, tmp_path):
     (tmp_path / "text.meta.json").write_text(json.dumps(record))
     with pytest.raises(GLMError, match=r"text is of another tokenizer \(chatglm, 800 ids, 0123456789abcdef\) than"):
         pretrain(copied, tmp_path / "run")
+    (tmp_path / "text.meta.json").write_text('{"tokenizer": "glm4"}')
+    with pytest.raises(GLMError, match=r"text.meta.json has the tokenizer 'glm4', and must have an object: make the"):
+        pretrain(copied, tmp_path / "run")
 
 
 def test_a_diverged_model_is_still_reported():
