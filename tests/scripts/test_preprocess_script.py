@@ -167,7 +167,10 @@ def children(process: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-@pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow), (signal.SIGKILL, 2), (signal.SIGINT, 2)],
+)
 def test_a_run_that_is_ended_leaves_nothing(run, large, tmp_path, how, workers):
     words = ["--input", large, "--output_prefix", tmp_path / "o", "--workers", workers]
     with start(*words, "--model_name_or_path", "glm-4-9b-0414-tiny") as process:
