@@ -335,6 +335,7 @@ REFUSED = {
         "min_learning_rate is 0.0001, and lr_scheduler_type constant never falls",
     ),
     "schedule": ({"lr_scheduler_type": "polynomial"}, "lr_scheduler_type is polynomial, and pretraining has linear"),
+    "no rate": ({"learning_rate": 0, "lr_scheduler_type": "cosine"}, "learning_rate is 0.0, and must be above 0"),
     "decay": ({"decay_steps": 0}, "decay_steps is 0, and must be above 0"),
     "peak": ({"peak_tflops": -1}, "peak_tflops is -1.0, and must be above 0"),
     "seed": ({"seed": 2**32}, "seed is 4294967296, and must be between 0 and 4294967295"),
