@@ -79,6 +79,9 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
         raise UsageError("pass either --input, text to tokenize, or --merge, data sets to join (see --help)")
     if arguments.input and not arguments.model_name_or_path:
         raise UsageError("--input needs --model_name_or_path: whose tokenizer to use (see --help)")
+    if arguments.output_prefix.endswith("/"):
+        example = f"{arguments.output_prefix}corpus"
+        raise UsageError(f"--output_prefix {arguments.output_prefix} is a folder: add the begin of a name, {example}")
     return arguments
 
 

@@ -6,7 +6,7 @@ from glm.cli.script import run_script
 DESCRIPTION = """\
 Pretrain a GLM-4 model on running text, on one device or many: from random weights, or going on from any checkpoint.
 
-  python pretrain_generation.py --model_name_or_path glm-4-9b-tiny --input_dir output/corpus/text_document \\
+  python pretrain_generation.py --model_name_or_path glm-4-9b-tiny --input_dir output/corpus_text_document \\
       --max_length 256 --max_steps 200 --do_train --do_eval --output_dir output/pretrained
   python pretrain_generation.py … --input_dir output/corpus               every data set of a folder
   python pretrain_generation.py … --input_dir 0.3 english 0.7 chinese     blended by weights

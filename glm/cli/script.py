@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 import glm
 from glm.cli.argument_file import expand, repeated_flags
@@ -128,13 +129,14 @@ def _run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        leave_with("interrupted")
-        sys.exit(130)
+        _leave_interrupted()
     except BrokenPipeError:  # who read the output has left, as `head` does
         leave_with("its output was closed")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        if "KeyboardInterrupt" in str(error):  # within a backward pass Paddle wraps it in an error of its own
+            _leave_interrupted()
         if not _has_a_line(error):
             raise
         _end_bars()
@@ -144,6 +146,12 @@ def _run(main: Callable[[], None]) -> None:
         leave_with(line)  # first: notify peers, so that their errors refer to this one
         print(f"error: {line}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _leave_interrupted() -> NoReturn:
+    _end_bars()
+    leave_with("interrupted")
+    sys.exit(130)
 
 
 def _has_a_line(error: Exception) -> bool:

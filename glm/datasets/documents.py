@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -22,12 +21,11 @@ from glm.datasets.formats import (
     unpacked_chunks,
 )
 from glm.datasets.indexed_record import RECORD
-from glm.datasets.json_stream import text_of
+from glm.datasets.json_stream import UNDECODED, text_of
 from glm.datasets.readers import Field, RowProblem, check_row, parse_file
 from glm.errors import GLMError
 
 SampleBy = Literal["document", "paragraph", "line"]
-_UNDECODED = re.compile("[\udc80-\udcff]")
 _TEXT = ".txt"
 _READ = f"{', '.join((*JSON, *TABLES, _TEXT))}, packed by .gz, .bz2, .xz or .zst or not"
 
@@ -85,7 +83,7 @@ class Documents:
         chunks = text_of(unpacked_chunks(path, self.progress), str(path), self.skip_bad_rows)
         for line, text in _SAMPLERS[self.sample_by](chunks):
             place = f"{path}, line {line}"
-            if self.skip_bad_rows and _UNDECODED.search(text):
+            if self.skip_bad_rows and UNDECODED.search(text):
                 self._skip(place, "not UTF-8")
             else:
                 yield Document(place, (text,))

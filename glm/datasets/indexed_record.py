@@ -37,7 +37,12 @@ def require_tokenizer(prefix: str | Path, tokenizer: TokenizerCalls) -> dict[str
     record = read_record(prefix)
     if record is None:
         return None
-    own, found = tokenizer_record(tokenizer), record.get("tokenizer") or {}
+    own, found = tokenizer_record(tokenizer), record.get("tokenizer")
+    if not isinstance(found, dict):
+        raise GLMError(
+            f"{beside(without_ending(prefix), RECORD)} has the tokenizer {found!r}, and must have an object: make the "
+            "data anew with preprocess_data.py"
+        )
     if found.get("fingerprint") == own["fingerprint"]:
         return record
     theirs, ours = (

@@ -18,7 +18,7 @@ _ARRAY = re.compile(r"\[\s*[{\]]")
 _OPEN = re.compile(r"\[\s*\Z")
 # Where reading resumes after a row that is not JSON: the next line that starts an object.
 _NEXT_OBJECT = re.compile(r"\n[ \t\ufeff]*(?=\{)")
-_UNDECODED = re.compile("[\udc80-\udcff]")
+UNDECODED = re.compile("[\udc80-\udcff]")  # what `text_of` makes of bytes that are not UTF-8
 _DECODER = json.JSONDecoder()
 _LONGEST_WORD = 16  # characters; an error this near the end may be due to the end: "tru", "\ud83d\ude"
 
@@ -177,6 +177,6 @@ def _parse_value(text: _Window) -> tuple[Any, str | None]:
             if end == len(text.text) and text.more():
                 continue
             text.position = end
-            return value, "not UTF-8" if _UNDECODED.search(text.text, start, end) else None
+            return value, "not UTF-8" if UNDECODED.search(text.text, start, end) else None
         text.next_object()
         return None, problem

@@ -103,6 +103,7 @@ def preprocess(settings: Preprocessing, *, show_progress: bool = False) -> Repor
         documents = Documents(files, settings.keys, settings.sample_by, settings.skip_bad_rows, progress.read)
         encoder = DocumentEncoder(tokenizer, options, dtype)
         empty = _write(writers, encoded(documents, encoder, options, dtype, settings.workers), progress)
+        _require_documents(settings, writers, empty, documents.skipped)
         common = _record(settings, tokenizer, files) | {"dtype": dtype.name, "skipped_rows": documents.skipped}
         for key, writer, left_out in zip(settings.keys, writers, empty, strict=True):
             counts = {"documents": writer.document_count, "empty_documents": left_out, "tokens": writer.token_count}
@@ -133,6 +134,18 @@ def _write(
     return empty
 
 
+def _require_documents(
+    settings: Preprocessing, writers: Sequence[IndexedDatasetWriter], empty: Sequence[int], skipped: int
+) -> None:
+    """Raises GLMError where a key has no text at all."""
+    for key, writer, left_out in zip(settings.keys, writers, empty, strict=True):
+        if not writer.document_count:
+            raise GLMError(
+                f"{' '.join(settings.inputs)}: no text for {key!r}: {left_out} documents are empty and {skipped} rows "
+                "were left out; nothing was written: pass files with text, or another --json_key"
+            )
+
+
 def _record(settings: Preprocessing, tokenizer: TokenizerCalls, files: Sequence[Path]) -> dict:
     """What all keys have in common."""
     return {
@@ -152,11 +165,12 @@ def merge(prefixes: Sequence[str], output_prefix: str, *, overwrite: bool = Fals
         GLMError: one is damaged, was made in another way or is named twice, data of that name, or no room.
     """
     sources = [without_ending(prefix) for prefix in prefixes]
-    if len(set(sources)) < len(sources):
-        twice = next(prefix for prefix in sources if sources.count(prefix) > 1)
+    places = [source.resolve() for source in sources]
+    if len(set(places)) < len(places):
+        twice = next(source for source, place in zip(sources, places, strict=True) if places.count(place) > 1)
         raise GLMError(f"{twice} is given twice: name each data set once, without .bin and .idx")
     target = Path(output_prefix)
-    if target in sources:
+    if target.resolve() in places:
         raise GLMError(f"{target} is one of the data sets to join: choose another --output_prefix")
     datasets = [IndexedDataset(prefix) for prefix in sources]
     record = joined(sources)
@@ -176,14 +190,19 @@ def merge(prefixes: Sequence[str], output_prefix: str, *, overwrite: bool = Fals
 
 
 def _require_free(prefixes: Sequence[Path], overwrite: bool) -> None:
-    """Makes the directory. Raises GLMError where a data set is there already."""
+    """Makes the directory. Raises GLMError where a data set is there already, or the directory cannot be made."""
     if len(set(prefixes)) < len(prefixes):
         raise GLMError(f"{prefixes[0].name} would be written twice: name each --json_key once")
     for prefix in prefixes:
         there = [path for ending in (".idx", ".bin") if (path := beside(prefix, ending)).exists()]
         if there and not overwrite:
             raise GLMError(f"{there[0]} exists: pass --overwrite to replace it, or choose another --output_prefix")
-        prefix.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            prefix.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GLMError(
+                f"{prefix.parent} cannot be made ({error.strerror}): choose another --output_prefix"
+            ) from None
 
 
 class Progress:

@@ -74,7 +74,7 @@ class ScheduleArguments:
     peak_tflops: Optional[float] = field(
         default=None,
         metadata={
-            "help": "TFLOP/s of one device, of which MFU is a share; default: what a matmul of a few seconds reaches "
-            "at the start."
+            "help": "TFLOP/s of one device, of which MFU is a share; default: what a matmul reaches that is "
+            "measured at the start."
         },
     )

@@ -77,6 +77,8 @@ def check_schedule(schedule: ScheduleArguments, kind: str, highest: float) -> No
     """Raises UsageError for a kind of schedule that there is none of, and for rates and steps that do not fit."""
     if kind not in (*SCHEDULES, "constant", "constant_with_warmup"):
         raise UsageError(f"lr_scheduler_type is {kind}, and pretraining has {', '.join(SCHEDULES)} and constant")
+    if highest <= 0:
+        raise UsageError(f"learning_rate is {highest}, and must be above 0")
     if not 0 <= schedule.min_learning_rate <= highest:
         raise UsageError(
             f"min_learning_rate is {schedule.min_learning_rate}, and must be between 0 and learning_rate {highest}"

@@ -225,8 +225,8 @@ WRONG = {
     "cut parquet": ({"x.parquet": b"PAR1" + bytes(40)}, r"x\.parquet is damaged or cut short"),
     "a table": ({"x.csv": b"text\na\n"}, r"holds no text: .*x\.csv is not read, save its rows as JSON Lines"),
     "nothing known": ({"x.pdf": b"%PDF"}, r"holds no text: what is read is \.json, "),
-    "all empty": ({"x.jsonl": b'{"text": ""}\n'}, r"out_text_document: no document to write; nothing was written"),
-    "no rows": ({"x.jsonl": b"\n"}, r"out_text_document: no document to write"),
+    "all empty": ({"x.jsonl": b'{"text": ""}\n'}, r"in: no text for 'text': 1 documents are empty and 0 rows"),
+    "no rows": ({"x.jsonl": b"\n"}, r"in: no text for 'text': 0 documents are empty .* pass files with text"),
 }  # fmt: skip
 
 
@@ -254,6 +254,8 @@ def test_inputs_that_are_not_there(rows, tmp_path):
         with pytest.raises(GLMError, match=message):
             input_files(given)
     text = written(tmp_path / "x.txt", b"x")
+    with pytest.raises(GLMError, match=r"x\.txt cannot be made \(File exists\): choose another --output_prefix"):
+        make(text, rows)
     with pytest.raises(GLMError, match=r"x\.txt is plain text, and has no fields title, text: give one --json_key"):
         make(tmp_path, text, keys=("title", "text"))
     with pytest.raises(GLMError, match=r"out_text_document would be written twice: name each --json_key once"):
@@ -290,10 +292,14 @@ def test_joined_data_is_one_run(tmp_path):
 
 def test_what_is_not_joined(rows, tmp_path):
     one, other = make(tmp_path, rows), make(tmp_path, rows, name="ended", encoding={"append_eos": True})
+    elsewhere = tmp_path / "link"
+    elsewhere.symlink_to(tmp_path)
     for prefixes, target, message in (
         ([one, other], "x", rf"append_eos is True in {other}, False in {one}: join data that was made in one way"),
         ([one, f"{one}.idx"], "x", "is given twice: name each data set once"),
+        ([one, elsewhere / one.name], "x", "is given twice: name each data set once"),
         ([one], one.name, "is one of the data sets to join: choose another --output_prefix"),
+        ([elsewhere / one.name], one.name, "is one of the data sets to join: choose another --output_prefix"),
         ([one, tmp_path / "gone"], "x", r"gone\.idx does not exist"),
     ):
         with pytest.raises(GLMError, match=message):

@@ -19,6 +19,12 @@ ALONE = ["--tensor_parallel_degree", "1", "--sequence_parallel", "False"]
 ALONE += ["--sharding_parallel_degree", "1", "--gradient_accumulation_steps", "1"]
 
 
+def tiered(configs: list[Path]) -> list:
+    """The shorter files of pretraining are the longest's but for numbers: they are slow, the longest runs always."""
+    slow = {"pretrain_glm4_9b_4k", "pretrain_glm4_9b_8k"}
+    return [pytest.param(c, id=c.stem, marks=[pytest.mark.slow] * (c.stem in slow)) for c in configs]
+
+
 def content(config: Path) -> dict:
     return yaml.safe_load(config.read_text(encoding="utf-8"))
 
@@ -67,7 +73,7 @@ def training(config: Path, data: Path, output: Path) -> list:
     return ["finetune_instruction_generation.py", config, *flags, *rows, *few]
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS if "predict" not in c.name], ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", tiered([c for c in CONFIGS if "predict" not in c.name]))
 def test_training_and_evaluation(run, config, data, tmp_path):
     """On one device: what a plan for several says of them is left out."""
     output = tmp_path / "out"
@@ -82,7 +88,7 @@ def test_training_and_evaluation(run, config, data, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("config", [c for c in CONFIGS if "tensor_parallel" in c.read_text()], ids=lambda c: c.stem)
+@pytest.mark.parametrize("config", tiered([c for c in CONFIGS if "tensor_parallel" in c.read_text()]))
 def test_on_two_devices(run_npu, config, data, tmp_path):
     """The same with two ranks that share the model."""
     script, *arguments = training(config, data, tmp_path / "out")

@@ -90,6 +90,7 @@ def test_a_failed_build_ends_every_process(run, data, tmp_path):
     assert "rank 0" in second.error and "cannot be written" in second.error
 
 
+@pytest.mark.slow
 def test_processes_with_other_data_end(run, data, tmp_path):
     other = write_indexed(tmp_path / "text", random_documents(60, seed=1))
     variables = [own | {"PADDLE_DISTRI_BACKEND": "gloo"} for own in rank_variables(2)]
@@ -98,9 +99,8 @@ def test_processes_with_other_data_end(run, data, tmp_path):
         assert result.code == 1 and "the processes of this launch differ in" in result.error
 
 
+# Of the many in tests/training/test_pretrain.py those that need the command line, and one of its data.
 BAD = {
-    "GLM": ({"model_name_or_path": "glm-tiny-chinese"}, 2, "of family glm, which fills blanks"),
-    "too long": ({"max_length": 9000}, 2, "max_length is 9000, and glm-4-9b-tiny has 8192 positions"),
     "split": ({"split": "1000,1,0", "do_eval": True}, 2, "leaves no document for valid of the 60 in"),
     "no data": ({"input_dir": "nowhere/at all"}, 2, "has 'nowhere/at' in the place of a weight"),
     "a flag of fine-tuning": ({"src_length": 3}, 2, "unknown argument --src_length"),

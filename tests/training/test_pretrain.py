@@ -114,6 +114,7 @@ def test_a_finished_run_trains_no_further(data, tmp_path, read, capsys):
         pretrain(data, tmp_path / "run", max_steps=2, per_device_train_batch_size=32)
 
 
+@pytest.mark.slow
 def test_speed_is_that_of_training(data, tmp_path, monkeypatch, capsys):
     """An evaluation or a checkpoint between two lines of the log takes nothing off it."""
     run, save = LossEvaluation.run, GLMTrainer._save_checkpoint
@@ -220,8 +221,9 @@ def megatrons(kind: str, step: int, steps: int, warmup: float) -> float:
     return 1e-4 + (1e-3 - 1e-4) * share
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear"])
-@pytest.mark.parametrize(("decay_steps", "warmup"), [(None, 0.25), (6, 0.25), (None, 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "decay_steps", "warmup"), [("cosine", None, 0.25), ("linear", 6, 0.25), ("cosine", 6, 0.0)]
+)
 def test_learning_rates_are_megatrons(data, tmp_path, kind, decay_steps, warmup):
     flags = FALLING | {"lr_scheduler_type": kind, "warmup_ratio": warmup, "decay_steps": decay_steps}
     pretrain(data, tmp_path / "run", **flags, max_steps=8, max_length=4, save_strategy="no")
@@ -333,6 +335,7 @@ REFUSED = {
         "min_learning_rate is 0.0001, and lr_scheduler_type constant never falls",
     ),
     "schedule": ({"lr_scheduler_type": "polynomial"}, "lr_scheduler_type is polynomial, and pretraining has linear"),
+    "no rate": ({"learning_rate": 0, "lr_scheduler_type": "cosine"}, "learning_rate is 0.0, and must be above 0"),
     "decay": ({"decay_steps": 0}, "decay_steps is 0, and must be above 0"),
     "peak": ({"peak_tflops": -1}, "peak_tflops is -1.0, and must be above 0"),
     "seed": ({"seed": 2**32}, "seed is 4294967296, and must be between 0 and 4294967295"),
@@ -364,6 +367,9 @@ def test_data_of_another_tokenizer(data, tmp_path):
     record = {"tokenizer": {"kind": "chatglm", "vocabulary_size": 800, "fingerprint": "0123456789abcdef"}}
     (tmp_path / "text.meta.json").write_text(json.dumps(record))
     with pytest.raises(GLMError, match=r"text is of another tokenizer \(chatglm, 800 ids, 0123456789abcdef\) than"):
+        pretrain(copied, tmp_path / "run")
+    (tmp_path / "text.meta.json").write_text('{"tokenizer": "glm4"}')
+    with pytest.raises(GLMError, match=r"text.meta.json has the tokenizer 'glm4', and must have an object: make the"):
         pretrain(copied, tmp_path / "run")
 
 
