@@ -23,7 +23,7 @@ M, H, V, CHUNK = 23, 12, 37, 5
 Target.chunk = CHUNK
 paddle.set_device("npu")
 tensor_parallel.start(process_count())
-ranks = tensor_parallel.Ranks(SimpleNamespace(**tensor_parallel.tensor_parallel()))
+ranks = tensor_parallel.Ranks(SimpleNamespace(sequence_parallel=False, **tensor_parallel.tensor_parallel()))
 width = -(-V // ranks.degree)
 part = slice(ranks.rank * width, (ranks.rank + 1) * width)
 draw = np.random.default_rng(5)
