@@ -17,7 +17,9 @@ from glm.model.lora import add_lora
 
 SHAPE = {"vocab_size": 2001, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
 DROPOUT = {"embedding_dropout": 0.1, "attention_dropout": 0.1, "hidden_dropout": 0.1}
+NO_DROPOUT = dict.fromkeys(DROPOUT, 0.0)
 RUN = Run(batch_size=2, src_length=180, tgt_length=60)
+LONG = {"batch_size": 1, "src_length": 1040, "tgt_length": 60}  # of a `Run`
 STEPS = 2  # AdamW has its moments after the first one, and the gradients stay allocated from then on
 # Whose memory, the state that is asked → Paddle's function, on the CPU and on every other device.
 STATES = ("current_value", "peak_value", "reset_peak_value")
@@ -56,6 +58,14 @@ class Measured:
     weights: int
     standing: int
     peak: int
+
+
+TOLERANCE = 0.05  # of the peak, and of what comes and goes above the weights and states
+
+
+def off(found: int, wanted: int) -> float:
+    """How far a number is from another one, as a share of the latter."""
+    return abs(found - wanted) / wanted
 
 
 def config_of(**changes) -> GLMConfig:
