@@ -157,7 +157,8 @@ def test_a_model_in_training_does_not_generate(two):
 @needs_compiler
 @pytest.mark.parametrize("degree", [2, 4])
 def test_every_kind_of_gradient(tmp_path, degree):
-    assert_equal_cases(start(tmp_path / "cases", degree, "token_shares.py", ALL), degree, ALL)
+    cases = ALL if degree == 2 else ALL[1::2]  # four processes take long
+    assert_equal_cases(start(tmp_path / "cases", degree, "token_shares.py", cases), degree, cases)
 
 
 @pytest.mark.slow
