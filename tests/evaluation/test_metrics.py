@@ -307,6 +307,8 @@ def test_the_names_of_the_figures(metric):
 def test_a_package_that_is_missing(monkeypatch, metrics, package):
     """It is named before anything is scored, and scoring does need it."""
     require_packages(metrics)
+    for loaded in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"^scoring generated texts needs {package}: pip install -e "):
         require_packages(metrics)

@@ -25,7 +25,8 @@ get_rng_state_tracker().add(tensor_parallel.LOCAL_SEED, 1 + dist.get_rank())  # 
 runs = json.loads(sys.argv[1])
 changes = json.loads(sys.argv[2]) if len(sys.argv) > 2 else [{}] * len(runs)
 for run, change in zip(runs, changes, strict=True):
-    config = measurement.config_of(max_position_embeddings=2048, **tensor_parallel.tensor_parallel(), **change)
+    shape = {"max_position_embeddings": 2048} | tensor_parallel.tensor_parallel() | change
+    config = measurement.config_of(**shape)
     measure = measurement.measure_generation if run["train"] == "none" else measurement.measure_training
     found = measure(config, Run(**run), measurement.DEVICE, dist.get_rank())
     print("measured", json.dumps(asdict(found)), flush=True)
