@@ -1,7 +1,7 @@
 # make setup          install the pinned requirements into .venv; make PYTHON=/path/to/python3.11 setup chooses the Python
 # make quickstart     install, then train, evaluate, export and run a small GLM (a few minutes on two cores)
-# make check          install, check the style, run the tests that start no processes
-# make test           the same, and the tests that start processes
+# make check          install, check the style, run the quick tests that start no processes
+# make test           the same, and those that start processes or compute for long
 # make test-all       the same, and the slow tests
 # make lint           install, check the style
 # make bench          install, also torch and llama.cpp beside it, then measure this project beside its peers (docs/benchmarks.md)
@@ -46,7 +46,7 @@ lint: $(READY)
 
 # Which tests start processes is read off their code: tests/tiers.py.
 check: lint
-	@$(PYTEST) -m "not slow and not process"
+	@$(PYTEST) -m "not slow and not process and not long"
 
 test: lint
 	@$(PYTEST) -m "not slow"

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.long_row import main
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("preset", "recompute"),

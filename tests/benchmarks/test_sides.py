@@ -17,6 +17,8 @@ from benchmarks.start import peak_memory, since_start, start_onnx
 from benchmarks.worker import Measured
 from glm.checkpoint.read import open_checkpoint
 
+pytestmark = pytest.mark.long
+
 MODULES = {"eager": eager, "loop": loop, "onnx-fp32": onnx, "onnx-int4": onnx, "paddlenlp": paddlenlp}
 OPENED = {
     "glm4": ["onnx-fp32", "onnx-int4", "eager", "loop", "transformers"],

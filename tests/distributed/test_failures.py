@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 from training_runs import ROOT, command
 
@@ -47,6 +48,7 @@ def kill_node_while_saving(nodes: list[Launcher], output: Path) -> str:
     return nodes[0].until(caught, 0.0005)
 
 
+@pytest.mark.slow
 def test_killed_while_saving_and_while_training(model, data, unbroken, tmp_path):
     """Three runs by one command, on two nodes and on one, end as the one that was never killed."""
     output, finished = tmp_path / "run", unbroken[0]

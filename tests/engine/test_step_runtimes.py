@@ -20,6 +20,8 @@ from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_step import PaddleStepRuntime
 from tests.npu_simulator.launching import needs_compiler, run_alone
 
+pytestmark = pytest.mark.long
+
 CAPACITY = 128
 
 
@@ -191,6 +193,7 @@ def test_nan_is_refused_and_leaves_nothing_behind(cases, tmp_path):
     assert [result.tokens for result in engine.generate(case.prompts, config)] == wanted
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_same_texts_on_the_simulated_npu(prefix_of):
     done = run_alone("step_runtime.py", str(prefix_of("paddle", "glm4")))

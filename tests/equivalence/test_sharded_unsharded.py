@@ -148,6 +148,7 @@ def test_sequence_parallel_2_is_one_device(bench, two):
     assert (two / "full:divided" / "config.json").read_text() == (two / "full" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_tensor_parallel_4_is_one_device(bench, four):
     assert_same_run(bench, four / "full")
 
@@ -233,12 +234,12 @@ def replicas(bench: Bench, title: str) -> Path:
     return bench.folder / title if (bench.folder / title).exists() else bench.launch(title, ranks, runs)
 
 
-# What each of them does is part of another one.
-COVERED = ("2x2 with sharding", "data parallel 2")
+# What each of them does is part of another one, or takes four processes.
+SLOW = ("2x2", "2x2 with sharding", "data parallel 2")
 
 
 @pytest.mark.parametrize(
-    "title", [pytest.param(title, marks=[pytest.mark.slow] * (title in COVERED)) for title in REPLICAS]
+    "title", [pytest.param(title, marks=[pytest.mark.slow] * (title in SLOW)) for title in REPLICAS]
 )
 def test_replicas_are_one_device(bench, title):
     """Although their rows' targets differ in length."""

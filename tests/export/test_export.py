@@ -14,6 +14,8 @@ from glm.export.paddle_step import export_step_graph
 from glm.generation.options import control_arrays
 from glm.generation.search import Prompt, StopTokens
 
+pytestmark = pytest.mark.long
+
 SIZES = [(9, 1), (3, 1), (13, 1), (1, 1), (7, 1)]
 
 

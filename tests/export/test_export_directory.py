@@ -10,6 +10,8 @@ from glm.export.paddle_graphs import _share_parameters, export_directory
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_step import PaddleStepRuntime
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_step_graph_runs_over_the_parameters_of_the_loop(kind, tmp_path):

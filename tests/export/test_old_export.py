@@ -17,6 +17,8 @@ from glm.model.tracing import save_graph
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_inference import PaddleInferenceRuntime
 
+pytestmark = pytest.mark.slow
+
 NEW = {
     "repetition_penalty": 1.1,
     "presence_penalty": 0.5,

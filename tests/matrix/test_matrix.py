@@ -41,6 +41,8 @@ from glm.training.arguments import (
 from glm.training.finetune import finetune
 from tests.npu_simulator.launching import launch, needs_compiler
 
+pytestmark = pytest.mark.slow
+
 MODELS = [name for name in PRESETS if name not in UNTRAINED_PRESETS]
 ABILITIES = ("load", "train", "LoRA", "tensor parallel", "export", "infer", "ONNX Runtime")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"

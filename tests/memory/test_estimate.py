@@ -27,6 +27,8 @@ from tests.memory.measurement import (
     off,
 )
 
+pytestmark = pytest.mark.long
+
 LARGE, TEN = "glm-large-chinese", "glm-10b-chinese"
 TINY = [name for name in PRESETS if name.endswith("-tiny")]
 SHALLOW = {"num_hidden_layers": 3, "vocab_size": 2001}

@@ -59,6 +59,7 @@ def test_fine_tuning_on_two_devices(trained, on_cpu):
     assert_only_rank_0_speaks(result)
 
 
+@pytest.mark.slow
 def test_belle_on_two_devices(run, two_rows, tmp_path):
     seed = Seed(run, tmp_path, ON_NPUS)
     result = seed.run("belle", "--max_steps", 2, "--data_path", two_rows)

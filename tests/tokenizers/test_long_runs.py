@@ -14,6 +14,8 @@ from glm.tokenizers import GLMTokenizer, byte_pairs
 from glm.tokenizers.added_tokens import AddedToken, Splitter
 from glm.tokenizers.byte_pairs import BytePairs
 
+pytestmark = pytest.mark.long
+
 DATA = Path(__file__).resolve().parents[2] / "data"
 FAMILIES = ["glm-tiny-chinese", "chatglm-tiny", "glm4-tiny", "glm4-0414-tiny"]
 LONG = 1_500_000
