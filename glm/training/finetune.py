@@ -4,9 +4,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import paddle
-
-from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import adapter_paths, load_processor
 from glm.cli.console import note, print_metrics, print_samples
 from glm.datasets import TASKS, load_examples
@@ -20,7 +17,7 @@ from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS, require_packages
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
-from glm.training.run import find_resume_point, prepare_devices, run_training, show_progress, weight_dtypes
+from glm.training.run import find_resume_point, load_weights, prepare_devices, run_training, show_progress
 from glm.training.run_directory import (
     EXPORT_FOLDER,
     PEFT_FOLDER,
@@ -199,16 +196,7 @@ def _first_rows(split: str, examples: list[Example], training: GLMTrainingArgume
 
 def load_model(options: ModelArguments, training: GLMTrainingArguments):
     """The model to train, with LoRA adapters where they are asked for."""
-    dtype, in_memory = weight_dtypes(training)
-    paddle.seed(training.seed)
-    model = GLMForCausalLM.from_pretrained(
-        options.model_name_or_path,
-        dtype=in_memory,
-        from_scratch=options.from_scratch,
-        sequence_parallel=training.sequence_parallel,
-    )
-    if warning := model.config.dtype_warning(dtype):
-        note(warning)
+    model = load_weights(options, training)
     if options.lora_path:
         *merged, last = adapter_paths(options.lora_path)
         for path in merged:

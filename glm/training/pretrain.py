@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import paddle
-
 from glm.api.causal_lm import GLMForCausalLM
 from glm.api.loading import load_processor
 from glm.cli.console import note, print_metrics
@@ -23,7 +21,14 @@ from glm.training.arguments import GLMTrainingArguments
 from glm.training.pretrain_flags import PretrainDataArguments, PretrainModelArguments, ScheduleArguments
 from glm.training.pretrain_rows import RowProcessor, TrainingSamples
 from glm.training.pretrain_trainer import PretrainTrainer, check_schedule
-from glm.training.run import find_resume_point, prepare_devices, run_training, show_progress, weight_dtypes
+from glm.training.run import (
+    find_resume_point,
+    load_weights,
+    prepare_devices,
+    run_training,
+    show_progress,
+    weight_dtypes,
+)
 from glm.training.run_directory import check_same_kind, model_changes, saved_step
 from glm.training.run_record import RunRecord, changes_since, read_record, record_of
 from glm.training.throughput import Throughput, flops_per_token, measured_peak
@@ -67,7 +72,7 @@ def pretrain(
     changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
     _require_same_run(config, record)
     build_in_turn(list(splits.values()))
-    model = load_model(options, training)
+    model = load_weights(options, training, **_overrides(options))
     if resume:
         changes += model_changes(resume, model.config)
     trainer = build_trainer(model, processor, boundaries, options, schedule, training, splits, record)
@@ -214,22 +219,6 @@ def build_in_turn(splits: Sequence[Samples]) -> None:
 def _overrides(options: PretrainModelArguments) -> dict[str, Any]:
     given = {"max_position_embeddings": options.max_position_embeddings, "rope_theta": options.rope_theta}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def load_model(options: PretrainModelArguments, training: GLMTrainingArguments) -> GLMForCausalLM:
-    """The model to train; where no weights are read, the seed of the run draws them."""
-    dtype, in_memory = weight_dtypes(training)
-    paddle.seed(training.seed)
-    model = GLMForCausalLM.from_pretrained(
-        options.model_name_or_path,
-        dtype=in_memory,
-        from_scratch=options.from_scratch,
-        sequence_parallel=training.sequence_parallel,
-        **_overrides(options),
-    )
-    if warning := model.config.dtype_warning(dtype):
-        note(warning)
-    return model
 
 
 def build_trainer(

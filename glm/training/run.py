@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
+from glm.api.causal_lm import GLMForCausalLM
 from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
 from glm.device.probe import probe_collectives
@@ -53,6 +55,27 @@ def weight_dtypes(training: GLMTrainingArguments) -> tuple[str, str]:
     dtype = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
     # Mixed precision at level O1 casts inside the operators; O2 keeps the weights themselves in half precision.
     return dtype, dtype if training.fp16_opt_level == "O2" else "float32"
+
+
+def load_weights(options, training: GLMTrainingArguments, **fields: Any) -> GLMForCausalLM:
+    """The model to train, before adapters; where no weights are read, the seed of the run draws them.
+
+    Args:
+        options: has model_name_or_path and from_scratch.
+        fields: of the configuration, in place of the model's own.
+    """
+    dtype, in_memory = weight_dtypes(training)
+    paddle.seed(training.seed)
+    model = GLMForCausalLM.from_pretrained(
+        options.model_name_or_path,
+        dtype=in_memory,
+        from_scratch=options.from_scratch,
+        sequence_parallel=training.sequence_parallel,
+        **fields,
+    )
+    if warning := model.config.dtype_warning(dtype):
+        note(warning)
+    return model
 
 
 def show_progress(trainer: GLMTrainer) -> None:
