@@ -6,6 +6,7 @@ Without `visible_rows` the loss of a step differs by more than 1e-3.
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from family_models import FAMILY, write_family_model
 from tiny_chat import KINDS, chat_model, processor_of_tiny
@@ -78,6 +79,7 @@ def test_a_step_of_packs_is_a_step_of_rows(kind, lora, tokenizer):
     """In loss and in every gradient; other packs and micro-batches of the same rows are the same step, too."""
     processor, model = processor_of(kind, tokenizer), model_of(kind)
     if lora:
+        paddle.seed(0)
         model = add_lora(model, 4, None, "all", 0.0)
         draw = np.random.default_rng(0)
         for name, parameter in model.named_parameters():
@@ -94,7 +96,7 @@ def test_a_step_of_packs_is_a_step_of_rows(kind, lora, tokenizer):
         loss, gradients = step(model, map(processor.packed_batch, packs), tokens, smoothing)
         assert loss == pytest.approx(wanted_loss, rel=1e-5)
         assert gradients.keys() == wanted.keys()
-        assert max(distances(gradients, wanted)) < 1e-5
+        assert max(distances(gradients, wanted)) < 2e-5  # sums of float32 in another order
     blind = processor.packed_batch([rows])
     del blind["visible_rows"]
     assert abs(step(model, [blind], tokens, smoothing)[0] / wanted_loss - 1) > 1e-3
