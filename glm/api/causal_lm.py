@@ -77,10 +77,8 @@ class GLMForCausalLM(GenerationMixin, ChatMixin, GLMNetwork):
             label_smoothing: share of the probability mass spread over the whole vocabulary.
             reduction: of the losses of the trained tokens: "mean", or "none" for each token's.
             loss_mask: [B, T], 0 = not trained, as PaddleNLP's GLM has it.
-            visible_rows: [B, 2, T], the first query that sees each column and the one after the last
-                (glm/model/visibility.py); without it follows from attention_mask and prefix_length; packed rows need it
-            return_dict: an object with `loss` and `logits`.
-            token_type_ids: change nothing.
+            visible_rows: [B, 2, T], which queries see each column (glm/model/visibility.py); packed rows need it.
+            return_dict: an object with `loss` and `logits`. token_type_ids: change nothing.
             others: of the libraries, at the value at which they do nothing: use_cache and output_hidden_states False,
                 past_key_values None and the like.
 

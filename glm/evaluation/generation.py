@@ -3,22 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import paddle
-from tqdm import tqdm
 
 from glm.distributed.processes import gather
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.examples import TrainingExample
 from glm.encoding.processor import Processor
 from glm.evaluation.metrics import METRICS, Score
-from glm.evaluation.perplexity import summed_loss
+from glm.evaluation.perplexity import Item, in_batches, summed_loss
 from glm.evaluation.replica import Replica
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
-
-Item = TypeVar("Item")
 
 
 @dataclass
@@ -75,6 +71,4 @@ class GenerationEvaluation:
         return texts
 
     def _batches(self, items: Sequence[Item], what: str) -> Iterator[Sequence[Item]]:
-        starts = range(0, len(items), self.batch_size)
-        for start in tqdm(starts, desc=f"evaluate: {what}", leave=False, disable=not self.show_progress):
-            yield items[start : start + self.batch_size]
+        return in_batches(items, self.batch_size, what, self.show_progress)

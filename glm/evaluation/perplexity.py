@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
 from tqdm import tqdm
@@ -11,6 +11,8 @@ from tqdm import tqdm
 from glm.distributed.processes import gather
 from glm.encoding.batches import Batch
 from glm.evaluation.replica import Replica
+
+Item = TypeVar("Item")
 
 
 def summed_loss(model, batches: Iterable[Batch]) -> tuple[float, int]:
@@ -21,6 +23,13 @@ def summed_loss(model, batches: Iterable[Batch]) -> tuple[float, int]:
         total += float(losses_M.sum())
         tokens += len(losses_M)
     return total, tokens
+
+
+def in_batches(items: Sequence[Item], size: int, what: str, show_progress: bool) -> Iterator[Sequence[Item]]:
+    """So many items at a time, behind a bar that says what they are evaluated for."""
+    starts = range(0, len(items), size)
+    for start in tqdm(starts, desc=f"evaluate: {what}", leave=False, disable=not show_progress):
+        yield items[start : start + size]
 
 
 @dataclass
@@ -50,6 +59,5 @@ class LossEvaluation:
 
     def _batches(self, dataset: Sequence, replica: Replica) -> Iterator[Batch]:
         own = range(replica.rank, len(dataset), replica.count)
-        starts = range(0, len(own), self.batch_size)
-        for start in tqdm(starts, desc="evaluate: loss", leave=False, disable=not self.show_progress):
-            yield self.processor.training_batch([dataset[row] for row in own[start : start + self.batch_size]])
+        for some in in_batches(own, self.batch_size, "loss", self.show_progress):
+            yield self.processor.training_batch([dataset[row] for row in some])

@@ -67,11 +67,11 @@ class Target:
         """Losses [M], probabilities [M, W] and the logarithm [M] of Σ exp z over the whole vocabulary."""
         here_M, column_M = self.own_labels(labels_M)
         z_MW = self.padded_out(logits_MW)
-        target_M = take(z_MW, column_M) * here_M
+        target_M = _take(z_MW, column_M) * here_M
         p_MW = F.softmax(z_MW, axis=1)
         # log Σ exp z = z - log p of any column; of the best one, p is never too small for its logarithm.
         best_M = z_MW.argmax(axis=1)
-        lse_M = take(z_MW, best_M) - take(p_MW, best_M).log()
+        lse_M = _take(z_MW, best_M) - _take(p_MW, best_M).log()
         smooths = self.smoothing and self.real
         sum_M = z_MW[:, : self.real].sum(axis=1) if smooths else paddle.zeros_like(lse_M)
         del z_MW
@@ -89,7 +89,7 @@ class Target:
                 smoothed = smoothed * (paddle.arange(self.width) < self.real).astype("float32")
             # Under the same name: another one would keep a third of its memory.
             grad_MW = grad_MW - smoothed
-        on_target_M = take(grad_MW, column_M) - grad_M * (1.0 - self.smoothing) * here_M
+        on_target_M = _take(grad_MW, column_M) - grad_M * (1.0 - self.smoothing) * here_M
         return paddle.put_along_axis(grad_MW, column_M.unsqueeze(1), on_target_M.unsqueeze(1), axis=1)
 
 
@@ -126,7 +126,7 @@ class _SmoothedCrossEntropy(PyLayer):
         return ctx.target.gradient(p_MW, labels_M, grad_M).astype(ctx.dtype)
 
 
-def take(x_MW: Tensor, column_M: Tensor) -> Tensor:
+def _take(x_MW: Tensor, column_M: Tensor) -> Tensor:
     """One column of each row: [M]."""
     # With broadcasting, Paddle first copies the whole of x.
     return paddle.take_along_axis(x_MW, column_M.unsqueeze(1), axis=1, broadcast=False).squeeze(1)

@@ -1,13 +1,13 @@
 """Fine-tuning from arguments to files: what both fine-tuning scripts run."""
 
-import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from glm.api.loading import adapter_paths, load_processor
 from glm.cli.console import note, print_metrics, print_samples
 from glm.datasets import TASKS, load_examples
-from glm.distributed.processes import digest, process_count, require_agreement
+from glm.distributed.processes import digest
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.examples import Example
 from glm.encoding.packing import PackedDataset, default_max_length
@@ -17,7 +17,14 @@ from glm.evaluation.generation import GenerationEvaluation
 from glm.evaluation.metrics import METRIC_NAMES, METRICS, require_packages
 from glm.model.lora import GLMLoRAModel, add_lora, load_trainable_lora, merge_adapter, merge_lora
 from glm.training.arguments import DataArguments, DecodeArguments, GLMTrainingArguments, ModelArguments
-from glm.training.run import find_resume_point, load_weights, prepare_devices, run_training, show_progress
+from glm.training.run import (
+    find_resume_point,
+    load_weights,
+    prepare_devices,
+    require_same_run,
+    run_training,
+    show_progress,
+)
 from glm.training.run_directory import (
     EXPORT_FOLDER,
     PEFT_FOLDER,
@@ -63,7 +70,7 @@ def finetune(
     if resume:
         changes += model_changes(resume, model.config)
     processor.check_fits(model.config.vocab_size, model.config.max_position)
-    _require_same_run(model, *splits.values())
+    require_same_run(model.config, lambda: _described(list(splits.values())))
     datasets = encode_splits(splits, processor, data, training)
     trainer = build_trainer(model, processor, data, decode, options, training, datasets, record)
     _report_truncation(processor)
@@ -138,15 +145,11 @@ def _resume_point(options: ModelArguments, training: GLMTrainingArguments) -> st
     return resume
 
 
-def _require_same_run(model, *splits: list[Example]) -> None:
-    """Each process has read model and data from its own disk: they must be the same ones."""
-    if process_count() == 1:
-        return
-    config = (f"{name} {json.dumps(value)}" for name, value in model.config.to_checkpoint_dict().items())
+def _described(splits: Sequence[list[Example]]) -> str:
+    """How many rows, and what tells them from others."""
     rows = ["\n".join(map(repr, split)) for split in splits]
     count = " + ".join(str(len(split)) for split in splits)
-    facts = {"the model's config.json": "\n".join(config), "the data": f"{count} rows with the digest {digest(*rows)}"}
-    require_agreement(facts)
+    return f"{count} rows with the digest {digest(*rows)}"
 
 
 def load_splits(data: DataArguments, training: GLMTrainingArguments) -> dict[str, list[Example]]:

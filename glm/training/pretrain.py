@@ -11,7 +11,7 @@ from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
 from glm.datasets.indexed_record import require_tokenizer
 from glm.datasets.pretraining import Samples, SampleSettings, Source, content_of, open_sources
-from glm.distributed.processes import barrier, process_count, process_rank, require_agreement
+from glm.distributed.processes import barrier, process_count, process_rank
 from glm.encoding.boundaries import Boundaries
 from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
@@ -25,6 +25,7 @@ from glm.training.run import (
     find_resume_point,
     load_weights,
     prepare_devices,
+    require_same_run,
     run_training,
     show_progress,
     weight_dtypes,
@@ -70,7 +71,7 @@ def pretrain(
         (data, options, schedule, training), options, training, _rows(splits), _order(sources, splits, data, training)
     )
     changes = changes_since(Path(resume), record, saved_step(Path(resume))) if resume else []
-    _require_same_run(config, record)
+    require_same_run(config, lambda: json.dumps(record.order))
     build_in_turn(list(splits.values()))
     model = load_weights(options, training, **_overrides(options))
     if resume:
@@ -197,14 +198,6 @@ def _order(
     """What the order of the training samples depends on."""
     order = {"data": content_of(sources), "split": data.split, "max_length": data.max_length, "seed": training.seed}
     return order | ({"samples": len(splits["train"])} if "train" in splits else {})
-
-
-def _require_same_run(config: GLMConfig, record: RunRecord) -> None:
-    """Each process has read model and data from its own disk: they must be the same ones."""
-    if process_count() == 1:
-        return
-    fields = (f"{name} {json.dumps(value)}" for name, value in config.to_checkpoint_dict().items())
-    require_agreement({"the model's config.json": "\n".join(fields), "the data": json.dumps(record.order)})
 
 
 def build_in_turn(splits: Sequence[Samples]) -> None:

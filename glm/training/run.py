@@ -1,7 +1,8 @@
 """What every training run does around its trainer: devices, the checkpoint to resume from, progress, results."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from glm.api.causal_lm import GLMForCausalLM
 from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
 from glm.device.probe import probe_collectives
-from glm.distributed.processes import advise, barrier, require_shared
+from glm.distributed.processes import advise, barrier, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
 from glm.model.lora import GLMLoRAModel
 from glm.training.arguments import GLMTrainingArguments
@@ -33,6 +34,18 @@ def prepare_devices(model_name_or_path: str, training: GLMTrainingArguments) -> 
         probe_collectives()
     if rank_table := environment_note(os.environ):
         note(rank_table)
+
+
+def require_same_run(config: GLMConfig, describe_data: Callable[[], str]) -> None:
+    """Each process has read model and data from its own disk: they must be the same ones.
+
+    Args:
+        describe_data: what the data are, asked for where there are several processes.
+    """
+    if process_count() == 1:
+        return
+    fields = (f"{name} {json.dumps(value)}" for name, value in config.to_checkpoint_dict().items())
+    require_agreement({"the model's config.json": "\n".join(fields), "the data": describe_data()})
 
 
 def find_resume_point(training: GLMTrainingArguments) -> str | None:

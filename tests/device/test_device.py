@@ -4,15 +4,16 @@ import ast
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from glm.cli.script import run_script
 from glm.device.__main__ import main
 from glm.device.choice import check_dtype, choose_device, device_counts
 from glm.device.tuning import keep_freed_memory, tune_cpu, usable_cores
 from glm.errors import UsageError
+from tests.in_process import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 AVX512 = "avx512f avx512cd avx512bw avx512dq avx512vl avx512_vnni"
@@ -206,16 +207,7 @@ def test_python_m_glm_device():
     assert names == ["MKL_DEBUG_CPU_TYPE", "MKL_NUM_THREADS", "FLAGS_use_stride_kernel", "mallopt"]
 
 
-def device_command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `python -m glm.device`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["__main__.py", *arguments])
-    code = 0
-    try:
-        run_script(main)
-    except SystemExit as end:
-        code = end.code or 0
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
+device_command = partial(run_main, main)
 
 
 def test_the_command_takes_a_device(machine, monkeypatch, capsys):

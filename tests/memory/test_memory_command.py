@@ -5,30 +5,22 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from glm import GLMConfig
-from glm.cli.script import run_script
 from glm.memory import GIB, Run, estimate
 from glm.memory.__main__ import main
+from tests.in_process import run_main
 from tests.memory.measurement import config_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE, TEN = "glm-large-chinese", "glm-10b-chinese"
 
 
-def command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `python -m glm.memory`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["memory", *arguments])
-    code = 0
-    try:
-        run_script(main)
-    except SystemExit as end:
-        code = end.code or 0
-    streams = capsys.readouterr()
-    return code, streams.out, streams.err
+command = partial(run_main, main)
 
 
 def test_the_command_prints_the_parts():
