@@ -315,3 +315,9 @@ def test_a_package_that_is_missing(monkeypatch, metrics, package):
     word_tools.cache_clear()
     with pytest.raises(ImportError):
         METRICS[metrics](["甲乙"], ["甲丙"])
+
+
+def test_the_packages_are_those_of_the_eval_extra():
+    lines = (ROOT / "requirements-eval.txt").read_text("utf-8").splitlines()
+    pinned = {line.split("==")[0].replace("-", "_") for line in lines if line and not line.startswith("#")}
+    assert {package for packages in METRIC_PACKAGES.values() for package in packages} == pinned

@@ -1,6 +1,7 @@
 """Runs that must be the same run: accumulated, recomputed, in other batches; the schedule; the order of the rows."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,13 @@ def test_an_encoded_dataset(tokenizer):
     assert len(dataset) == 2
     assert dataset[1, 0.5] == (processor.row(processor.source("a"), processor.target("桥建于")), 0.5)
     assert dataset.mean_tokens == (6 + 1 + 3 + 5 + 1 + 4) / 2
+
+
+def test_a_package_that_scoring_lacks_is_said_before_anything_is_trained(model, tmp_path, monkeypatch):
+    """Where only the loss is evaluated, or nothing is, it is not needed."""
+    data = write_rows(tmp_path / "rows.json", sample_rows(4))
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(UsageError, match=r"^scoring generated texts needs sacrebleu: "):
+        train(model, data, tmp_path / "run", do_eval=True, max_steps=1)
+    assert not (tmp_path / "run" / "loss_history.jsonl").exists()
+    train(model, data, tmp_path / "run", do_eval=True, prediction_loss_only=True, max_steps=1)
