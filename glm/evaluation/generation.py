@@ -3,16 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import paddle
 
 from glm.distributed.processes import gather
 from glm.encoding.dataset import EncodedDataset
-from glm.encoding.examples import TrainingExample
+from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import Processor
 from glm.evaluation.metrics import METRICS, Score
 from glm.evaluation.perplexity import Item, in_batches, summed_loss
 from glm.evaluation.replica import Replica
+from glm.files.atomic import atomic_write
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
 
@@ -72,3 +74,13 @@ class GenerationEvaluation:
 
     def _batches(self, items: Sequence[Item], what: str) -> Iterator[Sequence[Item]]:
         return in_batches(items, self.batch_size, what, self.show_progress)
+
+
+def write_predictions(path: Path, examples: Sequence[Example], predictions: Sequence[tuple[str, str]]) -> None:
+    """Source, prediction and reference of each example, a line of JSON each; whole or not at all."""
+    rows = (
+        {"source": example.source, "prediction": prediction, "reference": reference}
+        for example, (prediction, reference) in zip(examples, predictions, strict=True)
+    )
+    with atomic_write(path, "w", "utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

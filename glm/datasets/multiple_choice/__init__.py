@@ -1,0 +1,1 @@
+"""Multiple-choice benchmarks in their published layouts: MMLU, C-Eval and CMMLU."""
