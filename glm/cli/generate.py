@@ -24,6 +24,7 @@ def answer(generator: TextGenerator, texts: Sequence[Prompt], arguments: argpars
 
     All processes of a launch generate; the first one prints and writes.
     """
+    generator.processor.set_thinking(arguments.enable_thinking)
     config, speaks = generation_config(arguments, generator.processor), process_rank() == 0
     if arguments.chat:
         converse(lambda: generator.conversation(config, arguments.system))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm.cli.prompt_rows import Prompt, encoded, file_prompts, prompt_text, text_prompts
+from glm.cli.script import add_thinking_argument
 from glm.datasets.formats import JSON, TABLES, require_readable, split_name
 from glm.datasets.tasks import TASKS
+from glm.encoding.json_schema import response_grammar
 from glm.encoding.processor import Processor
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import atomic_write
@@ -74,6 +76,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tgt_length", type=int, help="most tokens of a generated text; default: 20, chat models 1024")
     group.add_argument("--no_block_position", action="store_true", help="as in fine-tuning; GLM (2021) only")
     group.add_argument("--plain", action="store_true", help="the text as it is, without chat template: for base models")
+    add_thinking_argument(group)
 
 
 def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +111,47 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STRING",
         help="ends a text, and is not part of it; may be given again",
     )
+
+
+def add_guide_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every text is held to."""
+    group = parser.add_argument_group("guided output")
+    group.add_argument(
+        "--response_format",
+        choices=["text", "json_object"],
+        default="text",
+        help="json_object: every text is one JSON object",
+    )
+    group.add_argument(
+        "--json_schema",
+        type=Path,
+        metavar="FILE",
+        help="every text is JSON of the JSON schema in this file (docs/inference.md)",
+    )
+
+
+def response_format(arguments: argparse.Namespace) -> dict | None:
+    """OpenAI's `response_format` of the flags, None for any text.
+
+    Raises:
+        UsageError: a file that is no JSON schema, or a schema that texts cannot be held to; beams.
+    """
+    if arguments.json_schema is None and arguments.response_format == "text":
+        return None
+    if arguments.json_schema is not None and arguments.response_format != "text":
+        raise UsageError("--json_schema and --response_format json_object both ask for JSON: choose one")
+    if (arguments.num_beams or 1) > 1:
+        raise UsageError(f"JSON is written by one beam, and num_beams is {arguments.num_beams}: leave it out")
+    if arguments.json_schema is None:
+        return {"type": "json_object"}
+    _require_file(arguments.json_schema)
+    try:
+        schema = json.loads(_read(arguments.json_schema))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{arguments.json_schema} is not JSON ({error})") from None
+    wanted = {"type": "json_schema", "json_schema": {"name": arguments.json_schema.stem, "schema": schema}}
+    response_grammar(wanted)
+    return wanted
 
 
 def add_dialogue_arguments(parser: argparse.ArgumentParser) -> None:

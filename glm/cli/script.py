@@ -58,6 +58,23 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def true_or_false(text: str) -> bool:
+    """The type of a flag that is given with its value."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def add_thinking_argument(group: argparse._ActionsContainer) -> None:
+    """--enable_thinking, which the model's chat template decides where it is not given."""
+    group.add_argument(
+        "--enable_thinking",
+        type=true_or_false,
+        metavar="true|false",
+        help="think before an answer, or do not; for chat models that can do both; default: the chat template's",
+    )
+
+
 def unknown_argument(word: str, known: Iterable[str]) -> UsageError:
     """The error for an argument that no script knows, with the flag that was meant, if one comes close."""
     close = get_close_matches(word.split("=")[0].lstrip("-"), [flag.lstrip("-") for flag in known], n=1, cutoff=0.7)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from glm.cli.prompts import Speed
 from glm.cli.questions import MARK, read_question
 from glm.distributed.processes import from_rank_0, process_rank
+from glm.encoding.tool_calls import THOUGHTS, Piece
 from glm.errors import GLMError
 from glm.inference.conversation import Conversation
 
@@ -45,12 +46,29 @@ def _read() -> list[str]:
         return ["/exit"]
 
 
+def _turned(thinking: bool, piece: Piece) -> str:
+    """What stands between pieces where thoughts begin or end."""
+    begins = piece.field == THOUGHTS
+    if begins == thinking:
+        return ""
+    return _switch(begins) if begins else f"{_switch(begins)}\n\n"
+
+
+def _switch(dim: bool) -> str:
+    """Thoughts are dim on a terminal; elsewhere an empty line behind them sets them apart."""
+    return ("\x1b[2m" if dim else "\x1b[22m") if sys.stdout.isatty() else ""
+
+
 def _answer(conversation: Conversation, query: str, speaks: bool) -> None:
     begin = time.perf_counter()
     try:
-        for piece in conversation.ask(query):
+        thinking = False
+        for piece in conversation.pieces(query):
             if speaks:
-                print(piece, end="", flush=True)
+                print(_turned(thinking, piece), piece.text, sep="", end="", flush=True)
+            thinking = piece.field == THOUGHTS
+        if speaks and thinking:
+            print(_switch(False), end="")
     except GLMError as error:
         # A turn that does not fit ends nothing: the user says something else.
         if speaks:
@@ -59,6 +77,7 @@ def _answer(conversation: Conversation, query: str, speaks: bool) -> None:
     except KeyboardInterrupt:
         # The answer is left where it stands, and is not remembered.
         if speaks:
+            print(_switch(False), end="", flush=True)
             print("\n(stopped)", file=sys.stderr)
         return
     if speaks:

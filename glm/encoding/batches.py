@@ -113,11 +113,20 @@ def packed_batch(packs: Sequence[Sequence[TrainingExample]], positions: Position
         visible_rows[b, 0, j] <= i < visible_rows[b, 1, j], padding to none. `prefix_length` is 0: what is read in both
         directions, visible_rows says alone; `attention_mask` is 1 for the tokens of all rows of a pack.
     """
-    made = [_pack(rows, positions) for rows in packs]
-    width = max(pack["input_ids"].shape[-1] for pack in made)
+    return stacked([_pack(rows, positions) for rows in packs], pad_token_id)
+
+
+def stacked(made: Sequence[Batch], pad_token_id: int) -> Batch:
+    """A batch of arrays [..., T] as `packed_batch` returns it, of rows that may be of several lengths."""
+    width = max(row["input_ids"].shape[-1] for row in made)
     fill = {"input_ids": pad_token_id, "labels": IGNORED}
-    batch = {name: np.stack([_widened(pack[name], width, fill.get(name, 0)) for pack in made]) for name in made[0]}
-    return batch | {"prefix_length": np.zeros(len(packs), dtype="int64")}
+    batch = {name: np.stack([_widened(row[name], width, fill.get(name, 0)) for row in made]) for name in made[0]}
+    return batch | {"prefix_length": np.zeros(len(made), dtype="int64")}
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading ids are the same."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _pack(rows: Sequence[TrainingExample], positions: Positions) -> Batch:
@@ -131,14 +140,14 @@ def _pack(rows: Sequence[TrainingExample], positions: Positions) -> Batch:
                 "attention_mask": np.ones(len(inputs), dtype="int64"),
                 "position_ids": positions.of(inputs, row.prefix_length),
                 "labels": np.array(row.labels[1:], dtype="int64"),
-                "visible_rows": _visible_rows(start, start + len(inputs), row.prefix_length),
+                "visible_rows": visible_rows(start, start + len(inputs), row.prefix_length),
             }
         )
         start += len(inputs)
     return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
-def _visible_rows(start: int, end: int, prefix_length: int) -> np.ndarray:
+def visible_rows(start: int, end: int, prefix_length: int) -> np.ndarray:
     """[2, end - start] int32 of a row in these columns: all of it sees its prefix, the rest what stands before."""
     first = np.arange(start, end, dtype="int32")
     first[:prefix_length] = start

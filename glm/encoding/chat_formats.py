@@ -1,7 +1,7 @@
 """Conversations: messages to prompt ids, to training rows that say what is trained, and generated text to answers.
 
-Messages come in any form that `glm.encoding.messages` reads. `CHAT_FORMATS` has one entry per tokenizer kind:
-ChatGLM-6B's rounds are here, GLM-4's turns in glm/encoding/chat_roles.py. Imports neither paddle nor paddlenlp.
+Messages come in any form that `glm.encoding.messages` reads. `CHAT_FORMATS` has one entry per tokenizer kind; rounds
+are in glm/encoding/chat_rounds.py, turns in glm/encoding/chat_roles.py. Imports neither paddle nor paddlenlp.
 """
 
 from __future__ import annotations
@@ -9,14 +9,31 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
-from glm.encoding.chat_roles import encode_role_prompt, encode_role_rows, last_role_answer, last_turn, read_role_answer
-from glm.encoding.examples import EMPTY_ANSWERS, NO_PLACE_FOR_THOUGHTS, TrainingExample
-from glm.encoding.messages import ROLES, Message, Tools, is_trained, normal_messages, without_oldest
-from glm.errors import GLMError, UsageError
+from glm.encoding.call_messages import with_tool_calls
+from glm.encoding.chat_roles import encode_role_prompt, encode_role_rows, last_role_answer, last_turn, shuts_thoughts
+from glm.encoding.chat_rounds import CHATGLM2_ROUNDS, CHATGLM_ROUNDS
+from glm.encoding.examples import TrainingExample
+from glm.encoding.messages import ROLES, Message, Tools, is_trained, normal_messages
+from glm.encoding.python_calls import json_arguments, with_python_calls
+from glm.encoding.tagged_calls import TaggedCallReader
+from glm.encoding.tagged_grammar import tagged_grammar
+from glm.encoding.tool_calls import Clean, ToolCallReader, last_call
+from glm.encoding.tool_choice import ToolChoice, tool_name
+from glm.errors import GLMError
 from glm.tokenizers.base import Tokenizer
+
+
+def _line_reader(
+    tools: Tools,
+    clean: Clean,
+    thinks: bool = False,
+    one_call: bool = False,
+    read_arguments: Callable[[str], str] | None = None,
+) -> ToolCallReader:
+    return ToolCallReader(list(map(tool_name, tools)), clean, thinks, one_call, read_arguments)
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,11 @@ class ChatFormat:
         cuts: what a source, and a row to train on, are without when they were cut.
         unstable: characters that `postprocess` may still change when a text that ends with them continues.
         fills_blank: whether the answer fills a blank of the prompt, which then is read in both directions.
+        thinks: whether answers begin with thoughts, which the prompt may open or shut.
+        arrange: messages of the one form as the template has them.
+        open_reader: (tools, how the text is cleaned, whether the prompt opened thoughts, whether one call is enough) →
+            what reads an answer while it is written.
+        tool_grammar: (a `ToolChoice`, thinks, may_think) → the grammar of the answer, None where any text will do.
     """
 
     roles: tuple[str, ...]
@@ -48,6 +70,10 @@ class ChatFormat:
     unstable: str
     cuts: Mapping[str, str]
     fills_blank: bool = False
+    thinks: bool = False
+    arrange: Callable[[list[Message]], list[Message]] = list
+    open_reader: Callable[[Tools, Clean, bool, bool], ToolCallReader] = _line_reader
+    tool_grammar: Callable[..., str | None] = ToolChoice.grammar
 
     def prompt_ids(
         self,
@@ -121,7 +147,11 @@ class ChatFormat:
 
     def answer(self, text: str, tools: Tools | None = None) -> dict[str, str]:
         """The assistant message that generated `text` stands for; calls a tool only if `tools` has one of that name."""
-        return self.read_answer(text, frozenset(map(_tool_name, tools or ())))
+        return self.read_answer(text, frozenset(map(tool_name, tools or ())))
+
+    def may_think(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+        """Whether the answer to a prompt may begin with thoughts that the prompt has not opened."""
+        return self.thinks and not shuts_thoughts(tokenizer, prompt)
 
     def stable_length(self, text: str) -> int:
         """How many characters of an unfinished text stand for certain."""
@@ -130,7 +160,7 @@ class ChatFormat:
     def _checked(self, messages: Sequence[Message]) -> list[Message]:
         if not messages:
             raise GLMError("the conversation is empty; give at least one message")
-        return normal_messages(messages, self.roles)
+        return self.arrange(normal_messages(messages, self.roles))
 
 
 def chat_format(tokenizer: object) -> ChatFormat:
@@ -139,91 +169,6 @@ def chat_format(tokenizer: object) -> ChatFormat:
     if kind not in CHAT_FORMATS:
         raise GLMError(f"a {kind} model has no chat format; these have: {', '.join(CHAT_FORMATS)}")
     return CHAT_FORMATS[kind]
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    """Of {"type": "function", "function": {"name": …}}, of {"name": …}, or of a built-in {"type": "python"}."""
-    return (tool.get("function") or tool).get("name") or tool.get("type", "")
-
-
-# ChatGLM-6B: text [gMASK] <sop> answer <eop>, earlier turns as numbered rounds in the text.
-
-
-def round_prompt(messages: Sequence[Message]) -> str:
-    """The text ChatGLM-6B reads: a first question as it is, later ones with the rounds before them.
-
-    Raises GLMError unless user and assistant take turns, the user first and last.
-    """
-    _check_turns(messages)
-    query = messages[-1]["content"]
-    if len(messages) == 1:
-        return query
-    pairs = zip(messages[0:-1:2], messages[1::2], strict=True)
-    rounds = [f"[Round {i}]\n问：{asked['content']}\n答：{said['content']}\n" for i, (asked, said) in enumerate(pairs)]
-    return "".join(rounds) + f"[Round {len(rounds)}]\n问：{query}\n答："
-
-
-def _check_turns(messages: Sequence[Message]) -> None:
-    for number, message in enumerate(messages):
-        if message["role"] != ("user", "assistant")[number % 2]:
-            cure = f"join it with message {number}" if number else "put the user's question before it"
-            raise GLMError(
-                f"message {number + 1} is the {message['role']}'s; user and assistant take turns in this model: {cure}"
-            )
-
-
-def _round_ids(tokenizer: Tokenizer, messages: list[Message], longest: int | None) -> tuple[list[int], bool]:
-    """Ids of the text, at most `longest`, and whether some are left out.
-
-    The oldest rounds go first, then the end of the text.
-    """
-    ids = tokenizer.text_ids(round_prompt(messages), split_special_tokens=True)
-    cut = longest is not None and len(ids) > longest
-    while cut and len(ids) > longest and (messages := without_oldest(messages)):
-        ids = tokenizer.text_ids(round_prompt(messages), split_special_tokens=True)
-    return ids[:longest], cut
-
-
-def _encode_round_prompt(tokenizer, messages, tools, longest, cuts_question) -> list[int]:
-    _refuse_tools(tools)
-    frame = len(tokenizer.build_inputs([]))
-    if longest is not None and longest <= frame:
-        raise UsageError(f"a prompt of {longest} tokens has no room for text beside {frame} special ones")
-    ids, _ = _round_ids(tokenizer, messages, None if longest is None else longest - frame)
-    return tokenizer.build_inputs(ids)
-
-
-def _encode_round_rows(tokenizer, messages, tools, src_length, tgt_length, counts) -> list[TrainingExample]:
-    """One row per answer, the rounds before it in its prompt.
-
-    At most S-1 ids of text, [gMASK] <sop>, at most T-2 ids of the answer, <eop>; trained from <sop> on, as in
-    ChatGLM-6B's ADGEN example.
-    """
-    _refuse_tools(tools)
-    _check_turns(messages)
-    source_room = None if src_length is None else max(src_length - 1, 0)
-    target_room = None if tgt_length is None else max(tgt_length - 2, 0)
-    rows = []
-    for turn in range(1, len(messages), 2):
-        if not is_trained(messages[turn]):
-            continue
-        if "reasoning_content" in messages[turn]:
-            counts[NO_PLACE_FOR_THOUGHTS] += 1
-        if not messages[turn]["content"].strip():
-            counts[EMPTY_ANSWERS] += 1
-            continue
-        text, cut = _round_ids(tokenizer, messages[:turn], source_room)
-        whole = tokenizer.text_ids(messages[turn]["content"], split_special_tokens=True)
-        prompt, answer = tokenizer.build_inputs(text), whole[:target_room]
-        ids = [*prompt, *answer, tokenizer.eop_token_id]
-        prefix = len(prompt) - 1
-        rows.append(TrainingExample(ids, [i >= prefix for i in range(len(ids))], prefix, cut or answer != whole))
-    return rows
-
-
-def _refuse_tools(tools: Tools | None) -> None:
-    if tools:
-        raise GLMError("this model calls no tools; leave tools out")
 
 
 _CHINESE = "[\u4e00-\u9fff]"
@@ -245,26 +190,24 @@ def _read_round_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
     return {"role": "assistant", "content": process_response(text)}
 
 
-def _last_round_answer(tokenizer, messages, tools) -> tuple[list[Message], list[int]]:
-    _refuse_tools(tools)
-    _check_turns(messages)
-    answers = [n for n, message in enumerate(messages) if is_trained(message) and message["content"].strip()]
-    if not answers:
-        raise GLMError("the conversation has no answer that is trained")
-    answer = messages[answers[-1]]["content"]
-    return messages[: answers[-1]], tokenizer.text_ids(answer, split_special_tokens=True)
+def _read_chatglm2_answer(text: str, tools: frozenset[str]) -> dict[str, str]:
+    return {"role": "assistant", "content": _without_placeholder(text)}
 
 
 def _read_turns(text: str, tools: frozenset[str]) -> dict[str, str]:
-    called = read_role_answer(text, tools)
-    return called or {"role": "assistant", "content": _without_placeholder(last_turn(text))}
+    return last_call(text, tools) or {"role": "assistant", "content": _without_placeholder(last_turn(text))}
+
+
+def _read_chatglm3_turns(text: str, tools: frozenset[str]) -> dict[str, str]:
+    call = last_call(text, tools, json_arguments)
+    return call or {"role": "assistant", "content": _without_placeholder(last_turn(text))}
 
 
 _ROUNDS = ChatFormat(
     ("user", "assistant"),
-    _encode_round_prompt,
-    _encode_round_rows,
-    _last_round_answer,
+    CHATGLM_ROUNDS.encode_prompt,
+    CHATGLM_ROUNDS.encode_rows,
+    CHATGLM_ROUNDS.last_answer,
     _read_round_answer,
     process_response,
     _UNSTABLE + "".join(_FULL_WIDTH),
@@ -284,4 +227,30 @@ _ROLE_TOKENS = ChatFormat(
     _UNSTABLE,
     {"source": "their oldest turns are lost, in evaluation then the end of the question", "row": "their end is lost"},
 )
-CHAT_FORMATS = {"chatglm": _ROUNDS, "glm4": _ROLE_TOKENS, "glm4-0414": _ROLE_TOKENS}
+_CHATGLM2 = replace(
+    _ROUNDS,
+    encode_prompt=CHATGLM2_ROUNDS.encode_prompt,
+    encode_rows=CHATGLM2_ROUNDS.encode_rows,
+    last_answer=CHATGLM2_ROUNDS.last_answer,
+    read_answer=_read_chatglm2_answer,
+    postprocess=_without_placeholder,
+    unstable=_UNSTABLE,
+    fills_blank=False,
+)
+_CHATGLM3 = replace(
+    _ROLE_TOKENS,
+    read_answer=_read_chatglm3_turns,
+    arrange=with_python_calls,
+    open_reader=partial(_line_reader, read_arguments=json_arguments),
+)
+_TAGS = replace(
+    _ROLE_TOKENS, thinks=True, arrange=with_tool_calls, open_reader=TaggedCallReader, tool_grammar=tagged_grammar
+)
+CHAT_FORMATS = {
+    "chatglm": _ROUNDS,
+    "chatglm2": _CHATGLM2,
+    "chatglm3": _CHATGLM3,
+    "glm4": _ROLE_TOKENS,
+    "glm4-0414": _ROLE_TOKENS,
+    "glm45": _TAGS,
+}

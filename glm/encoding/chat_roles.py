@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from glm.encoding.call_messages import RESULT, calls_tools
 from glm.encoding.examples import (
     CUT_BY_TEMPLATE,
     EMPTY_ANSWERS,
@@ -23,6 +25,8 @@ from glm.errors import GLMError, UsageError
 from glm.tokenizers.base import Tokenizer
 
 ASSISTANT, USER, OBSERVATION = "<|assistant|>", "<|user|>", "<|observation|>"
+# The token that begins a message behind an answer, by its role.
+_NEXT = {"user": USER, "observation": OBSERVATION, RESULT: OBSERVATION}
 STOP_TEXTS = ("<|endoftext|>", USER, OBSERVATION)
 THINK, THINK_END = "<think>", "</think>"
 # GLM-4's turns where a directory has no template of its own: role token, tool name, line end, content.
@@ -104,7 +108,7 @@ def encode_role_rows(
         if not turn.answer.strip():
             counts[EMPTY_ANSWERS] += 1
             continue
-        if not rows or not rows[-1].continues(turn.start, bool(message.get("metadata"))):
+        if not rows or not rows[-1].continues(turn.start, calls_tools(message)):
             rows.append(_Row(tokenizer))
         rows[-1].add_turn(turn, _end_token(messages, number))
     if rows and not is_trained(messages[-1]):
@@ -134,18 +138,18 @@ def last_role_answer(
     return messages[:first], tokenizer.text_ids(turn.text[len(prompt) :])
 
 
-def read_role_answer(text: str, tools: frozenset[str]) -> dict[str, str] | None:
-    """The call that generated text ends with, None if it calls none of `tools`.
+def opens_thoughts(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+    """Whether the model begins inside <think>, as GLM-Z1's and GLM-4.7's templates have it."""
+    return _end_of(tokenizer, prompt).endswith(THINK)
 
-    Of several turns the last counts: GLM-4 may continue after a tool call. The name before the first line end is a
-    tool's.
-    """
-    turn = last_turn(text)
-    _, thinks, rest = turn.rpartition(THINK_END)
-    name, line_end, rest = (rest.lstrip() if thinks else turn).partition("\n")
-    if line_end and name.strip() in tools:
-        return {"role": "assistant", "metadata": name.strip(), "content": rest.strip()}
-    return None
+
+def shuts_thoughts(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+    """Whether the model begins behind </think>, as GLM-4.5's and GLM-4.7's templates have it without thinking."""
+    return _end_of(tokenizer, prompt).endswith(THINK_END)
+
+
+def _end_of(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
+    return tokenizer.text_of(prompt[-16:], skip_special_tokens=False).rstrip()
 
 
 def last_turn(text: str) -> str:
@@ -207,7 +211,7 @@ def _turn(tokenizer: Tokenizer, messages: list[Message], number: int, tools: Too
     at = prompt.rfind(ASSISTANT) + len(ASSISTANT)
     start, opening = prompt[:at], prompt[at:]
     thought, said = _parts(message)
-    if not (thought.strip() or said.strip() or message.get("metadata")):
+    if not (thought.strip() or said.strip() or calls_tools(message)):
         return _Turn(start, opening, "")
     whole = _render(tokenizer, messages[: number + 1], tools)
     bare = _without_thought(tokenizer, messages[: number + 1], tools, said) if thought.strip() else whole
@@ -222,9 +226,10 @@ def _turn(tokenizer: Tokenizer, messages: list[Message], number: int, tools: Too
         return _Turn(start, opening, answer, "" if thought.strip() else NO_THOUGHTS)
     if opening.rstrip().endswith(THINK_END) and visible.strip():
         # The prompt shuts thoughts off; what follows is the answer alone.
-        answer = visible.removeprefix("\n") if opening.endswith("\n") else visible
+        answer = visible.removeprefix(opening)
+        answer = answer.removeprefix("\n") if opening.endswith("\n") else answer
         return _Turn(start, opening, answer, NO_PLACE_FOR_THOUGHTS if thought.strip() else "")
-    if not said.strip() and not message.get("metadata"):
+    if not said.strip() and not calls_tools(message):
         return _Turn(start, opening, "", NO_PLACE_FOR_THOUGHTS)
     if written is None or not written.startswith(opening):
         raise GLMError(f"the chat template does not write message {number + 1} where it asks for it: it cannot train")
@@ -236,7 +241,7 @@ def _missing(tokenizer: Tokenizer, message: Message, answer: str) -> str:
     parts = [part.strip() for part in _parts(message)]
     if parts[1].startswith(THINK) and not parts[0]:
         return OPEN_THOUGHTS
-    if not message.get("metadata") and any(tokenizer.marked(part) not in answer for part in parts):
+    if not calls_tools(message) and any(tokenizer.marked(part) not in answer for part in parts):
         return CUT_BY_TEMPLATE
     return ""
 
@@ -257,8 +262,10 @@ def _without_thought(tokenizer: Tokenizer, messages: list[Message], tools: Tools
 def _thinking(tokenizer: Tokenizer, message: Message, opening: str, written: str) -> str:
     """What the model writes behind an opening <think> for which the template writes the answer alone."""
     thought, said = _parts(message)
+    if written.startswith(THINK_END):  # so the template writes an answer without thoughts
+        return f"{tokenizer.marked(thought.strip())}{written}"
     line_end = "" if opening.endswith("\n") else "\n"
-    if thought.strip() and "reasoning_content" not in message and not message.get("metadata"):
+    if thought.strip() and "reasoning_content" not in message and not calls_tools(message):
         # As the text has it, but for a line end that the prompt brings.
         thought = thought if line_end else thought.removeprefix("\n")
         return f"{tokenizer.marked(thought)}{THINK_END}{tokenizer.marked(said)}"
@@ -273,18 +280,18 @@ def _end_token(messages: list[Message], number: int) -> str:
     Behind words or a call that another call follows stands <|assistant|>, after which the model continues.
     """
     after = messages[number + 1] if number + 1 < len(messages) else {}
-    if after.get("role") in ("user", "observation"):
-        return f"<|{after['role']}|>"
+    if after.get("role") in _NEXT:
+        return _NEXT[after["role"]]
     if after.get("metadata"):
         return ASSISTANT
-    return OBSERVATION if messages[number].get("metadata") else USER
+    return OBSERVATION if calls_tools(messages[number]) else USER
 
 
 def _render(
     tokenizer: Tokenizer, messages: list[Message], tools: Tools | None, add_generation_prompt: bool = False
 ) -> str:
     """The template's text; special tokens that users spelt are marked, and `encode` takes them for text."""
-    template = tokenizer.template_for(bool(tools), default=ROLE_TEMPLATE)
+    template = tokenizer.template_for(bool(tools), default=tokenizer.default_template or ROLE_TEMPLATE)
     plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     plain, tools = _place_tools(template, plain, tools)
     return tokenizer.marked_chat(template, plain, tools, add_generation_prompt)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import Processor
 from glm.errors import GLMError
 
+T, Encoded = TypeVar("T"), TypeVar("Encoded")
 SharedExample = tuple[TrainingExample, float]  # a row, and the share of each of its trained tokens in its step's loss
 
 
@@ -67,6 +69,26 @@ class FlatRows(Sequence[TrainingExample]):
         return TrainingExample(self._ids[part].tolist(), trained, self._prefixes[place], bool(self._cut[place]))
 
 
+def encode_each(
+    examples: Sequence[T], encode: Callable[[T], Encoded], skip_bad_rows: bool, bad: list[str]
+) -> Iterator[tuple[T, Encoded]]:
+    """Examples and what `encode` makes of them; what is wrong with those that it refuses goes to `bad`.
+
+    Raises:
+        GLMError: the first refusal, unless `skip_bad_rows` leaves others over.
+    """
+    some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
+    for number, example in enumerate(some, 1):
+        try:
+            encoded = encode(example)
+        except GLMError as error:
+            bad.append(f"row {number} of {len(examples)}: {error}")
+            if skip_bad_rows and len(bad) < len(examples):
+                continue
+            raise type(error)(bad[0] + ("" if skip_bad_rows else " (or pass --skip_bad_rows)")) from None
+        yield example, encoded
+
+
 class EncodedDataset:
     """Encoded rows, beside the examples they come from; a conversation may give several rows.
 
@@ -94,16 +116,12 @@ class EncodedDataset:
         self.rows, count = FlatRows(), 0
         bad: list[str] = []
         before, without_answer = Counter(processor.counts), 0
-        some = tqdm(examples, desc="encode", unit=" rows", leave=False, disable=len(examples) < 20000)
-        for number, example in enumerate(some, 1):
-            try:
-                encoded = processor.rows(example)
-                prompt = processor.prompt(example) if with_prompts and encoded else []
-            except GLMError as error:
-                bad.append(f"row {number} of {len(examples)}: {error}")
-                if skip_bad_rows and len(bad) < len(examples):
-                    continue
-                raise type(error)(bad[0] + ("" if skip_bad_rows else " (or pass --skip_bad_rows)")) from None
+
+        def encode(example: Example) -> tuple[list[TrainingExample], list[int]]:
+            rows = processor.rows(example)
+            return rows, processor.prompt(example) if with_prompts and rows else []
+
+        for example, (encoded, prompt) in encode_each(examples, encode, skip_bad_rows, bad):
             without_answer += not encoded
             if encoded:
                 count += len(encoded)

@@ -1,104 +1,17 @@
-"""Continuous batching over a step runtime. numpy only.
+"""Texts after a list of prompts: what scripts ask of an engine. The work is glm/engine/core.py's. numpy only."""
 
-Each prompt is prefilled in chunks into its own slot; active sequences decode one token per step; a finished one frees
-its slot. Outputs do not depend on the batch.
-"""
-
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 
 from glm.encoding.batches import Positions
-from glm.engine.search import Search, search_of
-from glm.engine.slots import Slots
+from glm.engine.core import EngineCore
+from glm.engine.requests import Constraint, EngineOptions, Event, Request, Result
 from glm.errors import GLMError, UsageError
 from glm.generation.options import GenerationConfig, StopTokens
-from glm.runtime.step import StepRuntime, reorder
+from glm.runtime.step import StepRuntime
 from glm.tokenizers.stop_strings import StopStrings
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine uses its machine.
-
-    Attributes:
-        memory_limit: most bytes of key/value cache; requests wait for slots, and one that never fits is refused. None =
-            no bound.
-        chunk: most tokens of a prompt that are read at once, where it can be read in parts.
-        reuse_prefix: keeps what was read for prompts that begin alike, such as the next turn of a conversation.
-    """
-
-    memory_limit: int | None = None
-    chunk: int = 256
-    reuse_prefix: bool = True
-
-    def __post_init__(self):
-        if self.chunk < 1:
-            raise UsageError(f"chunk is {self.chunk}, and must be at least 1")
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt to complete.
-
-    Attributes:
-        ids: the prompt, the token to decode from last.
-        config: decoding options.
-        stop_strings: what ends the completion besides stop tokens (glm/tokenizers/stop_strings.py); one beam only.
-    """
-
-    ids: Sequence[int]
-    config: GenerationConfig
-    stop_strings: StopStrings | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished sequence.
-
-    Attributes:
-        tokens: without the prompt and without padding, the end token included.
-        score: see `glm.generation.search.GenerationMixin.generate`.
-        reused: leading tokens of the prompt that did not have to be read again.
-    """
-
-    tokens: list[int]
-    score: float
-    reused: int
-
-
-@dataclass(frozen=True)
-class Event:
-    """Progress of one request.
-
-    Attributes:
-        index: which request.
-        token: the newest token of a sequence of one beam, else None.
-        result: the whole sequence, when it is finished.
-    """
-
-    index: int
-    token: int | None
-    result: Result | None
-
-
-@dataclass
-class _Sequence:
-    """A sequence that is being decoded, and its slots."""
-
-    index: int
-    request: Request
-    search: Search
-    slots: np.ndarray
-    reused: int = 0
-    positions_P: np.ndarray = field(default_factory=lambda: np.zeros([0], "int64"))
-
-    @property
-    def ids(self) -> list[int]:
-        """What the slots have read in common, and of one beam all that it has read."""
-        return [*self.request.ids, *(self.search.tokens[0, :-1].tolist() if len(self.slots) == 1 else [])]
 
 
 class Engine:
@@ -108,10 +21,7 @@ class Engine:
         runtime: a loaded graph.
         positions: where tokens stand, and how a prompt is read (`Processor.positions`).
         stop: ids that end a sequence.
-        options: memory, chunks, reuse.
-
-    Attributes:
-        prompt_tokens, reused_tokens: of all prompts so far, and how many of them did not have to be read again.
+        options: memory, parts of prompts, reuse.
 
     Example:
         >>> engine = Engine(runtime, processor.positions, StopTokens.of(processor))
@@ -121,20 +31,18 @@ class Engine:
     def __init__(
         self, runtime: StepRuntime, positions: Positions, stop: StopTokens, options: EngineOptions | None = None
     ):
-        self.runtime, self.positions, self.stop = runtime, positions, stop
-        self.options = options or EngineOptions()
-        self._slots = Slots(runtime, self.options.memory_limit, self.options.reuse_prefix)
-        self._busy, self._batch_size = False, 0
-        self.prompt_tokens, self.reused_tokens = 0, 0
+        self.runtime, self.options = runtime, options or EngineOptions()
+        self.core = EngineCore(runtime, positions, stop, self.options)
+        self._busy = False
 
     @property
     def cache_bytes(self) -> int:
         """Memory of the key/value cache that the engine holds now."""
-        return self._slots.bytes
+        return self.core.slots.bytes
 
     def release(self) -> None:
         """Frees the key/value cache, and with it what was kept for later prompts."""
-        self._slots.release()
+        self.core.slots.release()
 
     def generate(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[Result]:
         """A completion for each prompt: the tokens of `GLMForCausalLM.generate` for the same batch.
@@ -146,10 +54,16 @@ class Engine:
 
     def finish(self, requests: Sequence[Request], batch_size: int | None = None) -> list[Result]:
         """The results of `run`, in the order of the requests."""
-        found = {event.index: event.result for event in self.run(requests, batch_size) if event.result}
-        return [found[index] for index in range(len(requests))]
+        found = {event.id: event.result for event in self.run(requests, batch_size) if event.result}
+        return [found[place] for place in range(len(requests))]
 
-    def stream(self, ids: Sequence[int], config: GenerationConfig, stop_strings: StopStrings | None = None):
+    def stream(
+        self,
+        ids: Sequence[int],
+        config: GenerationConfig,
+        stop_strings: StopStrings | None = None,
+        constraint: Constraint | None = None,
+    ):
         """Yields the tokens of one sequence as they are chosen.
 
         Raises:
@@ -157,7 +71,7 @@ class Engine:
         """
         if config.num_beams > 1:
             raise UsageError(f"beams are chosen at the end, so num_beams={config.num_beams} cannot be streamed: use 1")
-        for event in self.run([Request(ids, config, stop_strings)]):
+        for event in self.run([Request(ids, config, stop_strings, constraint=constraint)]):
             yield event.token
 
     def run(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterator[Event]:
@@ -166,110 +80,42 @@ class Engine:
         Args:
             batch_size: most sequences that decode together, the others wait; None = all that the memory has room for.
 
-        Random numbers depend on a request's place among the others, or in its batch of `batch_size`.
+        Yields:
+            What happens; `Event.id` is the place of the request. Random numbers depend on that place, or on the place
+            in its batch of `batch_size`, as they do in `GLMForCausalLM.generate`: `Request.choice` is not asked.
 
         Raises:
             UsageError: a request that needs more positions or memory than there are, or stop strings with beams.
-            GLMError: the engine is in the middle of another run.
+            GLMError: the engine is in the middle of another run, or a request failed.
         """
         if self._busy:
             raise GLMError(
                 "this engine is completing other requests: finish or close that run first, or open another engine"
             )
-        waiting = deque(self._planned(requests, batch_size or len(requests)))
-        self._busy, running = True, []
+        self._busy = True
         try:
-            while waiting or running:
-                while waiting and self._has_room(waiting[0], running):
-                    running.append(waiting.popleft())
-                    yield self._read(running[-1])
-                    running = self._leave(running)
-                if running:
-                    self._step(running)
-                    yield from map(self._event, running)
-                    running = self._leave(running)
+            places = self._submit(requests, batch_size or len(requests))
+            while not self.core.idle:
+                for event in self.core.step():
+                    if event.cause is not None:
+                        raise event.cause
+                    yield replace(event, id=places[event.id])
         finally:
-            self._busy, self._slots.active = False, 0
+            self.core.clear()
+            self._busy = False
 
-    def _planned(self, requests: Sequence[Request], batch_size: int) -> list[_Sequence]:
-        """The sequences to decode, and a cache for as many of them as the memory allows."""
-        sequences, self._batch_size = [], batch_size
-        for index, request in enumerate(requests):
-            if not request.ids:
-                raise UsageError(f"prompt {index + 1} of {len(requests)} is empty: give it at least one token")
-            if request.stop_strings and request.config.num_beams > 1:
-                raise UsageError(
-                    f"stop strings end a sequence of one beam, and num_beams is {request.config.num_beams}"
-                )
-            search = search_of(request.config, self.stop, index % batch_size, request.ids)
-            sequences.append(_Sequence(index, request, search, np.arange(search.beams)))
-        if sequences:
-            length = max(len(sequence.request.ids) + sequence.request.config.max_length - 1 for sequence in sequences)
-            beams = [len(sequence.slots) for sequence in sequences]
-            self._slots.reserve(sum(sorted(beams)[-batch_size:]), length, max(beams))
-        return sequences
-
-    def _has_room(self, sequence: _Sequence, running: list[_Sequence]) -> bool:
-        free = self._slots.active + len(sequence.slots) <= self._slots.cache.slots
-        return free and len(running) < self._batch_size
-
-    def _read(self, sequence: _Sequence) -> Event:
-        """Reads a prompt, and chooses what follows first."""
-        ids, slots = sequence.request.ids, self._slots
-        prefix_length = self.positions.prompt_prefix(ids)
-        sequence.slots, sequence.reused = slots.open(ids, len(sequence.slots))
-        self.prompt_tokens, self.reused_tokens = self.prompt_tokens + len(ids), self.reused_tokens + sequence.reused
-        positions_PT = self.positions.of(ids, prefix_length)
-        sequence.positions_P = positions_PT[:, -1]
-        chunk = len(ids) if prefix_length else self.options.chunk
-        for start in range(sequence.reused, len(ids), chunk):
-            part = slice(start, start + chunk)
-            logits_V = self.runtime.prefill(
-                slots.cache, int(sequence.slots[0]), ids[part], positions_PT[:, part], start, prefix_length
-            )
-        slots.share(sequence.slots, ids, keep=not prefix_length)
-        sequence.search.advance(np.broadcast_to(logits_V, [len(sequence.slots), len(logits_V)]))
-        return self._event(sequence)
-
-    def _step(self, running: list[_Sequence]) -> None:
-        """One token more for every sequence."""
-        count, slots = self._slots.active, self._slots
-        ids_B = np.empty([count], dtype="int64")
-        positions_BP = np.empty([count, len(self.positions.step)], dtype="int64")
-        for sequence in running:
-            if sequence.search.sources is not None:
-                span = len(sequence.request.ids), int(slots.lengths[sequence.slots[0]])
-                reorder(self.runtime, slots.cache, sequence.slots, sequence.search.sources, span)
-            ids_B[sequence.slots] = sequence.search.tokens[:, -1]
-            positions_BP[sequence.slots] = sequence.positions_P + sequence.search.step * self.positions.step
-        logits_BV = self.runtime.decode(slots.cache, ids_B, positions_BP, slots.lengths[:count])
-        slots.lengths[:count] += 1
-        for sequence in running:
-            sequence.search.advance(logits_BV[sequence.slots])
-
-    def _event(self, sequence: _Sequence) -> Event:
-        """What there is to say of a sequence that has just advanced."""
-        search, watch = sequence.search, sequence.request.stop_strings
-        token = int(search.tokens[0, -1]) if len(sequence.slots) == 1 else None
-        if watch and watch.put(token):
-            search.finished = True
-        result = Result(*search.result(), sequence.reused) if search.finished else None
-        return Event(sequence.index, token, result)
-
-    def _leave(self, running: list[_Sequence]) -> list[_Sequence]:
-        """Those that continue; those that ended free their slots."""
-        ended = [sequence for sequence in running if sequence.search.finished]
-        if not ended:
-            return running
-        for sequence in ended:
-            for slot in sequence.slots:
-                if self._slots.prefixes[slot]:
-                    self._slots.prefixes[slot] = sequence.ids
-        moved = self._slots.close(np.concatenate([sequence.slots for sequence in ended]))
-        unfinished = [sequence for sequence in running if not sequence.search.finished]
-        for sequence in unfinished:
-            sequence.slots = np.array([moved.get(slot, slot) for slot in sequence.slots.tolist()])
-        return unfinished
+    def _submit(self, requests: Sequence[Request], batch_size: int) -> dict[int, int]:
+        """Their places by their numbers; there is a cache for as many of them as the memory allows."""
+        if not requests:
+            return {}
+        for place, request in enumerate(requests, 1):
+            if not len(request.ids):
+                raise UsageError(f"prompt {place} of {len(requests)} is empty: give it at least one token")
+        length = max(len(request.ids) + request.config.max_length - 1 for request in requests)
+        beams = sorted(request.config.num_beams for request in requests)
+        self.core.reserve(sum(beams[-batch_size:]), length, beams[-1], batch_size)
+        placed = (replace(request, choice=place % batch_size) for place, request in enumerate(requests))
+        return {self.core.submit(request): place for place, request in enumerate(placed)}
 
 
 def padded(results: Sequence[Result], pad_token_id: int) -> np.ndarray:

@@ -3,11 +3,12 @@
 Shapes: G beams of a sequence, V vocabulary, t tokens so far. Scores are float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from glm.engine.requests import TokenLogprobs
 from glm.errors import GLMError
 from glm.generation.options import NEVER, NOT_FINITE, GenerationConfig
 
@@ -22,12 +23,15 @@ def next_log_probs(
     config: GenerationConfig,
     eos_token_ids: Sequence[int],
     prompt_n: np.ndarray = NO_TOKENS,
+    normalised: bool = True,
 ) -> np.ndarray:
     """Log-probabilities [G, V] of the next token of every beam, under penalties and logits processors; a new array.
 
     Args:
         tokens_Gt: int64, what was generated so far, without the prompt.
         prompt_n: int64, the prompt.
+        normalised: False leaves out what is the same for all tokens of a beam: the best is the best without it, and
+            nobody can tell how likely it is.
 
     Raises:
         GLMError: a logit is nan or infinite.
@@ -41,7 +45,9 @@ def next_log_probs(
         penalise(logits_GV, tokens_Gt, prompt_n, config)
         highest_G1 = logits_GV.max(axis=-1, keepdims=True)
     shifted_GV = logits_GV - highest_G1
-    log_probs_GV = shifted_GV - np.log(np.exp(shifted_GV).sum(axis=-1, keepdims=True))
+    log_probs_GV = shifted_GV
+    if normalised:
+        log_probs_GV = shifted_GV - np.log(np.exp(shifted_GV).sum(axis=-1, keepdims=True))
     if penalises and config.num_beams > 1:  # as transformers and PaddleNLP penalise beams
         penalise(log_probs_GV, tokens_Gt, prompt_n, config)
     # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
@@ -54,6 +60,35 @@ def next_log_probs(
     if not tokens_Gt.shape[1]:
         _suppress(log_probs_GV, config.begin_suppress_tokens)
     return log_probs_GV
+
+
+def rows_of(logits_BV: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Logits [G, V] of some slots; those of a single one are not copied."""
+    return logits_BV[slots[0] : slots[0] + 1] if len(slots) == 1 else logits_BV[slots]
+
+
+def adjusted(logits_GV: np.ndarray, bias: Mapping[int, float] | None, allowed_V: np.ndarray | None) -> np.ndarray:
+    """Logits [G, V] under a request's bias and constraint; the same array where it has neither.
+
+    Raises:
+        GLMError: no token is allowed.
+    """
+    if bias:
+        logits_GV = logits_GV.copy()
+        logits_GV[:, list(bias)] += np.array(list(bias.values()), dtype="float32")
+    if allowed_V is None:
+        return logits_GV
+    if not allowed_V.any():
+        raise GLMError("the constraint of this text allows no token: nothing of the vocabulary continues it")
+    return np.where(allowed_V, logits_GV, np.float32(-np.inf))
+
+
+def token_logprobs(logits_V: np.ndarray, token: int, count: int) -> TokenLogprobs:
+    """Log-probabilities of a token and of the `count` likeliest ones, as the logits have them."""
+    shifted_V = logits_V - logits_V.max()
+    log_probs_V = shifted_V - np.log(np.exp(shifted_V).sum())
+    best = best_indices(log_probs_V, count) if count else NO_TOKENS
+    return TokenLogprobs(float(log_probs_V[token]), tuple(best.tolist()), tuple(log_probs_V[best].tolist()))
 
 
 def penalise(scores_GV: np.ndarray, tokens_Gt: np.ndarray, prompt_n: np.ndarray, config: GenerationConfig) -> None:

@@ -21,22 +21,30 @@ class Search:
     Args:
         config: decoding options.
         stop: what ends the sequence.
-        row: place of the sequence in its batch, which random numbers depend on.
+        row: what random numbers depend on besides the seed (`Request.choice`).
         prompt: int64 ids that the sequence follows.
+        scored: whether the score of its result is asked for; beams are chosen by it, and have it always.
 
     Attributes:
         beams: G, cache slots that the sequence needs.
         tokens: [G, t] int64, what was generated so far; the last column is still to be read by the model.
         sources: the beam [G] that each new beam continues; None where every beam continues itself.
-        finished: whether the sequence is complete.
+        ended: whether it is complete by itself. finished: whether it is, or has its full length.
     """
 
-    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
+    def __init__(
+        self,
+        config: GenerationConfig,
+        stop: StopTokens,
+        row: int = 0,
+        prompt: np.ndarray = NO_TOKENS,
+        scored: bool = True,
+    ):
         self.config, self.stop, self.row, self.beams = config, stop, row, config.num_beams
-        self.prompt = prompt
+        self.prompt, self.scored = prompt, scored or config.num_beams > 1
         self.tokens = np.zeros([self.beams, 0], dtype="int64")
         self.sources: np.ndarray | None = None
-        self.finished = False
+        self.ended = self.finished = False
 
     @property
     def step(self) -> int:
@@ -48,8 +56,11 @@ class Search:
         Args:
             logits_GV: float32, of what follows each beam; it is left as it is.
         """
-        self._choose(next_log_probs(logits_GV, self.tokens, self.config, self.stop.eos_token_ids, self.prompt))
-        self.finished = self.finished or self.step >= self.config.max_length
+        rules = self.config, self.stop.eos_token_ids, self.prompt
+        # A draw has random numbers that depend on the log-probabilities' last bits.
+        normalised = self.scored or self.config.do_sample
+        self._choose(next_log_probs(logits_GV, self.tokens, *rules, normalised=normalised))
+        self.finished = self.ended or self.step >= self.config.max_length
 
     def result(self) -> tuple[list[int], float]:
         """The sequence's tokens, the end token included, and its score: see `GenerationMixin.generate`."""
@@ -63,9 +74,9 @@ class Search:
 
     def _drawn(self, log_probs_V: np.ndarray, beam: int, ids: np.ndarray) -> np.ndarray:
         """Scores of some tokens with the noise that makes the best one a random draw."""
-        row = self.row * self.beams + beam
-        places = len(ids) if len(ids) == len(log_probs_V) else ids
-        return log_probs_V[ids] + gumbel_noise(self.config.seed, self.step, row, places)
+        row, whole = self.row * self.beams + beam, len(ids) == len(log_probs_V)
+        noise = gumbel_noise(self.config.seed, self.step, row, len(ids) if whole else ids)
+        return (log_probs_V if whole else log_probs_V[ids]) + noise
 
 
 class Sampling(Search):
@@ -76,9 +87,10 @@ class Sampling(Search):
     def _choose(self, log_probs_GV: np.ndarray) -> None:
         log_probs_V = log_probs_GV[0]
         token = self._sample(log_probs_V) if self.config.do_sample else int(log_probs_V.argmax())
-        self.score = self.score + log_probs_V[token]
-        self.tokens = np.append(self.tokens, [[token]], axis=1)
-        self.finished = token in self.stop.eos_token_ids
+        if self.scored:
+            self.score = self.score + log_probs_V[token]
+        self.tokens = np.concatenate([self.tokens, np.array([[token]])], axis=1)
+        self.ended = token in self.stop.eos_token_ids
 
     def _sample(self, log_probs_V: np.ndarray) -> int:
         warped_V = log_probs_V / np.float32(self.config.temperature)
@@ -92,8 +104,8 @@ class Sampling(Search):
 class BeamSearch(Search):
     """Beam search with a pool of the G best finished sequences; see `glm.generation.search._BeamSearch`."""
 
-    def __init__(self, config: GenerationConfig, stop: StopTokens, row: int = 0, prompt: np.ndarray = NO_TOKENS):
-        super().__init__(config, stop, row, prompt)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         # All beams start alike, so only the first may bring candidates into the first step.
         self.scores_G = np.where(np.arange(self.beams) > 0, np.float32(NEVER), np.float32(0.0))
         self.pool: list[tuple[np.float32, list[int]]] = [(np.float32(NEVER), [])] * self.beams
@@ -111,8 +123,7 @@ class BeamSearch(Search):
         self.sources = kept_G = best_indices(running_X, self.beams)
         self.scores_G, self.tokens, self.sources = running_X[kept_G], grown_Xt[kept_G], beam_X[kept_G]
         best = score_X.max() if self.config.gnmt_length else self.scores_G[0]
-        self.finished = bool(self.pool[-1][0] >= best / penalty)
-        self._done = self.finished
+        self.ended = bool(self.pool[-1][0] >= best / penalty)
 
     def _candidates(self, log_probs_GV: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Beams, tokens and scores [X] of the best continuations: so many that G of them do not end the sequence."""
@@ -137,11 +148,14 @@ class BeamSearch(Search):
         """The best sequence of the pool, to which a search that ran out of length adds its running beams."""
         score, tokens = self.pool[0]
         running = self.scores_G[0] / self._penalty(self.step)
-        if not self._done and running > score:
+        if not self.ended and running > score:
             score, tokens = running, self.tokens[0].tolist()
         return tokens, float(score)
 
 
-def search_of(config: GenerationConfig, stop: StopTokens, row: int, prompt: Sequence[int]) -> Search:
+def search_of(
+    config: GenerationConfig, stop: StopTokens, row: int, prompt: Sequence[int], scored: bool = True
+) -> Search:
     """The search that the options ask for."""
-    return (BeamSearch if config.num_beams > 1 else Sampling)(config, stop, row, np.asarray(prompt, dtype="int64"))
+    kind = BeamSearch if config.num_beams > 1 else Sampling
+    return kind(config, stop, row, np.asarray(prompt, dtype="int64"), scored)

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from glm.encoding.chat_formats import Message, Tools
+from glm.encoding.tool_calls import CONTENT, Piece, openai_message, stream_pieces
 from glm.errors import UsageError
 from glm.generation.options import GenerationConfig
 
 if TYPE_CHECKING:
+    from glm.encoding.processor import ChatProcessor
     from glm.inference.generator import TextGenerator
 
 
@@ -43,7 +45,14 @@ class Conversation:
         self.messages, self.tokens = list(messages), 0
 
     def ask(self, query: str, role: str = "user") -> Iterator[str]:
+        """The texts of `pieces`, without those of thoughts and of calls that are told apart."""
+        return (piece.text for piece in self.pieces(query, role) if piece.field == CONTENT)
+
+    def pieces(self, query: str, role: str = "user") -> Iterator[Piece]:
         """Pieces of the answer, as soon as they are certain; the answer is remembered when all are taken.
+
+        Thoughts and calls have pieces of their own where the model's format tells them apart. The chat template decides
+        which thoughts a later prompt shows.
 
         Args:
             role: `observation` hands in a tool's result.
@@ -52,14 +61,27 @@ class Conversation:
             GLMError: a role that this model has no place for, or a turn that does not fit src_length.
         """
         asked = [*self.messages, {"role": role, "content": query}]
-        ids = self.generator.processor.messages_prompt(asked, self.tools)
+        processor = self.generator.processor
+        ids = processor.messages_prompt(asked, self.tools)
         written: list[int] = []
-        pieces: list[str] = []
-        for piece in self.generator.processor.stream(self._tokens(ids, written), self.generator.stop_strings):
+        pieces: list[Piece] = []
+        for piece in self._read(processor, ids, self._tokens(ids, written)):
             pieces.append(piece)
             yield piece
         self.tokens = len(written)
-        self.messages = [*asked, self._message(written, "".join(pieces))]
+        if processor.chat.thinks:
+            message = openai_message(pieces)
+            message["content"] = message["content"] or ""
+        else:
+            message = self._message(written, "".join(piece.text for piece in pieces))
+        self.messages = [*asked, message]
+
+    def _read(self, processor: "ChatProcessor", ids: list[int], tokens: Iterator[int]) -> Iterator[Piece]:
+        strings = self.generator.stop_strings
+        if not processor.chat.thinks:
+            return (Piece(CONTENT, text) for text in processor.stream(tokens, strings))
+        reader = processor.reader(self.tools or (), ids)
+        return stream_pieces(processor.tokenizer, tokens, reader, strings)
 
     def _tokens(self, ids: list[int], written: list[int]) -> Iterator[int]:
         """What the model writes after `ids`; `written` grows by it."""

@@ -3,6 +3,7 @@
 Imports no framework, so that an exported graph needs none but its runtime.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from glm.encoding.processor import ChatProcessor, Processor
 from glm.errors import GLMError, UsageError
+from glm.evaluation.likelihood import Scorer
 from glm.generation.options import NOT_FINITE, GenerationConfig
 from glm.inference.conversation import Conversation
 from glm.tokenizers.stop_strings import StopStrings
@@ -42,6 +44,25 @@ class TextGenerator(ABC):
     @abstractmethod
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
         """Yields the tokens that follow a prompt as they are chosen; one beam."""
+
+    def scorer(self, batch_size: int = 8, *, reuse: bool = True) -> Scorer:
+        """What says how likely texts are behind a context.
+
+        Args:
+            batch_size: rows that are read together, where several are.
+            reuse: False reads again what rows share.
+
+        Raises:
+            UsageError: this kind of generator gives no log-likelihoods.
+        """
+        raise UsageError(f"a {type(self).__name__} gives no log-likelihoods")
+
+    def with_stop_strings(self, strings: Sequence[str]) -> "TextGenerator":
+        """The same generator for texts that other strings end, and generation_config.json's."""
+        other = copy.copy(self)
+        strings = [*strings, *self.processor.generation.stop_strings]
+        other.stop_strings = StopStrings(self.processor.tokenizer, strings).strings
+        return other
 
     def notes(self) -> str:
         """What there is to say of the memory it used; "" for nothing."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from glm.encoding.processor import Processor
+from glm.evaluation.likelihood.model import ModelScorer, model_scorer
 from glm.generation.options import GenerationConfig
 from glm.generation.search import Prompt, StopTokens
 from glm.inference.generator import Ids, TextGenerator, in_batches, require_finite
@@ -30,6 +31,9 @@ class ModelGenerator(TextGenerator):
 
     def stream_tokens(self, ids: Ids, config: GenerationConfig) -> Iterator[int]:
         return map(int, self.model.stream(self._prompt([ids]), config, self.stop))
+
+    def scorer(self, batch_size: int = 8, *, reuse: bool = True) -> ModelScorer:
+        return model_scorer(self.model, self.processor, batch_size, reuse=reuse)
 
     def _prompt(self, prompts: Sequence[Ids]) -> Prompt:
         return Prompt.of(self.processor.prompt_batch(prompts))

@@ -19,6 +19,7 @@ from glm.training.flags import (
     TrainingFlags,
     help_parser,
 )
+from glm.training.preference_flags import PreferenceArguments, PreferenceDataArguments, PreferenceModelArguments
 from glm.training.pretrain_flags import PretrainDataArguments, PretrainModelArguments, ScheduleArguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def test_help_imports_no_framework():
     """Which take seconds: 5 to 7 for PaddleNLP alone."""
     command = [sys.executable, "-c", HELP, *SCRIPTS, *MODULES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert len(SCRIPTS) == 8
+    assert len(SCRIPTS) == 11
     assert done.stdout.splitlines() == [f"{name} 0 True []" for name in (*SCRIPTS, *MODULES)], done.stderr
 
 
@@ -59,6 +60,7 @@ def shown(text: str) -> set[str]:
         (DataArguments, DecodeArguments, ModelArguments),
         (InstructionDataArguments, DecodeArguments, ModelArguments),
         (PretrainDataArguments, PretrainModelArguments, ScheduleArguments),
+        (PreferenceDataArguments, PreferenceArguments, PreferenceModelArguments),
     ],
     ids=lambda classes: classes[0].__name__,
 )
@@ -67,7 +69,7 @@ def test_help_shows_every_flag_of_this_project(classes):
     own = {each.name for kind in classes for each in fields(kind)}
     text = help_parser(classes, "Train.").format_help()
     assert shown(text) == own | MOST_USED.keys() | {"help", "help_all"}
-    length = 1024 if "split" in own else 608
+    length = 1024 if "split" in own else 2048 if "beta" in own else 608
     assert "{safetensors,pdparams}" in text and f"(default: {length})" in text
 
 

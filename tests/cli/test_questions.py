@@ -20,11 +20,12 @@ import sys
 if {blocked}:
     sys.modules["readline"] = None
 from glm.cli.terminal import converse
+from glm.encoding.tool_calls import CONTENT, Piece
 
 class Echo:
     tokens = 0
-    def ask(self, query):
-        yield repr(query)
+    def pieces(self, query):
+        yield Piece(CONTENT, repr(query))
 
 converse(Echo)
 """

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from shared_files import SHARED
 
-from glm.encoding.chat_formats import CHAT_FORMATS, chat_format, process_response, round_prompt
+from glm.encoding.chat_formats import CHAT_FORMATS, chat_format, process_response
+from glm.encoding.chat_rounds import CHATGLM_ROUNDS
 from glm.encoding.examples import IGNORED
 from glm.errors import GLMError, UsageError
 from glm.tokenizers import GLMTokenizer
@@ -20,7 +21,14 @@ sys.path.insert(0, str(ROOT / "tests/tokenizers"))
 from chat_cases import WEATHER  # noqa: E402
 from glm4_samples import CHAT, CHAT_IDS, GREETING_IDS, QUESTION_IDS, ranks  # noqa: E402
 
-FOLDERS = {"chatglm": "chatglm-tiny", "glm4": "glm4-tiny", "glm4-0414": "glm4-0414-tiny"}
+FOLDERS = {
+    "chatglm": "chatglm-tiny",
+    "chatglm2": "chatglm2-tiny",
+    "chatglm3": "chatglm3-tiny",
+    "glm4": "glm4-tiny",
+    "glm4-0414": "glm4-0414-tiny",
+    "glm45": "glm45-tiny",
+}
 USER, ANSWER = {"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}
 MORE = {"role": "user", "content": "再见"}
 CALL = {"role": "assistant", "metadata": "get_weather", "content": '{"city": "北京"}'}
@@ -90,7 +98,9 @@ def test_each_kind_has_a_bundled_tokenizer_and_works(kind):
 
 
 def test_models_without_conversations():
-    with pytest.raises(GLMError, match=r"a glm-chinese model has no chat format; these have: chatglm, glm4, glm4-0414"):
+    with pytest.raises(
+        GLMError, match=r"a glm-chinese model has no chat format; these have: chatglm, chatglm2, chatglm3, glm4, "
+    ):
         chat_format(GLMTokenizer.from_pretrained(ROOT / "data/glm-tiny-chinese"))
 
 
@@ -103,7 +113,7 @@ def test_chatglm_prompts_are_the_published_ones(chatglm):
     assert chat.prompt_ids(chatglm, [USER]) == first["ids"]
     greeting = "你好👋！我是人工智能助手 ChatGLM-6B，很高兴见到你，欢迎问我任何问题。"
     messages = [USER, {"role": "assistant", "content": greeting}, {"role": "user", "content": "晚上睡不着应该怎么办"}]
-    assert round_prompt(messages) == history["text"]
+    assert CHATGLM_ROUNDS.text(messages) == history["text"]
     assert chat.prompt_ids(chatglm, messages) == history["ids"]
 
 

@@ -82,6 +82,10 @@ def trained(tokenizer, *messages, counts=None) -> list[list[str]]:
 
 # Marks
 
+# What is trained of an answer of one character.
+ANSWERED = {"chatglm": "<sop>你<eop>", "chatglm2": "你</s>", "chatglm3": "\n 你<|user|>"}
+ANSWERED |= dict.fromkeys(("glm4", "glm4-0414"), "\n你<|user|>")
+
 
 @pytest.mark.parametrize(
     "mark",
@@ -95,7 +99,7 @@ def test_an_answer_that_is_marked_is_context(kind, mark):
     (row,) = chat_format(tokenizer).training_examples(tokenizer, [*first, *second])
     plain = chat_format(tokenizer).training_examples(tokenizer, [user(), assistant(), user("湖"), assistant("你")])[-1]
     assert row.ids == plain.ids
-    assert runs(tokenizer, row) == (["<sop>你<eop>"] if kind == "chatglm" else ["\n你<|user|>"])
+    assert runs(tokenizer, row) == [ANSWERED[kind]]
     # Behind the last answer that is trained, a marked one teaches nothing, its end neither.
     rows = chat_format(tokenizer).training_examples(tokenizer, [*second, *first])
     assert [runs(tokenizer, row) for row in rows] == [[runs(tokenizer, row)[0]] for row in rows]
@@ -177,7 +181,7 @@ def test_an_empty_answer_is_context_in_every_family(kind, empty):
     assert trained(tokenizer, user(), assistant(empty), counts=counts) == []
     assert counts == {EMPTY_ANSWERS: 1}
     found = trained(tokenizer, user(), assistant(empty), user("湖"), assistant("你"), counts=counts)
-    assert found == ([["<sop>你<eop>"]] if kind == "chatglm" else [["\n你<|user|>"]])
+    assert found == [[ANSWERED[kind]]]
     assert counts == {EMPTY_ANSWERS: 2}
 
 

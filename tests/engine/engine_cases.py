@@ -15,7 +15,7 @@ from glm.engine import Engine, EngineOptions, StopTokens
 from glm.generation.search import Prompt
 
 NAMES = ("glm", *KINDS)
-CAUSAL = ("glm4", "glm4-0414")
+CAUSAL = ("chatglm2", "chatglm3", "glm4", "glm4-0414")
 TEXTS = ("你好", "云溪桥建于1920年,长30米,是石桥。", "祥信塔", "a b c d e f")
 
 

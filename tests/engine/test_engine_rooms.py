@@ -159,8 +159,8 @@ def test_every_row_of_a_run_is_streamed(cases):
     case = cases["glm4"]
     seen: dict[int, list[int]] = {}
     for event in case.engine().run([Request(ids, CONFIG) for ids in case.prompts]):
-        seen.setdefault(event.index, []).append(event.token)
-        assert event.result is None or event.result.tokens == seen[event.index]
+        seen.setdefault(event.id, []).append(event.token)
+        assert event.result is None or event.result.tokens == seen[event.id]
     assert [seen[i] for i in range(4)] == case.wanted(CONFIG)[0]
 
 

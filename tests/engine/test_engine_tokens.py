@@ -54,6 +54,15 @@ def test_tokens_and_scores_are_the_models(cases, name, way):
     assert [result.score for result in found] == pytest.approx(scores, rel=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_texts_are_the_same_without_their_scores(cases, way):
+    case, config = cases["glm4"], GenerationConfig(9, **WAYS[way])
+    scored, plain = (case.engine(scores=scores).generate(case.prompts, config) for scores in (True, False))
+    assert [result.tokens for result in plain] == [result.tokens for result in scored]
+    # Beams are chosen by their scores.
+    assert [result.score for result in plain] == [result.score * (config.num_beams > 1) for result in scored]
+
+
 @pytest.mark.parametrize("way", ["greedy", "beams"])
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_of_full_length(cases, name, way):

@@ -15,7 +15,7 @@ from glm.errors import GLMError
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
 from glm.export.paddle_step import export_step_graph
-from glm.runtime.onnx_step import OnnxStepRuntime
+from glm.runtime.onnx_step import ALL_SCORES, OnnxStepRuntime
 from glm.runtime.options import RuntimeOptions
 from glm.runtime.paddle_step import PaddleStepRuntime
 from tests.npu_simulator.launching import needs_compiler, run_alone
@@ -88,13 +88,13 @@ def test_stale_columns_do_not_show(cases, runtime_of, backend, name):
     engine = engine_of(case, runtime_of(backend, name))
     wanted = engine.generate(case.prompts, config)
     array_of(engine)[:] = STALE[backend]
-    engine._slots.prefixes = [[] for _ in engine._slots.prefixes]
+    engine.core.slots.prefixes = [[] for _ in engine.core.slots.prefixes]
     assert engine.generate(case.prompts, config) == wanted
 
 
 def array_of(engine) -> np.ndarray:
     """The memory of an engine's cache."""
-    cache = engine._slots.cache
+    cache = engine.core.slots.cache
     return cache.array if hasattr(cache, "array") else cache.store
 
 
@@ -143,6 +143,22 @@ def test_what_the_cache_holds_already_changes_nothing(cases, runtime_of, backend
         assert texts == case.wanted(config, prompts)[0]
         prompts = [[*prompt, *text[:4], 9, 8] for prompt, text in zip(prompts[::-1], texts[::-1], strict=True)]
     assert 0 < engine.cache_bytes <= engine.options.memory_limit
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_scores_and_tiles_are_the_same_attention(prefix_of, cases, name, monkeypatch):
+    prefix, case = prefix_of("onnx", name), cases[name]
+
+    def logits(all_scores: str) -> np.ndarray:
+        monkeypatch.setenv(ALL_SCORES, all_scores)
+        runtime, ids, positions = open_onnx(prefix), case.prompts[0], case.processor.positions
+        whole = positions.prompt_prefix(ids)
+        cache, places = runtime.new_cache(1, CAPACITY), positions.of(ids, whole)
+        first = runtime.prefill(cache, 0, ids, places, 0, whole).copy()
+        following = (places[:, -1] + positions.step)[None]
+        return np.stack([first, runtime.decode(cache, np.array([5]), following, np.array([len(ids)]))[0]])
+
+    np.testing.assert_allclose(logits("0"), logits("1"), rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_files_that_are_no_step_graph(tmp_path):
