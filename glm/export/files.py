@@ -7,7 +7,7 @@ so a directory that a crash left between two exports has none.
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from glm.errors import GLMError
 from glm.files.checksum import file_digest
 from glm.files.foreign_files import require_real
 from glm.files.json_files import read_json
+from glm.runtime.onnx_session import version_numbers
 
-FORMAT_VERSION = 4
-READABLE = (3, FORMAT_VERSION)  # graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`)
-_VERSIONS = " and ".join(map(str, READABLE))
+FORMAT_VERSION = 5
+# Graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`), and up to version 4 a step graph gives logits
+# of its last column alone (`StepRuntime.any_columns`).
+READABLE = (3, 4, FORMAT_VERSION)
+_VERSIONS = f"{', '.join(map(str, READABLE[:-1]))} and {FORMAT_VERSION}"
 SMALL_FILE = 16 << 20  # bytes; read in milliseconds
 # Format → how names of graphs and weights continue after NAME: those that every export has, and those that it may have.
 REQUIRED = {"paddle": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
@@ -42,12 +45,15 @@ class Manifest:
         dtype: of the arithmetic, and of the weights that are not in blocks.
         weights: how matrices are stored: fp32, bf16, fp16, int8 or int4.
         block_size: numbers that share a scale, None without blocks.
-        symmetric: whether blocks have no zero points, None without blocks.
-        head_bits: of embedding and head, None without blocks.
+        symmetric: whether quantized weights have no zero points, None of those that are not quantized.
+        head_bits: of embedding and head, None of those that are not quantized.
         vocab_size: rows of the embedding; the tokenizer may have fewer tokens, not more.
         max_position: the largest position id.
         parameters: how many numbers the model has.
         files: name of each file of the export → its size in bytes and its CRC-32 in hexadecimal digits.
+        opset: of an ONNX graph of standard operators alone; None of one with ONNX Runtime's own, and of Paddle's.
+        onnxruntime: the oldest version of ONNX Runtime that computes the graph rightly, such as "1.31"; None of graphs
+            that say themselves what they need.
     """
 
     format_version: int
@@ -62,6 +68,8 @@ class Manifest:
     max_position: int
     parameters: int
     files: dict[str, dict[str, Any]]
+    opset: int | None = None  # manifests before there was one have none
+    onnxruntime: str | None = None  # as well
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -113,13 +121,17 @@ def parse_manifest(path: Path) -> Manifest:
     try:
         if (version := raw["format_version"]) not in READABLE:
             raise GLMError(f"{path} has format version {version}, this code reads {_VERSIONS}: export again")
-        manifest = Manifest(**{field.name: raw[field.name] for field in fields(Manifest)})
+        known = [field.name for field in fields(Manifest) if field.default is MISSING or field.name in raw]
+        manifest = Manifest(**{name: raw[name] for name in known})
         for name, expected in manifest.files.items():
             plain = name not in ("", "..") and Path(name).name == name
             if not plain or type(expected["size"]) is not int or len(expected["crc32"]) != 8:
                 raise ValueError(f"what it says of {name!r}")
-        if wrong := [name for name in COUNTS if type(getattr(manifest, name)) is not int]:
+        optional = ("opset",) if manifest.opset is not None else ()
+        if wrong := [name for name in (*COUNTS, *optional) if type(getattr(manifest, name)) is not int]:
             raise ValueError(f"{wrong[0]} is {getattr(manifest, wrong[0])!r}")
+        if manifest.onnxruntime is not None:
+            version_numbers(manifest.onnxruntime)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GLMError(f"{path} is damaged ({type(error).__name__}: {error}): export the model again") from None
     return manifest
@@ -131,18 +143,19 @@ class Check:
     Args:
         directory: of the export.
         manifest: of the export.
+        weights: whether they are compared as well.
 
     Raises:
         GLMError: a small file differs from what was exported, or is gone. What it holds is never parsed.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest):
+    def __init__(self, directory: Path, manifest: Manifest, weights: bool = True):
         self._directory, self._manifest = directory, manifest
         self._error: Exception | None = None
         small = [name for name, expected in manifest.files.items() if expected["size"] <= SMALL_FILE]
         self._compare(small)
         # A program that ends meanwhile does not wait for it.
-        rest = [name for name in manifest.files if name not in small]
+        rest = [name for name in manifest.files if name not in small] if weights else []
         self._thread = threading.Thread(target=self._run, args=(rest,), name="checksums", daemon=True)
         self._thread.start()
 
@@ -167,9 +180,9 @@ class Check:
             self._error = error
 
 
-def start_check(directory: Path, manifest: Manifest) -> Check:
+def start_check(directory: Path, manifest: Manifest, weights: bool = True) -> Check:
     """Begins to read every file of an export in the background; zlib does its sums without Python's lock."""
-    return Check(directory, manifest)
+    return Check(directory, manifest, weights)
 
 
 def _no_export(directory: Path, name: str, path: Path) -> GLMError:

@@ -2,9 +2,9 @@
 row.
 
 Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (positions of the cache that each sequence has read),
-prefix_length [B] (leading new tokens that see each other in both directions), all int64; then past_key_i and
-past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, V] of each row's last token, and the new keys and values
-[2L, B, K, T, D], float32. The graph never writes into the cache: the caller stores the new keys and values
+prefix_length [B] (leading new tokens that see each other in both directions), last [B, M] (columns whose logits leave),
+all int64; then past_key_i and past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, M, V], and the new keys
+and values [2L, B, K, T, D], float32. The graph never writes into the cache: the caller stores the new keys and values
 (glm/runtime/paddle_step.py).
 """
 
@@ -15,7 +15,7 @@ from paddle import Tensor, nn
 from paddle.static import InputSpec
 
 from glm.config.shapes import cache_shapes
-from glm.model.attention import StepAttention, step_bias
+from glm.model.attention import StepAttention, select_beams, step_bias
 from glm.model.tracing import dim, save_graph
 from glm.model.visibility import attention_bias, key_bias
 
@@ -27,12 +27,18 @@ class StepGraph(nn.Layer):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, position_ids, lengths, prefix_length, past: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return read(self.model, input_ids, position_ids, lengths, prefix_length, past)
+    def forward(self, input_ids, position_ids, lengths, prefix_length, last, past: list[Tensor]):
+        return read(self.model, input_ids, position_ids, lengths, prefix_length, last, past)
 
 
 def read(
-    model, ids_BT: Tensor, position_ids_BPT: Tensor, lengths_B: Tensor, prefix_length_B: Tensor, past: list[Tensor]
+    model,
+    ids_BT: Tensor,
+    position_ids_BPT: Tensor,
+    lengths_B: Tensor,
+    prefix_length_B: Tensor,
+    last_BM: Tensor,
+    past: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Reads tokens that continue a cache; arguments and results are the graph's, `past` keys and values by turns."""
     config = model.config
@@ -43,7 +49,8 @@ def read(
     attention_fns = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
     hidden_BTH = model.model(ids_BT, position_ids_BPT, attention_fns)
     new = paddle.stack([part for attention_fn in attention_fns for part in (attention_fn.keys, attention_fn.values)])
-    return model.logits(hidden_BTH[:, -1]).astype("float32"), new.astype("float32")
+    hidden_BMH = select_beams(hidden_BTH, last_BM)
+    return model.logits(hidden_BMH).astype("float32"), new.astype("float32")
 
 
 def export_step_graph(model: nn.Layer, prefix: Path) -> None:
@@ -65,6 +72,7 @@ def step_spec(model: nn.Layer) -> list:
         InputSpec([None, rows, None], "int64", "position_ids"),
         InputSpec([None], "int64", "lengths"),
         InputSpec([None], "int64", "prefix_length"),
+        InputSpec([None, None], "int64", "last"),
         [
             InputSpec([None, heads, None, width], config.dtype, f"past_{part}_{layer}")
             for layer, parts in enumerate(cache_shapes(config))

@@ -19,12 +19,23 @@ from glm.config.config_json import config_json
 from glm.encoding.processor import Processor
 from glm.errors import GLMError
 from glm.export.files import FORMATS, OLD_SUFFIX, OPTIONAL, REQUIRED, Manifest, manifest_suffix, parse_manifest
-from glm.files.atomic import staged, sync, write_json
+from glm.export.tokenizer_file import NAME as TOKENIZER_FILE
+from glm.export.tokenizer_file import tokenizer_file
+from glm.files.atomic import staged, sync, write_bytes, write_json
 from glm.files.checksum import file_digest
 from glm.files.json_files import read_json
 from glm.generation.config_json import NAME as GENERATION_NAME
 
 BAR_DELAY = 2.0  # seconds of work that need no bar
+
+
+def require_exportable(config: Any) -> None:
+    """Raises GLMError for a model that no graph of this project computes."""
+    if config.kv_lora_rank:
+        raise GLMError(
+            f"a model with latent attention (kv_lora_rank {config.kv_lora_rank}) cannot be exported yet: "
+            "predict_generation.py and evaluate_generation.py run the model itself"
+        )
 
 
 def write_export(
@@ -69,11 +80,15 @@ def write_export(
 def write_side_files(config: Any, processor: Processor, directory: Path) -> None:
     """Writes what a runtime needs besides graphs: configuration, tokenizer, and generation_config.json if there is one.
 
+    The tokenizer stands there twice: as it was, and in one flat file for programs without Python (cpp/).
+
     The configuration says nothing of a dtype, so that exports of one model in several can share it.
     """
     fields = {name: value for name, value in config_json(config).items() if name not in ("dtype", "torch_dtype")}
     write_json(directory / CONFIG_NAME, fields)
     processor.save_pretrained(directory)
+    if content := tokenizer_file(processor):
+        write_bytes(directory / TOKENIZER_FILE, content)
 
 
 @contextmanager
@@ -126,7 +141,9 @@ def _refuse_changes(directory: Path, staging: Path, name: str, format: str, othe
         if taken := [file for file in _graph_names(name, format) if file in foreign]:
             raise GLMError(f"{directory / taken[0]} belongs to {other}: give --output_path another name or directory")
         shared = foreign.keys() - set(_graph_names(owner, manifest.format))
-        for file in sorted(shared | texts.keys()):
+        # Python reads the other form of the tokenizer: exports of versions without the flat file have none.
+        shared |= texts.keys() - ({TOKENIZER_FILE} - foreign.keys())
+        for file in sorted(shared):
             if texts.get(file) != foreign.get(file):
                 raise GLMError(
                     f"{directory / file} has the checksum {foreign.get(file)} in {other} and {texts.get(file)} in this "

@@ -19,15 +19,17 @@ class Backend:
         format: of the exports that it runs.
         package: what has to be installed.
         devices: kinds that it runs on.
-        loop, step: module:name of what opens a full-loop graph, and a decoder step graph
-            (`RuntimeOptions` → runtime); None where it runs no such graph.
+        loop, step: module:name of what opens a full-loop graph, None where it runs none, and a decoder step graph
+            (`RuntimeOptions` → runtime).
+        standard: whether it knows standard ONNX operators alone.
     """
 
     format: str
     package: str
     devices: tuple[str, ...]
     loop: str | None
-    step: str | None
+    step: str
+    standard: bool = False
 
     def open_loop(self, options: RuntimeOptions) -> LoopRuntime:
         """Raises GLMError: the backend is not installed, or the graph is damaged."""
@@ -48,7 +50,7 @@ BACKENDS = {
         "glm.runtime.paddle_step:PaddleStepRuntime",
     ),
     "fastdeploy": Backend(
-        "paddle", "fastdeploy", ("cpu", "gpu", "npu"), "glm.runtime.fastdeploy:FastDeployRuntime", None
+        "onnx", "fastdeploy", ("cpu", "gpu"), None, "glm.runtime.fastdeploy:FastDeployRuntime", standard=True
     ),
 }
 
@@ -114,9 +116,9 @@ def _fastest(device: str | None, formats: Sequence[str]) -> Choice:
 
 
 def _device_of(name: str, wanted: str | None) -> str:
-    """The device of a backend; ONNX Runtime needs no Paddle to find one."""
+    """The device of a backend; only Paddle's has to be looked for with Paddle."""
     backend = BACKENDS[name]
-    if backend.package == "onnxruntime":
+    if backend.package != "paddle":
         kind, colon, number = (wanted or "cpu").partition(":")
         if kind not in backend.devices:
             raise UsageError(f"backend {name} runs on {' or '.join(backend.devices)}, not on '{wanted}'")

@@ -21,16 +21,16 @@ def graph_of(model_file: Path, options: Any) -> str | bytes:
     if not weights.is_symlink() and not model_file.is_symlink():
         return str(model_file)
     options.add_session_config_entry(FOLDER_OPTION, str(real.parent))
-    return model_file.read_bytes() if real.name == weights.name else _renamed(model_file, weights.name, real.name)
+    return model_file.read_bytes() if real.name == weights.name else graph_with_weights_at(model_file, real.name)
 
 
-def _renamed(model_file: Path, name: str, real: str) -> bytes:
-    """The graph, its weights called as the link's target is."""
+def graph_with_weights_at(model_file: Path, location: str) -> bytes:
+    """A graph's bytes, its weights in the file of that name."""
     import onnx
 
     model = onnx.load(model_file, load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location" and entry.value == name:
-                entry.value = real
+            if entry.key == "location":
+                entry.value = location
     return model.SerializeToString()

@@ -1,22 +1,28 @@
-"""Step graphs (glm/export/onnx) in ONNX Runtime on a CPU or CUDA GPU. Imports neither paddle nor paddlenlp.
+"""Step graphs (glm/export/onnx/contrib.py) in ONNX Runtime on a CPU or CUDA GPU. Imports neither paddle nor paddlenlp.
 
 One array holds the whole cache. A call is bound to it by address, to one slot or to the first B slots, and writes its
 new keys and values in place: nothing is copied between steps. Shapes: as in glm/runtime/step.py.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glm.errors import GLMError
-from glm.runtime.onnx_files import graph_of
+from glm.runtime.onnx_columns import OnnxColumnRuntime
+from glm.runtime.onnx_session import CPU, Reads, open_session, providers
 from glm.runtime.options import RuntimeOptions
-from glm.runtime.step import check_chunk, check_step
+from glm.runtime.step import StepRuntime, check_chunk, check_columns, check_step
 
-CPU = "CPUExecutionProvider"
 MASKED = np.float32(-30000.0)  # far below any score, as in glm/model/attention.py
+# ONNX Runtime's name: with 1 its attention keeps all scores of a call, else they are computed in tiles. All of them are
+# faster, and take heads · tokens · capacity: up to so many positions that is 4 MB a head of a part of a prompt.
+ALL_SCORES, ALL_SCORES_POSITIONS = "ORT_GQA_DISABLE_FLASH_ATTENTION", 4096
 
 
 @dataclass
@@ -34,10 +40,12 @@ class ArrayCache:
     Attributes:
         array: [L, 2, slots, K, C, D] float32, keys then values.
         steps: by B, how a step of the first B slots is bound.
+        parts: by slot, a binding of its keys and values, to which every part of a prompt adds its own inputs.
     """
 
     array: np.ndarray
     steps: dict[int, _Call] = field(default_factory=dict)
+    parts: dict[int, object] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -48,9 +56,10 @@ class ArrayCache:
         return self.array.shape[4]
 
 
-def open_step(options: RuntimeOptions) -> "OnnxStepRuntime":
-    """The step graph that the options name, on its device."""
-    return OnnxStepRuntime(options.model_file, options.capacity, options.cpu_threads, _providers(options))
+def open_step(options: RuntimeOptions) -> StepRuntime:
+    """The step graph that the options name, on its device, with the operators that it has."""
+    runtime = OnnxColumnRuntime if options.standard else OnnxStepRuntime
+    return runtime(options.model_file, options.capacity, options.cpu_threads, providers(options))
 
 
 class OnnxStepRuntime:
@@ -61,14 +70,18 @@ class OnnxStepRuntime:
         capacity: longest max_length of a cache: the model's positions.
         threads: of the matmuls; 0 = one per core.
         providers: ONNX Runtime's, best first. The cache stays in the computer's memory.
+        options: SessionOptions, to be changed.
 
     Raises:
         GLMError: ONNX Runtime is not installed, or the file is missing, damaged or no step graph.
     """
 
-    def __init__(self, model_file: Path, capacity: int, threads: int = 0, providers: Sequence = (CPU,)):
-        self._ort = import_onnxruntime()
-        self._session = self._open(model_file, threads, providers)
+    def __init__(
+        self, model_file: Path, capacity: int, threads: int = 0, providers: Sequence = (CPU,), options: Any = None
+    ):
+        with _attention_of(capacity):
+            self._session = open_session(model_file, threads, providers, options)
+        self._reads = Reads()
         self.capacity = capacity
         inputs = {node.name: node.shape for node in self._session.get_inputs()}
         outputs = {node.name: node.shape for node in self._session.get_outputs()}
@@ -76,7 +89,8 @@ class OnnxStepRuntime:
         if not self._layers or "seqlens_k" not in inputs or "logits" not in outputs:
             raise GLMError(f"{model_file} is no step graph: export the model with --format onnx")
         _, self._heads, _, self._head_dim = inputs["past_key_0"]
-        self.vocab_size, self.bidirectional = outputs["logits"][1], "bias" in inputs
+        self.vocab_size, self.bidirectional = outputs["logits"][-1], "bias" in inputs
+        self.any_columns = len(inputs["last"]) == 2  # before format version 5 it was [B]
         # A graph without positions takes the position that a token is read into.
         self._inputs, self._position_rows = set(inputs), inputs.get("pos", [0, 1, 0])[1]
 
@@ -89,8 +103,21 @@ class OnnxStepRuntime:
     def prefill(
         self, cache: ArrayCache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
     ) -> np.ndarray:
+        return self.read(cache, slot, ids, positions, start, prefix_length, [len(ids) - 1])[0]
+
+    def read(
+        self,
+        cache: ArrayCache,
+        slot: int,
+        ids: Sequence[int],
+        positions: np.ndarray,
+        start: int,
+        prefix_length: int,
+        columns: Sequence[int],
+    ) -> np.ndarray:
         end = start + len(ids)
         check_chunk(cache, slot, start, end)
+        check_columns(columns, len(ids), self.any_columns)
         if prefix_length and (start or not self.bidirectional):
             raise GLMError(f"prefix_length is {prefix_length} at position {start}: this graph reads such prompts whole")
         arrays = {
@@ -98,17 +125,23 @@ class OnnxStepRuntime:
             "pos": np.array(positions[None], dtype="int64", order="C"),
             "seqlens_k": np.array([end - 1], dtype="int32"),
             "total": np.array(end, dtype="int32"),
-            "last": np.array([len(ids) - 1], dtype="int64"),
+            "last": self._last([columns]),
         }
         if self.bidirectional:
             arrays["bias"] = _prompt_bias(start, end, prefix_length)
-        return self._run(self._bind(cache, slot, 1, arrays))[0]
+        if slot not in cache.parts:
+            cache.parts[slot] = self._cache_binding(cache, slot, 1)
+        with self._reads.under_way():
+            return self._run(self._bind(cache.parts[slot], arrays))
+
+    def interrupt(self) -> None:
+        self._reads.interrupt()
 
     def decode(self, cache: ArrayCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         count = len(ids)
         check_step(cache, count, lengths)
         if count not in cache.steps:
-            cache.steps[count] = self._bind(cache, 0, count, self._step_arrays(cache, count))
+            cache.steps[count] = self._bind(self._cache_binding(cache, 0, count), self._step_arrays(cache, count))
         call = cache.steps[count]
         call.arrays["ids"][:, 0], call.arrays["pos"][:, :, 0] = ids, positions
         call.arrays["seqlens_k"][:] = lengths
@@ -129,42 +162,55 @@ class OnnxStepRuntime:
             "seqlens_k": np.zeros([count], dtype="int32"),
             # The capacity, at every step: each slot sees its own length.
             "total": np.array(cache.max_length, dtype="int32"),
-            "last": np.zeros([count], dtype="int64"),
+            "last": self._last([[0]] * count),
         }
         return arrays | ({"bias": np.zeros([1, 1, 1, cache.max_length], "float32")} if self.bidirectional else {})
 
-    def _bind(self, cache: ArrayCache, slot: int, count: int, arrays: dict[str, np.ndarray]) -> _Call:
-        """Binds arrays, and `count` slots of the cache from `slot` on."""
-        binding = self._session.io_binding()
-        arrays["logits"] = np.empty([count, self.vocab_size], dtype="float32")
+    def _last(self, columns: Sequence[Sequence[int]]) -> np.ndarray:
+        """[B, M], or [B] of an older graph."""
+        last = np.array(columns, dtype="int64")
+        return last if self.any_columns else last[:, 0]
+
+    def _bind(self, binding, arrays: dict[str, np.ndarray]) -> _Call:
+        """Binds arrays, in the place of those of an earlier call."""
+        arrays["logits"] = np.empty([*arrays["last"].shape, self.vocab_size], dtype="float32")
         for name in (arrays.keys() & self._inputs) | {"logits"}:
             array, bind = arrays[name], binding.bind_output if name == "logits" else binding.bind_input
             bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-        shape = [count, self._heads, cache.max_length, self._head_dim]
+        return _Call(binding, arrays)
+
+    def _cache_binding(self, cache: ArrayCache, slot: int, count: int):
+        """A binding of `count` slots of the cache from `slot` on."""
+        binding, shape = self._session.io_binding(), [count, self._heads, cache.max_length, self._head_dim]
         for layer in range(self._layers):
             for part, kind in enumerate(("key", "value")):
                 place = cache.array[layer, part, slot:].ctypes.data
                 binding.bind_input(f"past_{kind}_{layer}", "cpu", 0, np.float32, shape, place)
                 binding.bind_output(f"present_{kind}_{layer}", "cpu", 0, np.float32, shape, place)
-        return _Call(binding, arrays)
+        return binding
 
     def _run(self, call: _Call) -> np.ndarray:
+        """Logits [B · M, V]."""
         try:
-            self._session.run_with_iobinding(call.binding)
+            self._session.run_with_iobinding(call.binding, self._reads.options)
         except Exception as error:  # ONNX Runtime's errors have no class in common but this one
-            raise GLMError(f"the graph failed in ONNX Runtime: {_reason(error)}") from error
-        return call.arrays["logits"]
+            raise self._reads.failure(error) from error
+        return call.arrays["logits"].reshape([-1, self.vocab_size])
 
-    def _open(self, model_file: Path, threads: int, providers: Sequence):
-        if not model_file.is_file():
-            raise GLMError(f"{model_file} is missing: export the model with --format onnx")
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4  # warnings are for those who build graphs, and errors are raised
-        try:
-            return self._ort.InferenceSession(graph_of(model_file, options), options, providers=list(providers))
-        except Exception as error:  # as above
-            raise GLMError(f"ONNX Runtime cannot load {model_file}: {_reason(error)}") from error
+
+@contextmanager
+def _attention_of(capacity: int) -> Iterator[None]:
+    """Sessions that are opened in this context attend as is best for a cache of so many positions; who set the variable
+    has it as it is set.
+    """
+    chosen = ALL_SCORES not in os.environ and capacity <= ALL_SCORES_POSITIONS
+    if chosen:
+        os.environ[ALL_SCORES] = "1"
+    try:
+        yield
+    finally:
+        if chosen:
+            del os.environ[ALL_SCORES]
 
 
 def _prompt_bias(start: int, end: int, prefix_length: int) -> np.ndarray:
@@ -172,32 +218,3 @@ def _prompt_bias(start: int, end: int, prefix_length: int) -> np.ndarray:
     place = np.arange(end)
     visible = (place < prefix_length) | (place <= np.arange(start, end)[:, None])
     return np.where(visible, np.float32(0.0), MASKED)[None, None]
-
-
-def _reason(error: Exception) -> str:
-    """ONNX Runtime's message on one line."""
-    return " ".join(str(error).split())[:300]
-
-
-def import_onnxruntime():
-    """Raises GLMError where ONNX Runtime is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise GLMError(
-            f"backend onnx_runtime is not installed ({error}): pip install onnxruntime, which has wheels from Python "
-            "3.11 on, or export with --format paddle"
-        ) from None
-    return onnxruntime
-
-
-def _providers(options: RuntimeOptions) -> list:
-    if options.device == "cpu":
-        return [CPU]
-    there = import_onnxruntime().get_available_providers()
-    if "CUDAExecutionProvider" not in there:
-        raise GLMError(
-            f"the installed onnxruntime has no CUDAExecutionProvider, only {', '.join(there)}: install "
-            "onnxruntime-gpu, or use --device cpu"
-        )
-    return [("CUDAExecutionProvider", {"device_id": options.device_id}), CPU]

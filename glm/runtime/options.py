@@ -14,6 +14,7 @@ class RuntimeOptions:
         cpu_threads: threads of the CPU's matmuls.
         capacity: longest max_length of a step graph's cache: the model's positions.
         use_fp16: half precision on a GPU or NPU.
+        standard: whether an ONNX graph has standard operators alone.
     """
 
     model_file: Path
@@ -23,3 +24,4 @@ class RuntimeOptions:
     cpu_threads: int = 1
     capacity: int = 0
     use_fp16: bool = False
+    standard: bool = False

@@ -2,7 +2,7 @@
 of fixed size and says what follows. No paddle.
 
 Shapes: B sequences that decode together, T tokens of a chunk, P position ids per token, V vocabulary, L layers, K
-key/value heads, C positions of a cache, D head_dim.
+key/value heads, C positions of a cache, D head_dim; M columns whose logits are asked for.
 """
 
 from collections.abc import Sequence
@@ -36,16 +36,23 @@ class Cache(Protocol):
     max_length: int
 
 
+class InterruptedReadError(GLMError):
+    """A read was ended by `StepRuntime.interrupt`."""
+
+
 class StepRuntime(Protocol):
-    """A loaded decoder step graph.
+    """A loaded decoder step graph. One thread calls it; `interrupt` may come from any.
 
     Attributes:
         capacity: longest max_length of a cache.
         vocab_size: V.
+        any_columns: whether `read` gives logits of any columns; graphs of format version 4 and below have those of the
+            last one alone.
     """
 
     capacity: int
     vocab_size: int
+    any_columns: bool
 
     def cache_bytes(self, slots: int, max_length: int) -> int:
         """Memory of a cache of this size."""
@@ -67,6 +74,31 @@ class StepRuntime(Protocol):
         Returns:
             Logits [V] float32 of what follows the chunk, valid until the next call.
         """
+
+    def read(
+        self,
+        cache: Cache,
+        slot: int,
+        ids: Sequence[int],
+        positions: np.ndarray,
+        start: int,
+        prefix_length: int,
+        columns: Sequence[int],
+    ) -> np.ndarray:
+        """Reads a chunk as `prefill` does.
+
+        Args:
+            columns: M of its T columns; the last one alone, T - 1, unless `any_columns`.
+
+        Returns:
+            Logits [M, V] float32 of what follows each of them, valid until the next call.
+
+        Raises:
+            InterruptedReadError: it was interrupted; the positions that it was to write hold nothing.
+        """
+
+    def interrupt(self) -> None:
+        """Ends the `prefill` or `read` that is under way in another thread, if there is one and the runtime can."""
 
     def decode(self, cache: Cache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Reads one token more in each of the first B slots.
@@ -104,6 +136,14 @@ def check_chunk(cache: Cache, slot: int, start: int, end: int) -> None:
             f"slot {slot}, positions {start} to {end} are outside a cache of {cache.slots} slots of {cache.max_length} "
             "positions: reserve a larger one"
         )
+
+
+def check_columns(columns: Sequence[int], tokens: int, any_columns: bool) -> None:
+    """Raises GLMError for columns outside a chunk of so many tokens, or those that a graph does not give."""
+    if not len(columns) or not all(0 <= column < tokens for column in columns):
+        raise GLMError(f"logits of the columns {[*columns]} are asked for, and the chunk has {tokens}")
+    if not any_columns and [*columns] != [tokens - 1]:
+        raise GLMError("this graph gives logits of the last column alone: export the model again")
 
 
 def check_step(cache: Cache, count: int, lengths: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import pytest
 from glm.errors import GLMError
 from glm.export import files as export_files
 from glm.export.files import Manifest, exported_formats, read_manifest, start_check
+from glm.export.tokenizer_file import NAME as TOKENIZER_FILE
 from glm.export.writing import write_export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ TEXT = {"config.json": "{}", "tokenizer.model": "words"}
 def draft(format: str, **changes) -> Manifest:
     kind = {"dtype": "float32", "weights": "fp32", "block_size": None, "head_bits": None, "symmetric": None}
     sizes = {"vocab_size": 7, "max_position": 9, "parameters": 3, "files": {}}
-    return Manifest(**{"format_version": 4, "format": format, "source": "a/model"} | kind | sizes | changes)
+    return Manifest(**{"format_version": 5, "format": format, "source": "a/model"} | kind | sizes | changes)
 
 
 def export(directory: Path, format="onnx", name="glm", content="weights", text=TEXT, needed=0, graphs=None) -> Manifest:
@@ -36,6 +37,16 @@ def export(directory: Path, format="onnx", name="glm", content="weights", text=T
             prefix.with_name(f"{prefix.name}{suffix}").write_text(f"{content} {suffix}")
 
     return write_export(directory / name, draft(format), needed, write_text, graphs or write_graphs)
+
+
+def test_an_export_joins_one_of_before_the_flat_tokenizer(tmp_path):
+    """Python reads the other form; a flat file that differs is refused as any other."""
+    export(tmp_path, "onnx")
+    export(tmp_path, "paddle", text=TEXT | {TOKENIZER_FILE: "flat"})
+    assert TOKENIZER_FILE not in read_manifest(tmp_path, "glm", "onnx").files
+    assert TOKENIZER_FILE in read_manifest(tmp_path, "glm", "paddle").files
+    line = refused(export, tmp_path, "onnx", "other", text=TEXT | {TOKENIZER_FILE: "FLAT"})
+    assert TOKENIZER_FILE in line and "both would read one file" in line
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -119,9 +130,10 @@ DAMAGE = {
         "damaged (ValueError: what it says of '../glm.onnx')",
     ),
     "another format": (lambda folder: edit(folder / MANIFEST, format="paddle"), "is of format 'paddle', not 'onnx'"),
+    "no version of ONNX Runtime": (lambda folder: edit(folder / MANIFEST, onnxruntime="new"), "damaged (ValueError"),
     "another version": (
         lambda folder: edit(folder / MANIFEST, format_version=99),
-        f"{MANIFEST} has format version 99, this code reads 3 and 4: export again",
+        f"{MANIFEST} has format version 99, this code reads 3, 4 and 5: export again",
     ),
 }
 
@@ -145,9 +157,9 @@ def test_exports_of_older_versions(tmp_path, version):
         (tmp_path / f"glm{suffix}").write_text("{}")
     (tmp_path / "glm.info.json").write_text(json.dumps({"format_version": version, "dtype": "float32"}))
     message = refused(read_manifest, tmp_path, "glm", "paddle")
-    assert message.endswith(f"glm.info.json has format version {version}, this code reads 3 and 4: export again")
+    assert message.endswith(f"glm.info.json has format version {version}, this code reads 3, 4 and 5: export again")
     export(tmp_path, "paddle")
-    assert read_manifest(tmp_path, "glm", "paddle").format_version == 4
+    assert read_manifest(tmp_path, "glm", "paddle").format_version == 5
     assert not (tmp_path / "glm.info.json").exists()
 
 

@@ -46,13 +46,17 @@ def test_what_was_asked_for(machine):
     machine("npu")
     assert str(choose("paddle", None, BOTH)) == "backend: paddle on npu (asked for)"
     assert str(choose("onnx_runtime", None, BOTH)) == "backend: onnx_runtime on cpu (asked for)"
-    assert choose("fastdeploy", "cpu", ["paddle"]).device == "cpu"
+    assert choose("fastdeploy", "cpu", ["onnx"]).device == "cpu"
     with pytest.raises(UsageError, match="backend 'tensorrt' is unknown; known: onnx_runtime, paddle, fastdeploy"):
         choose("tensorrt", None, BOTH)
     with pytest.raises(UsageError, match="backend onnx_runtime runs on cpu or gpu, not on 'npu:1'"):
         choose("onnx_runtime", "npu:1", BOTH)
+    with pytest.raises(UsageError, match="backend fastdeploy runs on cpu or gpu, not on 'npu'"):
+        choose("fastdeploy", "npu", BOTH)
     with pytest.raises(GLMError, match="this one is onnx: export again, or use --backend onnx_runtime"):
         choose("paddle", None, ["onnx"])
+    with pytest.raises(GLMError, match="this one is paddle: export again, or use --backend paddle"):
+        choose("fastdeploy", None, ["paddle"])
 
 
 def test_onnx_runtime_that_is_missing(machine):

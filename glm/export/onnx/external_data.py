@@ -17,12 +17,12 @@ ALIGNMENT = 64  # bytes, for vector instructions on a mapped file
 
 
 class Slot(NamedTuple):
-    """A tensor of the graph and its place in the file."""
+    """A tensor of the graph and its place in the file, None where the graph itself has it."""
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    offset: int
+    offset: int | None
 
     @property
     def nbytes(self) -> int:
@@ -46,14 +46,25 @@ class Filling(NamedTuple):
 
 @dataclass
 class ExternalData:
-    """Slots, and which weight fills which of them."""
+    """Slots, and which weight fills which of them.
 
+    Attributes:
+        vectors_inside: whether tensors of one axis lie in the graph, and not in the file.
+        inside: those numbers, by name.
+    """
+
+    vectors_inside: bool = False
     slots: list[Slot] = field(default_factory=list)
     fillings: dict[str, list[Filling]] = field(default_factory=dict)
     tables: list[tuple[Slot, Callable[[slice], np.ndarray]]] = field(default_factory=list)
+    inside: dict[str, np.ndarray] = field(default_factory=dict)
     size: int = 0
 
     def slot(self, name: str, dtype: str, shape: tuple[int, ...]) -> Slot:
+        if self.vectors_inside and len(shape) == 1:
+            self.inside[name] = np.zeros(shape, dtype)
+            self.slots.append(Slot(name, np.dtype(dtype), tuple(shape), None))
+            return self.slots[-1]
         slot = Slot(name, np.dtype(dtype), tuple(shape), -(-self.size // ALIGNMENT) * ALIGNMENT)
         self.slots.append(slot)
         self.size = slot.offset + slot.nbytes
@@ -63,6 +74,12 @@ class ExternalData:
         """The bytes of a slot under another name and shape, so that the file has them once."""
         self.slots.append(slot._replace(name=name, shape=tuple(shape)))
         return self.slots[-1]
+
+    def rows(self, slot: Slot, where: slice) -> Slot:
+        """Some rows of a slot as a tensor of their own, in the same place of the file."""
+        row = slot._replace(shape=slot.shape[1:]).nbytes
+        part = slot._replace(shape=(where.stop - where.start, *slot.shape[1:]), offset=slot.offset + where.start * row)
+        return self.alias(part, f"{slot.name}.{where.start}", part.shape)
 
     def table(self, name: str, shape: tuple[int, int], rows: Callable[[slice], np.ndarray]) -> str:
         """A float32 slot that no weight fills: `rows` gives some of its rows. Returns its name."""
@@ -97,7 +114,7 @@ class ExternalData:
             reserve(file.fileno(), self.size)
         for slot, rows in self.tables:
             for where in row_chunks(*slot.shape):
-                _put(path, Write(slot, (where,), rows(where)))
+                self._put(path, Write(slot, (where,), rows(where)))
         missing = set(self.fillings)
         for name, array in weights:
             if name not in missing:
@@ -117,18 +134,19 @@ class ExternalData:
                 )
             try:
                 for write in filling.writes(array):
-                    _put(path, write)
+                    self._put(path, write)
             except GLMError as error:
                 raise GLMError(f"{name}: {error}") from error
 
-
-def _put(path: Path, write: Write) -> None:
-    """Through a mapping that is gone at once: written pages do not count as memory of this process any more."""
-    slot = write.slot
-    if slot.nbytes:
-        mapped = np.memmap(path, slot.dtype, "r+", slot.offset, slot.shape)
-        mapped[write.region] = write.numbers
-        mapped._mmap.close()
+    def _put(self, path: Path, write: Write) -> None:
+        """Through a mapping that is gone at once: written pages do not count as memory of this process any more."""
+        slot = write.slot
+        if slot.offset is None:
+            self.inside[slot.name][write.region] = write.numbers
+        elif slot.nbytes:
+            mapped = np.memmap(path, slot.dtype, "r+", slot.offset, slot.shape)
+            mapped[write.region] = write.numbers
+            mapped._mmap.close()
 
 
 def chunks(rows_NK: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

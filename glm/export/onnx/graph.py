@@ -8,22 +8,27 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from glm.export.onnx.external_data import ExternalData, Slot
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
-OPSET = 23  # the first with RotaryEmbedding
-IR_VERSION = 10
 
 
 class Graph:
     """Nodes in the order in which they run.
 
+    Args:
+        opset: version of the standard operators. ir_version: of the file's form.
+        vectors_inside: whether the graph's own file has the weights of one axis.
+
     Attributes:
         data: the weights' file.
         inputs, outputs: of the whole graph.
+        onnxruntime: the oldest version of ONNX Runtime that computes it rightly, such as "1.31"; None of most graphs.
     """
 
-    def __init__(self):
-        self.data = ExternalData()
+    def __init__(self, opset: int, ir_version: int, vectors_inside: bool = False):
+        self._opset, self._ir_version = opset, ir_version
+        self.data = ExternalData(vectors_inside)
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
+        self.onnxruntime: str | None = None
         self._nodes, self._constants = [], {}
 
     def input(self, name: str, dtype: int, shape: list) -> str:
@@ -70,7 +75,7 @@ class Graph:
         self._nodes[-1].output[0] = name
 
     def model(self, location: str, properties: dict[str, str] | None = None) -> ModelProto:
-        """The graph as a file would have it.
+        """The graph as a file would have it; weights that lie inside are there once `data` is written.
 
         Args:
             location: name of the weights' file, beside the graph's.
@@ -78,12 +83,17 @@ class Graph:
         """
         used = {name for node in self._nodes for name in node.input}
         slots = [slot for slot in self.data.slots if slot.name in used]  # an alias may serve alone
-        tensors = [*self._constants.values(), *(_external(slot, location) for slot in slots)]
+        tensors = [*self._constants.values(), *(self._tensor(slot, location) for slot in slots)]
         graph = helper.make_graph(self._nodes, "glm", self.inputs, self.outputs, tensors)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="glm")
+        versions = {"": self._opset} | ({CONTRIB: 1} if any(node.domain == CONTRIB for node in self._nodes) else {})
+        opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=self._ir_version, producer_name="glm")
         helper.set_model_props(model, properties or {})
         return model
+
+    def _tensor(self, slot: Slot, location: str) -> TensorProto:
+        inside = slot.offset is None
+        return numpy_helper.from_array(self.data.inside[slot.name], slot.name) if inside else _external(slot, location)
 
 
 def _external(slot: Slot, location: str) -> TensorProto:

@@ -1,31 +1,20 @@
-"""The graph of one decoding step: tokens and a cache in, logits and the longer cache out.
+"""The graph of one decoding step: tokens and a cache in, logits and what the cache gets out.
 
-Inputs: ids [B, T] int64; pos [B, P, T] int64, unless a position is its place in the cache, and the attention operator
-rotates by it; seqlens_k [B] int32, length of a sequence after this call, less 1; total [] int32, positions of the cache
-that the call sees; last [B] int64, the column whose logits leave; past_key_i and past_value_i [B, K, C, D] float32 for
-every layer; for prompts that are read in both directions also bias [1 or B, 1, T, total] float32, added to the scores.
-Outputs: logits [B, V] float32, and present_key_i, present_value_i, to be bound to the memory of the past ones.
-
-Shapes: B rows, T tokens, P position ids per token, H hidden, N heads, K key/value heads, C positions of the cache,
-D head_dim in the graph, V vocabulary.
+This is the decoder, once for all exports. What it is spelt with, and with it the graph's inputs and outputs, are the
+operators of its weights: ONNX Runtime's own (glm/export/onnx/contrib.py), or standard ones
+(glm/export/onnx/standard.py).
 """
 
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
-from glm.config.shapes import cache_shapes
 from glm.export.onnx.graph import Graph
-from glm.export.onnx.parts import MLPS, NORMS, POSITIONS, RESIDUALS, Rotate
-from glm.export.onnx.weights import Layer, Weights
-
-HEAD_STEP = 8  # GroupQueryAttention takes heads whose width is a multiple of this
-
-
-def graph_width(head_dim: int) -> int:
-    """D: the model's, filled up with zeros."""
-    return -(-head_dim // HEAD_STEP) * HEAD_STEP
+from glm.export.onnx.heads import HeadNorm, Heads
+from glm.export.onnx.layers import Layer
+from glm.export.onnx.parts import RESIDUALS, Norm, mlp
+from glm.export.onnx.positions import POSITIONS
+from glm.export.onnx.weights import Weights
 
 
 def step_graph(config: Any, weights: Weights) -> Graph:
@@ -33,102 +22,71 @@ def step_graph(config: Any, weights: Weights) -> Graph:
 
     Args:
         config: a GLMConfig of a model without LoRA adapters.
-        weights: how matrices are stored.
+        weights: how matrices are stored, and the operators of the graph.
     """
     return _StepGraph(config, weights).build()
 
 
 class _StepGraph:
     def __init__(self, config: Any, weights: Weights):
-        self.config, self.weights, self.graph = config, weights, Graph()
-        self.norm, self.mlp = NORMS[config.norm_type], MLPS[config.mlp_type]
+        self.config, self.weights, self.graph = config, weights, weights.operators.graph()
+        self.norm = Norm(self.graph, config, weights)
         self.positions, self.residual = POSITIONS[config.position_type], RESIDUALS[config.residual]
+        self.attention = weights.operators.attention(self.graph, config, self.positions)
         self.table = (config.vocab_size, config.hidden_size)
 
     def build(self) -> Graph:
         graph, config = self.graph, self.config
-        self.angles = self.positions.attention_angles(graph, config)
-        self._inputs()
-        x = self.weights.embedding(graph, "ids", "model.embed_tokens.weight", self.table)
-        x, added = self.positions.embed(graph, config, x, "pos"), None
-        rotate = None if self.angles else self.positions.rotation(graph, config, "pos")
+        ids, positions = self.attention.declare()
+        x = self.weights.embedding(graph, ids, "model.embed_tokens.weight", self.table)
+        x, added = self.positions.embed(graph, config, x, positions), None
+        self.attention.prepare()
         for i in range(config.num_hidden_layers):
-            x, added = self._block(f"model.layers.{i}", i, x, added, rotate)
-        at = graph.node("Unsqueeze", "last", graph.constant(np.array([1], dtype="int64")))
+            x, added = self._block(f"model.layers.{i}", i, x, added)
+        at = graph.node("Unsqueeze", "last", graph.constant(np.array([2], dtype="int64")))
         x, added = (graph.node("GatherND", part, at, batch_dims=1) for part in (x, added))
-        hidden, _ = self.norm.of_sum(graph, config, "model.norm", x, added)
+        hidden, _ = self.norm.of_sum("model.norm", x, added)
         self._head(hidden)
         graph.name_result("logits")
+        self.attention.finish()
         return graph
 
-    def _inputs(self) -> None:
-        graph, config, dtype = self.graph, self.config, TensorProto
-        graph.input("ids", dtype.INT64, ["B", "T"])
-        if not self.angles:
-            graph.input("pos", dtype.INT64, ["B", self.positions.rows, "T"])
-        graph.input("seqlens_k", dtype.INT32, ["B"])
-        graph.input("total", dtype.INT32, [])
-        graph.input("last", dtype.INT64, ["B"])
-        if self.positions.bidirectional:
-            graph.input("bias", dtype.FLOAT, ["bias_rows", 1, "T", "columns"])
-        graph.output("logits", dtype.FLOAT, ["B", config.vocab_size])
-        for i, parts in enumerate(cache_shapes(config)):
-            for part, (heads, width) in parts:
-                shape = ["B", heads, "C", graph_width(width)]
-                graph.input(f"past_{part}_{i}", dtype.FLOAT, shape)
-                graph.output(f"present_{part}_{i}", dtype.FLOAT, shape)
-
-    def _block(self, name: str, i: int, x: str, added: str | None, rotate: Rotate | None) -> tuple[str, str]:
+    def _block(self, name: str, i: int, x: str, added: str | None) -> tuple[str, str]:
         """The block of glm/model/layers.py; a sum is left to the norm after it: (residual, added) goes in and out."""
         graph, config = self.graph, self.config
         h, x = self._norm(f"{name}.input_layernorm", x, added)
-        added = self._after(f"{name}.post_self_attn_layernorm", self._attention(f"{name}.self_attn", i, h, rotate))
+        added = self._after(f"{name}.post_self_attn_layernorm", self._attention(f"{name}.self_attn", i, h))
         h, x = self._norm(f"{name}.post_attention_layernorm", self.residual(graph, config, x, h), added)
-        added = self._after(f"{name}.post_mlp_layernorm", self.mlp(graph, config, self.weights, f"{name}.mlp", h))
+        added = self._after(f"{name}.post_mlp_layernorm", mlp(graph, config, self.weights, f"{name}.mlp", h, i))
         return self.residual(graph, config, x, h), added
 
     def _norm(self, name: str, x: str, added: str | None) -> tuple[str, str]:
-        if added is None:
-            return self.norm(self.graph, self.config, name, x), x
-        return self.norm.of_sum(self.graph, self.config, name, x, added)
+        return (self.norm(name, x), x) if added is None else self.norm.of_sum(name, x, added)
 
     def _after(self, name: str, x: str) -> str:
-        return self.norm(self.graph, self.config, name, x) if self.config.post_norms else x
+        return self.norm(name, x) if self.config.post_norms else x
 
-    def _attention(self, name: str, i: int, x: str, rotate: Rotate | None) -> str:
-        graph, config, width = self.graph, self.config, graph_width(self.config.head_dim)
+    def _attention(self, name: str, i: int, x: str) -> str:
+        config, width = self.config, self.attention.width
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        rotated, plain = _Heads(self.positions.order(config), width), _Heads(np.arange(config.head_dim), width)
+        rotated, plain = Heads(self.attention.order, width), Heads(np.arange(config.head_dim), width)
         layers = [
             self._projection(f"{name}.{part}_proj", count, order)
             for part, count, order in (("q", heads, rotated), ("k", kv_heads, rotated), ("v", kv_heads, plain))
         ]
-        packed = self.weights.linear(graph, x, f"{name}.qkv_proj", layers)
-        if rotate:
-            sizes = graph.constant(np.array([layer.size[1] for layer in layers], dtype="int64"))
-            q, k, v = graph.node("Split", packed, sizes, outputs=3, axis=-1)
-            inputs = [rotate(q, heads), rotate(k, kv_heads), v]
-        else:
-            inputs = [packed, "", ""]
-        context, *_ = graph.contrib(
-            "GroupQueryAttention",
-            *inputs,
-            *(f"past_key_{i}", f"past_value_{i}", "seqlens_k", "total"),
-            *(self.angles or ("", "")),
-            *("", "bias" if self.positions.bidirectional else ""),
-            outputs=[f"{name}.context", f"present_key_{i}", f"present_value_{i}"],
-            num_heads=heads,
-            kv_num_heads=kv_heads,
-            scale=config.head_dim**-0.5,
-            causal=int(not self.positions.bidirectional),
-            do_rotary=int(not rotate),
-            rotary_interleaved=int(not rotate),
-        )
+        packed = self.weights.linear(self.graph, x, f"{name}.qkv_proj", layers)
         shape = (heads * config.head_dim, config.hidden_size)
         out = Layer(f"{name}.o_proj", shape, config.linear_bias, rows=plain.rows)
-        return self.weights.linear(graph, context, out.name, [out])
+        context = self.attention(name, i, packed, self._head_norms(name, rotated))
+        return self.weights.linear(self.graph, context, out.name, [out])
 
-    def _projection(self, name: str, count: int, heads: "_Heads") -> Layer:
+    def _head_norms(self, name: str, heads: Heads) -> list[HeadNorm]:
+        if not self.config.use_qk_norm:
+            return []
+        shared = self.weights.operators, self.graph, self.config
+        return [HeadNorm(*shared, f"{name}.{part}_norm", heads, self.attention.width) for part in "qk"]
+
+    def _projection(self, name: str, count: int, heads: Heads) -> Layer:
         shape = (self.config.hidden_size, count * self.config.head_dim)
         return Layer(name, shape, self.config.attention_bias, columns=heads.columns)
 
@@ -136,24 +94,3 @@ class _StepGraph:
         if self.config.tie_word_embeddings:
             return self.weights.tied_head(self.graph, hidden, "model.embed_tokens.weight", self.table)
         return self.weights.head(self.graph, hidden, Layer("lm_head", self.table[::-1], bias=False))
-
-
-class _Heads:
-    """Heads in the graph's order of dimensions, filled up with zeros."""
-
-    def __init__(self, order: np.ndarray, width: int):
-        self._order, self._width = order, width
-        self._unchanged = width == len(order) and bool((np.diff(order) == 1).all())
-
-    def columns(self, array: np.ndarray) -> np.ndarray:
-        """[..., heads · head_dim] → [..., heads · D]."""
-        if self._unchanged:
-            return array
-        heads = array.reshape(*array.shape[:-1], -1, len(self._order))
-        wide = np.zeros((*heads.shape[:-1], self._width), dtype=array.dtype)
-        wide[..., : len(self._order)] = heads[..., self._order]
-        return wide.reshape(*array.shape[:-1], -1)
-
-    def rows(self, array: np.ndarray) -> np.ndarray:
-        """[heads · head_dim, out] → [heads · D, out]."""
-        return self.columns(array.T).T

@@ -1,77 +1,35 @@
-"""Matrices of a graph, as float32 or in blocks of few bits: a linear layer, an embedding, a head.
+"""Matrices of a graph, as float32, in blocks of few bits or in 8 bits a column: a linear layer, an embedding, a head.
 
 Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from glm.errors import UsageError
+from glm.export.onnx.columns import ColumnWeights
+from glm.export.onnx.contrib import CONTRIB
+from glm.export.onnx.experts import Routing, dense, moe, qmoe
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
+from glm.export.onnx.layers import Layer, bias_of, side_by_side
+from glm.export.onnx.operators import Operators
 from glm.export.onnx.quantize import Blocks
-
-Arrange = Callable[[np.ndarray], np.ndarray]
-
-
-def as_it_is(array: np.ndarray) -> np.ndarray:
-    return array
+from glm.export.onnx.standard import STANDARD
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A linear layer of the model, one of those that a matrix of the graph consists of.
+class FloatWeights:
+    """Every weight in float32.
 
     Attributes:
-        name: without `.weight` and `.bias`.
-        shape: [in, out] in memory.
-        bias: whether it has one.
-        columns: what the graph has as its outputs, from an array [..., out]; heads may be padded or reordered.
-        rows: the same of its inputs, from [in, out].
+        operators: of the graph.
     """
 
-    name: str
-    shape: tuple[int, int]
-    bias: bool
-    columns: Arrange = as_it_is
-    rows: Arrange = as_it_is
-
-    def arranged(self, array: np.ndarray) -> np.ndarray:
-        return self.rows(self.columns(array))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """K and N in the graph."""
-        inputs, outputs = self.shape
-        return len(self.rows(np.zeros((inputs, 1)))), len(self.columns(np.zeros(outputs)))
-
-
-def bias_of(graph: Graph, name: str, layers: list[Layer]) -> str:
-    """The bias [N] of layers side by side, "" if they have none."""
-    if not layers[0].bias:
-        return ""
-    slot = graph.data.slot(f"{name}.bias", "float32", (sum(layer.size[1] for layer in layers),))
-    for layer, where in _side_by_side(layers):
-
-        def writes(array, layer=layer, where=where):
-            return [Write(slot, (where,), layer.columns(array))]
-
-        graph.data.fill(f"{layer.name}.bias", layer.shape[1:], writes)
-    return slot.name
-
-
-def _side_by_side(layers: list[Layer]) -> Iterator[tuple[Layer, slice]]:
-    start = 0
-    for layer in layers:
-        width = layer.size[1]
-        yield layer, slice(start, start + width)
-        start += width
-
-
-class FloatWeights:
-    """Every weight in float32."""
+    operators: Operators = CONTRIB
 
     kind, block_size, symmetric, head_bits = "fp32", None, None, None
 
@@ -79,7 +37,7 @@ class FloatWeights:
         """[..., K] → [..., N], the outputs of the layers side by side."""
         inputs = layers[0].size[0]
         slot = graph.data.slot(f"{name}.weight", "float32", (inputs, sum(layer.size[1] for layer in layers)))
-        for layer, where in _side_by_side(layers):
+        for layer, where in side_by_side(layers):
 
             def writes(array, layer=layer, where=where):
                 for rows, numbers in chunks(layer.arranged(array)):
@@ -90,17 +48,23 @@ class FloatWeights:
         product = graph.node("MatMul", x, slot.name)
         return graph.node("Add", product, bias) if bias else product
 
+    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
+        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
+        if self.operators.standard:
+            return dense(graph, config, self, name, x, routed)
+        return moe(graph, config, name, x, routed)
+
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
         return graph.node("Gather", graph.data.copy(weight, shape), ids)
 
     def head(self, graph: Graph, x: str, layer: Layer) -> str:
-        """Logits [B, V] of x [B, H]."""
+        """Logits [..., V] of x [..., H]."""
         return self.linear(graph, x, layer.name, [layer])
 
     def tied_head(self, graph: Graph, x: str, weight: str, shape: tuple[int, int]) -> str:
-        """Logits [B, V] of x [B, H], with the table of `embedding` as the head."""
-        return graph.node("Gemm", x, weight, transB=1)
+        """Logits [..., V] of x [..., H], with the table of `embedding` as the head."""
+        return self.operators.tied(graph, x, weight, shape)
 
 
 @dataclass(frozen=True)
@@ -116,6 +80,8 @@ class QuantizedWeights:
     blocks: Blocks
     accuracy_level: int = 4
     tables: Blocks | None = None
+
+    operators = CONTRIB  # standard ones know no blocks before opset 21
 
     @property
     def kind(self) -> str:
@@ -135,15 +101,12 @@ class QuantizedWeights:
 
     def linear(self, graph: Graph, x: str, name: str, layers: list[Layer]) -> str:
         """[..., K] → [..., N], the outputs of the layers side by side."""
-        outputs, inputs = sum(layer.size[1] for layer in layers), layers[0].size[0]
-        slots = self._slots(graph, f"{name}.weight", outputs, inputs)
-        for layer, where in _side_by_side(layers):
+        slots = self._filled(graph, name, layers)
+        return self._matmul(graph, x, slots, layers[0].size[0], slots[0].shape[0], bias_of(graph, name, layers))
 
-            def writes(array, layer=layer, where=where):
-                return self._writes(slots, layer.arranged(array).T, where.start)
-
-            graph.data.fill(f"{layer.name}.weight", layer.shape, writes)
-        return self._matmul(graph, x, slots, inputs, outputs, bias_of(graph, name, layers))
+    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
+        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
+        return qmoe(graph, config, self.blocks, self.accuracy_level, name, x, routed)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
@@ -153,11 +116,19 @@ class QuantizedWeights:
         return table._gather(graph, ids, weight, slots, shape)
 
     def head(self, graph: Graph, x: str, layer: Layer) -> str:
-        """Logits [B, V] of x [B, H]."""
-        return self._table.linear(graph, x, layer.name, [layer])
+        """Logits [..., V] of x [..., H], in parts: while ONNX Runtime packs a matrix, the memory holds it twice."""
+        (inputs, outputs), table = layer.size, self._table
+        if outputs <= HEAD_PART:
+            return table.linear(graph, x, layer.name, [layer])
+        slots, parts = table._filled(graph, layer.name, [layer]), []
+        for start in range(0, outputs, HEAD_PART):
+            where = slice(start, min(start + HEAD_PART, outputs))
+            some = [slot and graph.data.rows(slot, where) for slot in slots]
+            parts.append(table._matmul(graph, x, some, inputs, where.stop - where.start, ""))
+        return graph.node("Concat", *parts, axis=-1)
 
     def tied_head(self, graph: Graph, x: str, weight: str, shape: tuple[int, int]) -> str:
-        """Logits [B, V] of x [B, H], with the table of `embedding` as the head."""
+        """Logits [..., V] of x [..., H], with the table of `embedding` as the head."""
         named = {slot.name: slot for slot in graph.data.slots}
         slots = [named.get(f"{weight}.{part}") for part in ("data", "scales", "zeros")]
         return self._table._matmul(graph, x, slots, shape[1], shape[0], "")
@@ -166,6 +137,18 @@ class QuantizedWeights:
     def _table(self) -> "QuantizedWeights":
         """How embedding and head are stored."""
         return replace(self, blocks=self.tables or self.blocks, tables=None)
+
+    def _filled(self, graph: Graph, name: str, layers: list[Layer]) -> list[Slot | None]:
+        """The slots of layers side by side, which their weights fill."""
+        outputs, inputs = sum(layer.size[1] for layer in layers), layers[0].size[0]
+        slots = self._slots(graph, f"{name}.weight", outputs, inputs)
+        for layer, where in side_by_side(layers):
+
+            def writes(array, layer=layer, where=where):
+                return self._writes(slots, layer.arranged(array).T, where.start)
+
+            graph.data.fill(f"{layer.name}.weight", layer.shape, writes)
+        return slots
 
     def _slots(self, graph: Graph, name: str, outputs: int, inputs: int) -> list[Slot | None]:
         """For the fields of `Quantized`."""
@@ -201,28 +184,43 @@ class QuantizedWeights:
         return graph.node("Slice", x, start, stop, axis)
 
 
-Weights = FloatWeights | QuantizedWeights
+Weights = FloatWeights | QuantizedWeights | ColumnWeights
 # --weights → how many bits, and those of embedding and head, whose errors reach the logits directly: measured in
 # docs/quantization.md.
 KINDS = {"fp32": None, "int8": (8, 8), "int4": (4, 8)}
 USUAL_BLOCK = 128
+HEAD_PART = 8192  # outputs of the head that are packed at once
+# --weights of standard operators, which have no blocks.
+STANDARD_KINDS = {"fp32": FloatWeights(STANDARD), "int8": ColumnWeights()}
+OPSETS = (STANDARD.opset,)  # --opset, each without ONNX Runtime's own operators
 
 
-def weights_of(kind: str, block: int | None = None, symmetric: bool = True, head_bits: int | None = None) -> Weights:
-    """The weights of an export by the name of their kind, one of `KINDS`.
+def weights_of(
+    kind: str,
+    block: int | None = None,
+    symmetric: bool = True,
+    head_bits: int | None = None,
+    opset: int | None = None,
+) -> Weights:
+    """The weights of an export by the name of their kind, one of `KINDS`, and with them its operators.
 
     Args:
         block: numbers that share a scale; 128 if not given.
         symmetric: without zero points.
         head_bits: of embedding and head, 4 or 8; those of `KINDS` if not given.
+        opset: of a graph of standard operators, one of `OPSETS`; ONNX Runtime's own if not given.
 
     Raises:
-        UsageError: an unknown kind, a block size that is not a power of 2 from 16 to 256, or blocks of float32 weights.
+        UsageError: an unknown kind or opset, a block size that is not a power of 2 from 16 to 256, or blocks of weights
+            that have none.
     """
     if kind not in KINDS:
         raise UsageError(f"weights '{kind}' are unknown; known: {', '.join(KINDS)}")
+    blocks = block is not None or not symmetric or head_bits
+    if opset is not None:
+        return _standard(kind, opset, bool(blocks))
     if KINDS[kind] is None:
-        if block is not None or not symmetric or head_bits:
+        if blocks:
             raise UsageError(
                 f"weights '{kind}' have no blocks: leave block size, zero points and the head's bits to int8 and int4"
             )
@@ -232,3 +230,19 @@ def weights_of(kind: str, block: int | None = None, symmetric: bool = True, head
         Blocks(count, USUAL_BLOCK if block is None else block, symmetric) for count in (bits, head_bits or usual_head)
     )
     return QuantizedWeights(layers, tables=tables)
+
+
+def _standard(kind: str, opset: int, blocks: bool) -> Weights:
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not offered: choose {' or '.join(map(str, OPSETS))}, or leave it out")
+    if kind not in STANDARD_KINDS:
+        raise UsageError(
+            f"weights '{kind}' are ONNX Runtime's own, and opset {opset} has none: choose "
+            f"{' or '.join(STANDARD_KINDS)}, or leave the opset out"
+        )
+    if blocks:
+        raise UsageError(
+            f"weights of opset {opset} have no blocks, but a scale a column: leave out block size, zero points and the "
+            "head's bits"
+        )
+    return STANDARD_KINDS[kind]

@@ -11,7 +11,7 @@ from glm.export.files import FORMAT_VERSION, REQUIRED, Manifest
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.step_graph import step_graph
 from glm.export.onnx.weights import Weights
-from glm.export.writing import BAR_DELAY, write_export
+from glm.export.writing import BAR_DELAY, require_exportable, write_export
 
 Tensors = Iterable[tuple[str, np.ndarray]]
 
@@ -51,6 +51,7 @@ def export_step_graph(
     Raises:
         GLMError: as `write_step_graph` and `glm.export.writing.write_export`.
     """
+    require_exportable(config)
     graph = step_graph(config, stored)
     draft = Manifest(
         format_version=FORMAT_VERSION,
@@ -65,6 +66,8 @@ def export_step_graph(
         max_position=config.max_position,
         parameters=graph.data.parameters,
         files={},
+        opset=stored.operators.opset if stored.operators.standard else None,
+        onnxruntime=graph.onnxruntime,
     )
     return write_export(prefix, draft, graph.data.size, text, lambda staged: _write(graph, weights, staged))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
-from family_models import FAMILY
+from family_models import FAMILY, SPARSE
 from tiny_glm import NO_DROPOUT, scatter, tiny_model
 
 from glm import GLMConfig, GLMForCausalLM
@@ -26,7 +26,28 @@ MODELS = {
     "glm4, heads of 32": _WIDE_HEADS,
     "glm4, heads of 32, yarn": _WIDE_HEADS | {"rope_scaling": YARN},
 }
-PRESETS = ("glm-tiny-chinese", "chatglm-6b-tiny", "glm-4-9b-chat-tiny", "glm-4-9b-0414-tiny", "glm-4-32b-0414-tiny")
+# Models with experts: the norms of queries and keys see heads that are filled up, and heads that the attention operator
+# turns; a bias decides which experts, and their weights are taken as they are or made to add up to 1.
+_SPARSE = SPARSE | {"family": "glm4-moe", "moe_intermediate_size": 32}
+SPARSE_MODELS = {
+    "glm4-moe, heads of 12": _SPARSE,
+    "glm4-moe, two groups": _SPARSE
+    | {"head_dim": 32, "use_qk_norm": False, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 1.0},
+    "glm4-moe, not normalised": _SPARSE
+    | {"head_dim": 32, "norm_topk_prob": False, "num_experts_per_tok": 3, "n_shared_experts": 2, "n_group": 4}
+    | {"topk_group": 2, "first_k_dense_replace": 0},
+    "glm4-moe, none shared": _SPARSE | {"head_dim": 16, "n_shared_experts": 0, "rope_scaling": YARN},
+}
+MODELS |= SPARSE_MODELS
+PRESETS = (
+    "glm-tiny-chinese",
+    "chatglm-6b-tiny",
+    "glm-4-9b-chat-tiny",
+    "glm-4-9b-0414-tiny",
+    "glm-4-32b-0414-tiny",
+    "glm-4.5-tiny",
+    "glm-4.5-air-tiny",
+)
 
 
 @cache
@@ -40,5 +61,5 @@ def model_of(name: str) -> GLMForCausalLM:
 
 
 def weights(model) -> Iterator[tuple[str, np.ndarray]]:
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.state_dict().items():
         yield name, as_numpy(parameter)

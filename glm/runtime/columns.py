@@ -1,0 +1,180 @@
+"""Step graphs that give new keys and values back, with which the cache is written here: Paddle's, and those of standard
+ONNX operators. numpy only.
+
+Such a graph takes input_ids [B, T], position_ids [B, P, T], lengths [B], prefix_length [B], last [B, M], all int64, and
+past_key_i and past_value_i [B, K, C, D] of every layer i; it gives logits [B, M, V] and new [2L, B, K, T, D], keys and
+values of the new tokens by turns (glm/export/paddle_step.py, glm/export/onnx/standard.py). Shapes: as in
+glm/runtime/step.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glm.errors import GLMError
+from glm.runtime.step import check_chunk, check_columns, check_step
+
+Shapes = Mapping[str, Sequence[Any]]
+INPUTS = ("input_ids", "position_ids", "lengths", "prefix_length", "last")  # beside the cache
+
+
+@dataclass(eq=False)
+class ColumnCache:
+    """Keys and values of all layers.
+
+    Attributes:
+        store: [2L, slots, K, C, D], keys and values by turns; numpy's, or of a runtime's own memory.
+    """
+
+    store: Any
+
+    @property
+    def slots(self) -> int:
+        return self.store.shape[1]
+
+    @property
+    def max_length(self) -> int:
+        return self.store.shape[3]
+
+
+class ColumnStepRuntime:
+    """All of `glm.runtime.step.StepRuntime` but the graph, which subclasses run.
+
+    Args:
+        parts: keys and values of all layers, 2L.
+        heads, head_dim: K and D.
+        vocab_size: V.
+        capacity: longest max_length of a cache.
+        dtype: of the cache.
+        any_columns: see `StepRuntime`.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: int,
+        heads: int,
+        head_dim: int,
+        vocab_size: int,
+        capacity: int,
+        dtype: str = "float32",
+        any_columns: bool = True,
+    ):
+        self._parts, self._heads, self._head_dim, self._dtype = parts, heads, head_dim, dtype
+        self.vocab_size, self.capacity, self.any_columns = vocab_size, capacity, any_columns
+
+    def cache_bytes(self, slots: int, max_length: int) -> int:
+        return int(np.prod(self._shape(slots, max_length), dtype="int64")) * (4 if self._dtype == "float32" else 2)
+
+    def new_cache(self, slots: int, max_length: int) -> ColumnCache:
+        return ColumnCache(np.zeros(self._shape(slots, max_length), self._dtype))
+
+    def prefill(
+        self, cache: ColumnCache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
+    ) -> np.ndarray:
+        return self.read(cache, slot, ids, positions, start, prefix_length, [len(ids) - 1])[0]
+
+    def read(
+        self,
+        cache: ColumnCache,
+        slot: int,
+        ids: Sequence[int],
+        positions: np.ndarray,
+        start: int,
+        prefix_length: int,
+        columns: Sequence[int],
+    ) -> np.ndarray:
+        end = start + len(ids)
+        check_chunk(cache, slot, start, end)
+        check_columns(columns, len(ids), self.any_columns)
+        if prefix_length and start:
+            raise GLMError(f"prefix_length is {prefix_length} at position {start}: such prompts are read whole")
+        # Only what was read is worth the scores of a whole chunk; one hidden position stands for none.
+        past = self._contiguous(cache.store[:, slot : slot + 1, :, : max(start, 1)])
+        logits, new = self._step(past, [ids], positions[None], [start], [prefix_length], [columns])
+        self._write(cache, [slot], [start], new)
+        return logits
+
+    def interrupt(self) -> None:
+        """Neither Paddle's nor FastDeploy's calls can be ended, and Paddle's hold Python's lock besides."""
+
+    def decode(self, cache: ColumnCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        count = len(ids)
+        check_step(cache, count, lengths)
+        past, nothing = self._first_rows(cache, count), np.zeros_like(lengths)
+        logits, new = self._step(past, ids[:, None], positions[:, :, None], lengths, nothing, nothing[:, None])
+        self._write(cache, range(count), lengths.tolist(), new)
+        return logits
+
+    def copy(self, to: ColumnCache, slots, of: ColumnCache, sources, positions: tuple[int, int]) -> None:
+        part = slice(*positions)
+        # Read before anything is written, so slots may change places.
+        moved = [self._copied(of.store[:, source, :, part]) for source in sources]
+        for slot, text in zip(slots, moved, strict=True):
+            to.store[:, slot, :, part] = text
+
+    def _run(self, past: list[Any], feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and new keys and values of one call of the graph.
+
+        Args:
+            past: of every layer, keys and values by turns [B, K, C, D].
+            feeds: the other inputs.
+        """
+        raise NotImplementedError
+
+    def _contiguous(self, store: Any) -> list[Any]:
+        """Parts of a store for the graph, each in one piece."""
+        return [np.ascontiguousarray(part) for part in store]
+
+    def _first_rows(self, cache: ColumnCache, count: int) -> list[Any]:
+        """The first `count` slots of a cache for the graph, where they lie."""
+        return [part[:count] for part in cache.store]
+
+    def _copied(self, store: Any) -> Any:
+        return store.copy()
+
+    def _stored(self, new: np.ndarray) -> Any:
+        """New keys and values as the store takes them."""
+        return new
+
+    def _shape(self, slots: int, max_length: int) -> list[int]:
+        return [self._parts, slots, self._heads, max_length, self._head_dim]
+
+    def _step(self, past: list[Any], *arrays) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [B · M, V], and new keys and values [2L, B, K, T, D]."""
+        feeds = {name: np.ascontiguousarray(array, dtype="int64") for name, array in zip(INPUTS, arrays, strict=True)}
+        logits, new = self._run(past, feeds)
+        return logits.reshape([-1, self.vocab_size]), new
+
+    def _write(self, cache: ColumnCache, slots: Sequence[int], starts: Sequence[int], new: np.ndarray) -> None:
+        width = new.shape[3]
+        if not np.isfinite(new.sum()):
+            # Hidden positions count 0 times, and 0 · nan would be nan in every later sequence of the slot.
+            raise GLMError(
+                f"the model's keys or values became nan or infinite ({self._dtype}): its weights are damaged, or its "
+                "numbers overflow: export it with --dtype bfloat16 or float32"
+            )
+        values = self._stored(new)
+        for place, (slot, start) in enumerate(zip(slots, starts, strict=True)):
+            cache.store[:, slot, :, start : start + width] = values[:, place]
+
+
+def step_shapes(model_file: Path, inputs: Shapes, outputs: Shapes) -> dict[str, int]:
+    """What `ColumnStepRuntime` has to know of a graph, from the shapes of what it takes and gives.
+
+    Raises:
+        GLMError: it is another graph.
+    """
+    parts = sum(name.startswith("past_") for name in inputs)
+    if not parts or set(inputs) != {*INPUTS, *past_names([None] * parts)} or set(outputs) != {"logits", "new"}:
+        raise GLMError(f"{model_file} is no step graph of standard operators: export the model with --opset 17")
+    _, heads, _, head_dim = inputs["past_key_0"]
+    return {"parts": parts, "heads": heads, "head_dim": head_dim, "vocab_size": outputs["logits"][-1]}
+
+
+def past_names(parts: Sequence[Any]) -> dict[str, Any]:
+    """Keys and values by turns, by their names in a graph."""
+    return {f"past_{('key', 'value')[place % 2]}_{place // 2}": part for place, part in enumerate(parts)}

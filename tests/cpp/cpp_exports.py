@@ -1,0 +1,78 @@
+"""Tiny exports of every kind of model, and what Python's engine writes with them."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from cpp_texts import DATA
+from family_models import SPARSE
+from tiny_chat import KINDS, chat_model, vocabulary
+from tiny_glm import tiny_model
+from write_onnx import write_export
+
+from glm.generation.config_json import NAME as GENERATION_FILE
+from glm.inference.exported import ExportOptions, open_export
+
+WITHOUT_CPP = {"chatglm2", "chatglm3"}  # whose tokenizers it does not read
+NAMES = ("glm-chinese", *(kind for kind in KINDS if kind not in WITHOUT_CPP), "glm4-moe")
+SEED = 11
+
+
+@dataclass
+class Export:
+    """A directory with an export, and the programs.
+
+    Attributes:
+        backend: a runtime of both sides.
+    """
+
+    folder: Path
+    programs: Path
+    backend: str = "onnx_runtime"
+
+    def generator(self, **options):
+        wanted = ExportOptions(path=self.folder, backend=self.backend, device="cpu", cpu_threads=1, streams=True)
+        return open_export(replace(wanted, **options))[0]
+
+    def infer(self, *words, code: int = 0, stdin: str | None = None, **options) -> subprocess.CompletedProcess:
+        command = [self.programs / "glm_infer", "--model_path", self.folder, "--backend", self.backend]
+        command += ["--cpu_threads", "1", *words]
+        stdin = None if stdin is None else stdin.encode()
+        run = subprocess.run([*map(str, command)], capture_output=True, input=stdin, timeout=600, **options)
+        # Not text=True, which makes line ends of others.
+        run.stdout, run.stderr = run.stdout.decode(), run.stderr.decode()
+        assert run.returncode == code, (run.returncode, run.stdout[-2000:], run.stderr[-2000:])
+        return run
+
+    def ids(self, prompts: Sequence[Sequence[int]], *words) -> list[list[int]]:
+        """Tokens behind prompts."""
+        run = self.infer("--ids", *words, *(" ".join(map(str, ids)) for ids in prompts))
+        lines = [line.removeprefix("  → ") for line in run.stdout.splitlines() if line.startswith("  → ")]
+        assert len(lines) == len(prompts)
+        return [[int(word) for word in line.split()] for line in lines]
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """A tiny random model, some tokens of which end its texts."""
+    if name == "glm-chinese":
+        model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
+    elif name == "glm4-moe":
+        sizes = SPARSE | {"moe_intermediate_size": 32, "max_position_embeddings": 512}
+        model, files = tiny_model(seed=3, spread=0.4, family=name, **sizes), DATA / "glm4-0414-tiny"
+    else:
+        model, files = chat_model(name), vocabulary(name)
+    model.save_pretrained(folder)
+    shutil.copytree(files, folder, dirs_exist_ok=True)
+    size = model.config.vocab_size
+    ends = np.random.default_rng(SEED).choice(size, size // 12, replace=False)
+    (folder / GENERATION_FILE).write_text(json.dumps({"eos_token_id": [*map(int, ends)]}), encoding="utf-8")
+    return folder
+
+
+def make_export(name: str, folder: Path) -> Path:
+    write_export(write_model(name, folder / "model"), folder / "export")
+    return folder / "export"
