@@ -1,10 +1,12 @@
-"""Make the tiny vocabularies of the presets chatglm-tiny, glm4-tiny and glm4-0414-tiny from the bundled samples.
+"""Make the tiny vocabularies of the tiny presets but glm-tiny-chinese's from the bundled samples.
 
     python data/train_family_vocabularies.py [--output DIR]
 
 Each has the make-up of the real one, and its special tokens: ChatGLM-6B's sentencepiece file (unigram, nmt_nfkc, bytes
-as fallback, layout pieces), GLM-4-9B's tiktoken ranks, GLM-4-0414's tokenizer.json. The two GLM-4 vocabularies hold the
-same pieces. Names stay in single characters, so that a model can copy a name it has never seen.
+as fallback, layout pieces), that of ChatGLM2 and 3 (byte-pair encoding, texts as they are, bytes as fallback),
+GLM-4-9B's tiktoken ranks, GLM-4-0414's and GLM-4.5's tokenizer.json. The GLM-4 ones hold the same pieces, but for a few
+that glm47-tiny lacks, so that its special tokens have other ids than glm45-tiny's. Names stay in single characters, so
+that a model can copy a name it has never seen.
 """
 
 from __future__ import annotations
@@ -27,15 +29,26 @@ from train_vocabulary import BOUNDARY, training_text  # noqa: E402
 
 from glm.files.atomic import write_bytes  # noqa: E402
 from glm.files.json_files import CONFIG_FILE  # noqa: E402
-from glm.tokenizers import ChatGLMTokenizer, GLM4JsonTokenizer, GLM4Tokenizer, GLMTokenizer  # noqa: E402
+from glm.tokenizers import (  # noqa: E402
+    ChatGLM2Tokenizer,
+    ChatGLM3Tokenizer,
+    ChatGLMTokenizer,
+    GLM4JsonTokenizer,
+    GLM4Tokenizer,
+    GLM45Tokenizer,
+    GLMTokenizer,
+)
 from glm.tokenizers.byte_pairs import PIECE_PATTERN  # noqa: E402
 from glm.tokenizers.chatglm import LAYOUT  # noqa: E402
-from glm.tokenizers.glm4 import SPECIAL_TOKENS  # noqa: E402
+from glm.tokenizers.glm4 import GLM45_TOKENS, MARKUP, SPECIAL_TOKENS  # noqa: E402
+from glm.tokenizers.glm45_templates import GLM45_TEMPLATE, GLM47_TEMPLATE  # noqa: E402
 from glm.tokenizers.kept_files import TEMPLATE_FILE  # noqa: E402
 
 CHATGLM_CONTROL = ["[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"]
 CHATGLM_PIECES = 800
+CHATGLM2_PIECES = 823  # and nine special tokens
 GLM4_PIECES = 754
+GLM47_PIECES = 748
 
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
@@ -96,6 +109,26 @@ def chatglm_model() -> bytes:
     return model.getvalue()
 
 
+def chatglm2_model() -> bytes:
+    """The serialised sentencepiece model of ChatGLM2 and 3, to which line ends are bytes: 13."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in training_text() for line in text.splitlines()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=CHATGLM2_PIECES,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        pretokenization_delimiter=BOUNDARY,
+        byte_fallback=True,
+        split_digits=True,
+        num_threads=1,
+        minloglevel=1,
+    )
+    return model.getvalue()
+
+
 def byte_merges() -> list[tuple[bytes, bytes]]:
     """GLM4_PIECES - 256 merges of pieces: first bytes to every character of the samples, then characters to words.
 
@@ -113,7 +146,9 @@ def byte_merges() -> list[tuple[bytes, bytes]]:
     return list(merges.values())[: GLM4_PIECES - 256]
 
 
-def byte_pair_encoding(merges: list[tuple[bytes, bytes]]) -> tokenizers.Tokenizer:
+def byte_pair_encoding(
+    merges: list[tuple[bytes, bytes]], added: tuple[str, ...] = SPECIAL_TOKENS
+) -> tokenizers.Tokenizer:
     """A tokenizer of the library `tokenizers`: a byte is its own id, merges and special tokens follow."""
     pieces = [*(bytes([byte]) for byte in range(256)), *(left + right for left, right in merges)]
     vocabulary = {in_characters(piece): index for index, piece in enumerate(pieces)}
@@ -126,7 +161,11 @@ def byte_pair_encoding(merges: list[tuple[bytes, bytes]]) -> tokenizers.Tokenize
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([tokenizers.AddedToken(text, normalized=False) for text in SPECIAL_TOKENS])
+    for text in added:
+        special = text not in MARKUP
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(
+            [tokenizers.AddedToken(text, normalized=False, special=special)]
+        )
     return tokenizer
 
 
@@ -146,6 +185,11 @@ def write_chatglm(folder: Path) -> None:
     write_bytes(folder / CONFIG_FILE, json.dumps(dict(ChatGLMTokenizer.default_config), ensure_ascii=False).encode())
 
 
+def write_chatglm2(folder: Path, model: bytes, kind: type[ChatGLM2Tokenizer]) -> None:
+    write_bytes(folder / kind.vocabulary_file, model)
+    write_bytes(folder / CONFIG_FILE, json.dumps(dict(kind.default_config), ensure_ascii=False).encode())
+
+
 def write_glm4(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
     write_bytes(folder / GLM4Tokenizer.vocabulary_file, ranks(merges))
     write_bytes(
@@ -157,29 +201,52 @@ def write_glm4(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
 
 
 def write_glm4_0414(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
-    content = byte_pair_encoding(merges).to_str(pretty=False).encode()
-    write_bytes(folder / GLM4JsonTokenizer.vocabulary_file, content)
-    write_bytes(
-        folder / CONFIG_FILE, json.dumps(glm4_config(GLM4JsonTokenizer.default_config), ensure_ascii=False).encode()
-    )
-    write_bytes(folder / TEMPLATE_FILE, GLM4_0414_TEMPLATE.encode())
+    config = glm4_config(GLM4JsonTokenizer.default_config)
+    _write_json(folder, byte_pair_encoding(merges), config, GLM4_0414_TEMPLATE)
 
 
-def glm4_config(defaults: dict) -> dict:
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    decoder = {str(GLM4_PIECES + i): {"content": text, **flags} for i, text in enumerate(SPECIAL_TOKENS)}
-    return {**defaults, "added_tokens_decoder": decoder, "additional_special_tokens": list(SPECIAL_TOKENS)}
+def glm4_config(defaults: dict, added: tuple[str, ...] = SPECIAL_TOKENS) -> dict:
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    decoder = {
+        str(GLM4_PIECES + i): {"content": text, **flags, "special": text not in MARKUP} for i, text in enumerate(added)
+    }
+    special = [text for text in added if text not in GLM45_TOKENS[4:]]
+    return {**defaults, "added_tokens_decoder": decoder, "additional_special_tokens": special}
+
+
+def write_glm45(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
+    added = (*SPECIAL_TOKENS, *GLM45_TOKENS)
+    config = glm4_config(GLM45Tokenizer.default_config, added)
+    _write_json(folder, byte_pair_encoding(merges, added), config, GLM45_TEMPLATE)
+
+
+def write_glm47(folder: Path, merges: list[tuple[bytes, bytes]]) -> None:
+    """As transformers 5 writes such directories."""
+    added = (*SPECIAL_TOKENS, *GLM45_TOKENS)
+    config = {"backend": "tokenizers", **GLM45Tokenizer.default_config, "tokenizer_class": "TokenizersBackend"}
+    config["extra_special_tokens"] = [*SPECIAL_TOKENS, *GLM45_TOKENS[:4]]
+    _write_json(folder, byte_pair_encoding(merges[: GLM47_PIECES - 256], added), config, GLM47_TEMPLATE)
+
+
+def _write_json(folder: Path, library: tokenizers.Tokenizer, config: dict, template: str) -> None:
+    write_bytes(folder / GLM4JsonTokenizer.vocabulary_file, library.to_str(pretty=False).encode())
+    write_bytes(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False).encode())
+    write_bytes(folder / TEMPLATE_FILE, template.encode())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the vocabularies of the tiny ChatGLM and GLM-4 presets.")
     parser.add_argument("--output", type=Path, default=ROOT / "data", help="folder to write to (default: %(default)s)")
     output = parser.parse_args().output
-    merges = byte_merges()
+    merges, pieces = byte_merges(), chatglm2_model()
     writers = {
         "chatglm-tiny": write_chatglm,
+        "chatglm2-tiny": lambda folder: write_chatglm2(folder, pieces, ChatGLM2Tokenizer),
+        "chatglm3-tiny": lambda folder: write_chatglm2(folder, pieces, ChatGLM3Tokenizer),
         "glm4-tiny": lambda folder: write_glm4(folder, merges),
         "glm4-0414-tiny": lambda folder: write_glm4_0414(folder, merges),
+        "glm45-tiny": lambda folder: write_glm45(folder, merges),
+        "glm47-tiny": lambda folder: write_glm47(folder, merges),
     }
     for name, write in writers.items():
         (output / name).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Checkpoints: reading every supported format into one in-memory layout, merging, writing. Needs no Paddle."""
 
 from glm.checkpoint.file_names import remove_weights
-from glm.checkpoint.names import TABLES, NameTable, Packing, TensorEntry, from_memory
+from glm.checkpoint.names import TABLES, NameTable, TensorEntry, from_memory
+from glm.checkpoint.packing import Packing
 from glm.checkpoint.read import Checkpoint, check_state, load_state, open_checkpoint
 from glm.checkpoint.write import assign_weights, finish_shards, save_index, save_part, save_shard, save_state
 from glm.files.atomic import atomic_directory, atomic_file, atomic_write

@@ -17,8 +17,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from glm.checkpoint.adapter_experts import with_single_experts
 from glm.checkpoint.adapter_names import EMBEDDING, HEAD, Layout, find_layout
 from glm.checkpoint.adapter_settings import MLX, PADDLE, PEFT, Settings, read_settings
+from glm.checkpoint.expert_stacks import single_shapes, stack_name
 from glm.checkpoint.names import TensorEntry
 from glm.config.shapes import parameter_shapes
 from glm.errors import GLMError
@@ -106,6 +108,7 @@ def open_adapter(directory: Path, config: Any) -> LoadedAdapter:
     directory = Path(directory)
     settings = read_settings(directory)
     modules, whole = _sorted_out(_read_arrays(directory, settings), directory, settings)
+    modules = with_single_experts(modules, config, directory)
     names = [f"{module}.weight" for module in modules] + list(whole)
     layout = find_layout(names, config)
     _check_names(directory, settings, modules, names, layout)
@@ -212,11 +215,17 @@ def _check_saved(settings: Settings, modules: Mapping, whole: Mapping, layout: L
 def _named(settings: Settings, adapted: set[str], layout: Layout) -> set[str]:
     """The modules that the settings name; all of a kind of which some have an adapter, where they do not say."""
     if settings.targets:
-        return {module for module in layout.matrices if settings.targets(module, layout.kind(module))}
+        named = {module for module in layout.matrices if settings.targets(module, layout.kind(module))}
+        # transformers 5 holds experts in no layers, so that settings which name every gate_proj mean none of theirs.
+        return named if any(map(_of_expert, adapted)) else {module for module in named if not _of_expert(module)}
     if settings.kind == MLX:  # num_layers counts from the end, and the file says which they are
         return adapted
     kinds = {module.rpartition(".")[2] for module in adapted}
     return {module for module in layout.matrices if module.rpartition(".")[2] in kinds}
+
+
+def _of_expert(module: str) -> bool:
+    return stack_name(f"{module}.weight") != f"{module}.weight"
 
 
 def _add_module(adapter: LoadedAdapter, module: str, parts: Mapping, layout: Layout, config: Any) -> None:
@@ -280,7 +289,7 @@ def _token_ids(settings: Settings, module: str) -> list[int]:
 
 
 def _check_shapes(adapter: LoadedAdapter, config: Any) -> None:
-    shapes = parameter_shapes(config) | {HEAD: (config.hidden_size, config.vocab_size)}
+    shapes = single_shapes(parameter_shapes(config)) | {HEAD: (config.hidden_size, config.vocab_size)}
     for name, change in adapter.changes.items():
         shape, layer = shapes[name], name.removesuffix(".weight")
         wanted = {"weight": (name, shape), "added": (name, shape), "magnitude": (f"{layer}.magnitude", shape[1:])}

@@ -8,6 +8,8 @@ import numpy as np
 
 from glm.checkpoint.adapter import Change, LoadedAdapter
 from glm.checkpoint.adapter_names import EMBEDDING, HEAD
+from glm.checkpoint.expert_stacks import expert_name
+from glm.config.shapes import is_expert_stack
 
 Weights = Iterable[tuple[str, np.ndarray]]
 _COLUMNS = 4096  # of a matrix that are in memory in float64
@@ -22,6 +24,9 @@ def merged(tensors: Weights, adapter: LoadedAdapter, config: Any) -> Iterator[tu
     """
     waiting: dict[str, np.ndarray] = {}
     for name, array in tensors:
+        if is_expert_stack(name):
+            yield name, _changed_experts(name, array, adapter, config)
+            continue
         change = adapter.changes.get(name, Change())
         if name == EMBEDDING and adapter.unties:
             yield HEAD, changed(np.ascontiguousarray(array.T), adapter.changes[HEAD], is_head=True)
@@ -35,6 +40,19 @@ def merged(tensors: Weights, adapter: LoadedAdapter, config: Any) -> Iterator[tu
             members = {member: waiting.pop(member) for member in change.fused.memory}
             for member, rest in zip(members, _residuals(list(members.values()), change, config), strict=True):
                 yield member, changed(rest, adapter.changes[member], False, member == HEAD)
+
+
+def _changed_experts(name: str, stack: np.ndarray, adapter: LoadedAdapter, config: Any) -> np.ndarray:
+    """All experts of a projection [experts, in, out], in float32 where the adapter changes one of them."""
+    changes = {expert: adapter.changes.get(expert_name(name, expert)) for expert in range(len(stack))}
+    if not any(changes.values()):
+        return stack
+    result = stack.astype("float32")
+    for expert, change in changes.items():
+        if change is not None:
+            rest = _residuals([stack[expert]], change, config)[0] if change.init else stack[expert]
+            result[expert] = changed(rest, change, whole=not change.init)
+    return result
 
 
 def config_of_merged(adapter: LoadedAdapter, config: Any) -> Any:

@@ -6,8 +6,9 @@ Adapters are trained on published models, whose layers are those of the checkpoi
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from glm.checkpoint.expert_stacks import single_shapes
 from glm.checkpoint.names import TABLES, NameTable, TensorEntry, table_of
-from glm.config.shapes import parameter_shapes
+from glm.config.shapes import parameter_shapes, stays_float32
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -22,9 +23,11 @@ class Layout:
 
     def __init__(self, rows: dict[str, TensorEntry], config: Any):
         self.rows, self._tied = rows, config.tie_word_embeddings
-        shapes = parameter_shapes(config) | {HEAD: (config.hidden_size, config.vocab_size)}
+        shapes = single_shapes(parameter_shapes(config)) | {HEAD: (config.hidden_size, config.vocab_size)}
         self.matrices = {
-            name.removesuffix(".weight"): row for name, row in rows.items() if len(shapes[row.memory[0]]) == 2
+            name.removesuffix(".weight"): row
+            for name, row in rows.items()
+            if len(shapes[row.memory[0]]) == 2 and not stays_float32(row.memory[0])  # nobody adapts a router
         }
 
     def kind(self, module: str) -> str:

@@ -14,6 +14,7 @@ from math import inf, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
+from glm.checkpoint.adapter_experts import targeted_projections
 from glm.config.config_json import ADAPTER_CONFIGS
 from glm.errors import GLMError
 from glm.files.json_files import read_json
@@ -35,7 +36,7 @@ _REFUSED = {
         "layer_replication": "it repeats layers",
         "megatron_config": "its layers are Megatron's",
         "monteclora_config": "it samples its matrices",
-        "target_parameters": "it adapts parameters that are no layers",
+        "target_parameters": "it adapts parameters that are no layers, and not of experts alone",
         "use_bdlora": "its matrices are block-diagonal",
         "use_qalora": "its inputs are averaged in groups",
         "velora_config": "it is not LoRA alone",
@@ -210,7 +211,8 @@ def _peft(path: Path, raw: dict) -> Settings:
     kind = raw.get("peft_type") or "LORA"
     if str(kind).upper() != "LORA":
         raise GLMError(f"{path}: peft_type is {kind}, and only LORA is supported: the adapter is no LoRA")
-    _refuse(path, raw, PEFT)
+    experts = targeted_projections(raw.get("target_parameters"))
+    _refuse(path, raw if experts is None else {**raw, "target_parameters": None}, PEFT)
     if raw.get("bias", "none") not in (None, "none", "all", "lora_only"):
         raise GLMError(f"{path}: bias is {raw['bias']!r}, and must be none, all or lora_only")
     init = _initialisation(path, raw.get("init_lora_weights", True))
@@ -233,7 +235,7 @@ def _peft(path: Path, raw: dict) -> Settings:
         tokens=raw.get("trainable_token_indices"),
         saved=tuple(raw.get("modules_to_save") or ()),
         tied=bool(raw.get("ensure_weight_tying")),
-        targets=_peft_targets(raw),
+        targets=_peft_targets(raw, experts or set()),
         untrainable=(*untrainable, *([f"init_lora_weights {init}"] if init else [])),
     )
 
@@ -266,12 +268,15 @@ def _initialisation(path: Path, value: Any) -> str:
     )
 
 
-def _peft_targets(raw: dict) -> Callable[[str, str], bool] | None:
-    targets = raw.get("target_modules")
-    if not targets:
+def _peft_targets(raw: dict, experts: set[str]) -> Callable[[str, str], bool] | None:
+    """Args: experts: projections of every expert that are named besides, as parameters."""
+    targets = raw.get("target_modules") or []
+    if not targets and not experts:
         return None
 
     def named(module: str, kind: str) -> bool:
+        if experts and re.fullmatch(rf".*\.experts\.\d+\.({'|'.join(sorted(experts))})", module):
+            return True
         if _is_excluded(raw, module):
             return False
         if isinstance(targets, str):

@@ -9,6 +9,8 @@ import numpy as np
 
 from glm.checkpoint.adapter import FOREIGN, Adapter, Change, LoadedAdapter, check_shape, open_adapter
 from glm.checkpoint.adapter_settings import Settings
+from glm.checkpoint.expert_stacks import restacked, single_shapes, stack_name
+from glm.config.shapes import parameter_shapes
 from glm.errors import GLMError
 
 
@@ -27,7 +29,7 @@ def read_adapter(directory: Path, config: Any) -> tuple[dict, Adapter]:
     """
     loaded = open_adapter(directory, config)
     settings, changes = loaded.settings, loaded.changes
-    _require_trainable(loaded)
+    _require_trainable(loaded, config)
     kept = _own_ranks(changes)
     ranks, scalings = {len(own) for own in kept.values()}, {float(f"{changes[name].scaling:.12g}") for name in kept}
     if len(ranks) > 1 or len(scalings) > 1:
@@ -39,10 +41,12 @@ def read_adapter(directory: Path, config: Any) -> tuple[dict, Adapter]:
     r, scaling = ranks.pop(), scalings.pop()
     alpha = scaling * r
     alpha = round(alpha) if abs(alpha - round(alpha)) < 1e-9 * abs(alpha) else alpha
-    return {"r": r, "alpha": alpha, "dropout": settings.dropout}, matrices
+    return {"r": r, "alpha": alpha, "dropout": settings.dropout}, restacked(matrices)
 
 
-def _require_trainable(adapter: LoadedAdapter) -> None:
+def _require_trainable(adapter: LoadedAdapter, config: Any) -> None:
+    every = {name for name in single_shapes(parameter_shapes(config)) if stack_name(name) != name}
+    all_experts = every <= adapter.changes.keys()
     if adapter.settings.untrainable:
         raise _untrainable(adapter.settings, adapter.settings.untrainable[0])
     if adapter.unties:
@@ -50,6 +54,8 @@ def _require_trainable(adapter: LoadedAdapter) -> None:
     for name, change in adapter.changes.items():
         if change.lora_A is None:
             raise _untrainable(adapter.settings, f"a whole {name}")
+        if stack_name(name) != name and not all_experts:
+            raise _untrainable(adapter.settings, "LoRA on some experts")
         if not change.fused.linear:
             raise _untrainable(adapter.settings, "LoRA on an embedding")
     if not adapter.changes:

@@ -24,11 +24,13 @@ class Form:
     families: dict[str, str | None]
 
 
+# Families that no repository with remote code has.
+_NO_REMOTE = ("glm4-0414", "glm4-moe", "glm4-moe-lite")
 FORMS = {
     # What today's transformers opens without remote code, where it can.
-    "hf": Form("safetensors", True, {"glm4-remote": "glm4"}),
+    "hf": Form("safetensors", True, {"glm4-remote": "glm4", "chatglm2": "chatglm2-hf"}),
     # What the repositories with remote code hold.
-    "remote": Form("safetensors", True, {"glm4": "glm4-remote", "glm4-0414": None}),
+    "remote": Form("safetensors", True, dict.fromkeys(_NO_REMOTE) | {"glm4": "glm4-remote", "chatglm2-hf": "chatglm2"}),
     "paddle": Form("pdparams", False, {}),
     # What Megatron-LM and MindSpeed-LLM train.
     "mcore": Form("megatron", True, {}),

@@ -30,6 +30,7 @@ from glm.checkpoint.slices import WholeWeight, stored_tensors
 from glm.checkpoint.tiles import Outgoing, numpy_dtype, tile_size
 from glm.config.families import FAMILIES
 from glm.config.fields import ConfigFields, PlainConfig
+from glm.config.shapes import stays_float32
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_bytes, write_json
 from glm.pickles.megatron import TRACKER
@@ -91,16 +92,19 @@ def source_files(source: Path) -> list[Path]:
 def open_weights(
     checkpoint: Checkpoint, config: Any
 ) -> tuple[dict[str, WholeWeight], list[tuple[TensorEntry, WholeWeight]]]:
-    """Every weight of a checkpoint by in-memory name, none of them read, and what the table ignores.
+    """Every weight of a checkpoint by in-memory name, none of them read, and what the table ignores or carries along.
+
+    Experts are apart, as in files (glm/checkpoint/expert_stacks.py).
 
     Raises:
         GLMError: naming weights that are missing or unknown, or a vocabulary that is not config.json's.
     """
     rows, torch_layout = checkpoint.rows(config)
     known, table = {row.stored for row in rows}, checkpoint.table_for(config)
-    ignored = [TensorEntry(name, (name,)) for name in checkpoint.ranks[0] if table.is_ignored(name)]
-    weights = dict(_full_weights(rows, checkpoint, config, torch_layout))
-    extra = [(row, weight) for row in ignored for _, weight in _full_weights([row], checkpoint, config, torch_layout)]
+    carried = [TensorEntry(name, (name,)) for name in checkpoint.ranks[0] if table.is_ignored(name)]
+    carried += [row for row in table.carried(config) if row.stored in checkpoint.ranks[0]]
+    weights = dict(full_weights(rows, checkpoint, config, torch_layout))
+    extra = [(row, weight) for row in carried for _, weight in full_weights([row], checkpoint, config, torch_layout)]
     expected = {name for row in table.expand(config) for name in row.memory}
     problems = {
         "lacks": sorted(expected.difference(weights)),
@@ -116,9 +120,10 @@ def open_weights(
     return weights, extra
 
 
-def _full_weights(
+def full_weights(
     rows: list[TensorEntry], checkpoint: Checkpoint, config: Any, torch_layout: bool
 ) -> Iterator[tuple[str, WholeWeight]]:
+    """The weights of some rows, none of them read."""
     for row in rows:
         tensors = stored_tensors(row, checkpoint.ranks, config, torch_layout)
         for index, name in enumerate(row.memory):
@@ -158,7 +163,8 @@ def _plan(
 ) -> dict[str, Layout]:
     """Every weight file that will be there, by name."""
     if conversion.ranks:
-        return megatron_files(conversion.ranks, config, weights, dtype=_dtype(conversion), tile=_tile(conversion))
+        dtype = numpy_dtype(conversion.dtype) if conversion.dtype else None
+        return megatron_files(conversion.ranks, config, weights, dtype=dtype, tile=_tile(conversion))
     if conversion.degree > 1:
         return {
             SHARD_NAME.format(rank): pdparams_layout(_outgoing(conversion, config, weights, extra, rank))
@@ -180,7 +186,7 @@ def _outgoing(
     how = {"torch_layout": conversion.form.torch_layout, "rank": rank, "degree": conversion.degree}
     how["tile"] = _tile(conversion)
     tensors = [
-        Outgoing(row, [weights[name] for name in row.memory], config, dtype=_dtype(conversion), **how)
+        Outgoing(row, [weights[name] for name in row.memory], config, dtype=_dtype(conversion, row), **how)
         for row in table_of(config).expand(config)
     ]
     return tensors + [Outgoing(row, [weight], config, **how) for row, weight in extra]
@@ -190,8 +196,11 @@ def _tile(conversion: Conversion) -> int:
     return tile_size(max(path.stat().st_size for path in source_files(conversion.source)))
 
 
-def _dtype(conversion: Conversion) -> np.dtype | None:
-    return numpy_dtype(conversion.dtype) if conversion.dtype else None
+def _dtype(conversion: Conversion, row: TensorEntry) -> np.dtype | None:
+    """Of the written tensor, None for the source's own."""
+    if not conversion.dtype:
+        return None
+    return numpy_dtype("float32" if stays_float32(row.memory[0]) else conversion.dtype)
 
 
 def _divide(tensors: list[Outgoing], room: int) -> list[list[Outgoing]]:

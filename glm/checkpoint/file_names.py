@@ -9,6 +9,8 @@ from glm.pickles.megatron import TRACKER, checkpoint_files
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
+# Layers that predict the token after the next, where they have a file of their own, as GLM-4.7's: beside safetensors.
+PREDICTOR_NAME = "mtp.safetensors"
 # In order of preference.
 WEIGHT_FILES = (
     "model.safetensors.index.json",
@@ -51,7 +53,7 @@ def part_names(weight_format: str, parts: int) -> list[str]:
 def is_weights(name: str) -> bool:
     """Whether a file of this name belongs to a model's weights, in any format, indexes included."""
     patterns = [*_PARTS["safetensors"], *_PARTS["pdparams"], _TORCH_PART]
-    return name in (*WEIGHT_FILES, TRACKER) or any(pattern.fullmatch(name) for pattern in patterns)
+    return name in (*WEIGHT_FILES, TRACKER, PREDICTOR_NAME) or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def parts_there(names: Iterable[str]) -> tuple[str, list[str], list[str]] | None:

@@ -1,11 +1,13 @@
 """Opening weight files lazily: every format becomes a mapping from stored name to array."""
 
+import json
 import mmap
+import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks it for)
+import ml_dtypes  # also gives NumPy the bfloat16 that safetensors asks it for
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +18,7 @@ from glm.pickles.torch_file import load_torch_bin
 from glm.pickles.unpickle import as_bfloat16, damaged, load_pdparams, map_file
 
 _TORCH_LAYOUT = {"pt": True, "np": False, "pd": False, "paddle": False}  # by a safetensors file's "format"
+FP8_TYPE = "F8_E4M3"  # of 8-bit floating-point numbers in a safetensors file
 DIGEST, DIGESTS = "digest", "digests"  # in the metadata of a part and of the index of all parts
 
 
@@ -63,6 +66,14 @@ class TensorFile(Mapping[str, np.ndarray]):
     def release(self) -> None:
         """Give back the memory of mapped pages, which count as the process's own; they are read again when needed."""
 
+    def stored_type(self, name: str) -> str:
+        """As safetensors calls it; where a format has no type that NumPy lacks, NumPy's name."""
+        return self.dtype(name).name
+
+    def read_fp8(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        """As `read`, of a tensor of `FP8_TYPE`: numbers without their scale."""
+        raise NotImplementedError
+
     def dtype(self, name: str) -> np.dtype:
         # Of one number: for an empty block safetensors takes memory for the whole tensor.
         return self.read(name, tuple(slice(0, min(size, 1)) for size in self.shape(name))).dtype
@@ -99,12 +110,32 @@ class Safetensors(TensorFile):
         self._file = _open_safetensors(path)
         metadata = self._file.metadata() or {}
         self.digest = metadata.get(DIGEST)
+        self._starts: dict[str, int] = {}  # of tensors in the file, once they were asked for
         super().__init__(path, self._file.keys(), _TORCH_LAYOUT.get(metadata.get("format", "")))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
+    def stored_type(self, name: str) -> str:
+        return self._slice(name).get_dtype()
+
+    def read_fp8(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        # The library asks NumPy for the type, which has none of 8 bits.
+        if not self._starts:
+            with self.path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                entries = json.loads(file.read(length))
+            starts = {each: entry["data_offsets"][0] for each, entry in entries.items() if "data_offsets" in entry}
+            self._starts = {each: 8 + length + start for each, start in starts.items()}
+        numbers = np.memmap(self.path, np.uint8, "r", self._starts[name], self.shape(name))
+        return np.array(numbers[block]).view(ml_dtypes.float8_e4m3fn)
+
     def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        if self.stored_type(name).startswith("F8"):
+            raise GLMError(
+                f"{self.path}: {name} is {self.stored_type(name)}, and config.json has no quantization_config of a "
+                "known form that says how it is scaled: get config.json again, or the original weights"
+            )
         # The library cannot slice a tensor without axes.
         return as_bfloat16(self._slice(name)[block] if block else self._file.get_tensor(name))
 
@@ -146,6 +177,12 @@ class Joined(TensorFile):
         part = self._part_of[name]
         self._touched[part.path] = part
         return part.read(name, block)
+
+    def stored_type(self, name: str) -> str:
+        return self._part_of[name].stored_type(name)
+
+    def read_fp8(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        return self._part_of[name].read_fp8(name, block)
 
     def release(self) -> None:
         for part in self._touched.values():

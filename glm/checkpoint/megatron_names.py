@@ -8,7 +8,8 @@ and MLP: Ascend/MindSpeed-LLM, mindspeed_llm/core/transformer/transformer_layer.
 import re
 from typing import Any
 
-from glm.checkpoint.names import FUSED_GATE_UP, NameTable, Packing, TensorEntry
+from glm.checkpoint.names import NameTable, TensorEntry
+from glm.checkpoint.packing import FUSED_GATE_UP, Packing
 from glm.errors import GLMError
 
 FAMILIES = ("glm4-remote", "glm4", "glm4-0414")

@@ -6,91 +6,20 @@ tensor; glm/distributed/plan.py says where tensor parallelism cuts it. Reading a
 """
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import gcd
 from typing import Any
 
 import numpy as np
 
-from glm.distributed.plan import split_axis
+from glm.checkpoint.expert_stacks import unstacked
+from glm.checkpoint.packing import ALONE, FUSED_GATE_UP, FUSED_GROUPS, FUSED_QKV, QKV_PER_HEAD, Packing
+from glm.distributed.plan import COLUMN, split_axis
 from glm.errors import GLMError
 
 Tensors = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How several matrices share the last axis of one stored tensor.
-
-    The axis consists of `groups` equal blocks, and each block holds a slice of every part, with widths as `ratios`
-    says. A string stands for the config attribute of that name. Fused q|k|v is (1, 1, 1) in one group; q, k, v packed
-    per head is (1, 1, 1) in num_attention_heads groups; fused q|k|v with fewer key/value heads has the head counts as
-    ratios.
-    """
-
-    ratios: tuple[int | str, ...] = (1,)
-    groups: int | str = 1
-
-    def widths(self, width: int, config: Any, shards: int = 1) -> tuple[list[int], int]:
-        """How wide every part's slice of a block is, and how many blocks make up a last axis of this width.
-
-        Args:
-            shards: of how many tensor-parallel files the tensor is one; each has its share of the groups.
-        Raises:
-            ValueError: when the width cannot be divided so.
-        """
-        ratios, groups = self._numbers(config, shards)
-        ratios = [ratio // gcd(*ratios) for ratio in ratios]  # a rank's heads may be fewer than the whole model's
-        unit, rest = divmod(width, groups * sum(ratios))
-        if rest or not width:
-            raise ValueError(f"its last axis is not a multiple of {groups * sum(ratios)}")
-        return [unit * ratio for ratio in ratios], groups
-
-    def unpack(self, tensor: np.ndarray, config: Any) -> list[np.ndarray]:
-        """The inverse of `pack`: parts [..., width] of one tensor [..., sum of widths].
-
-        Raises:
-            ValueError: when the width cannot be divided so.
-        """
-        widths, _ = self.widths(tensor.shape[-1], config)
-        return unpack_blocks(tensor, widths)
-
-    def pack(self, parts: list[np.ndarray], config: Any, shards: int = 1) -> np.ndarray:
-        """One tensor [..., sum of widths] of its parts [..., width].
-
-        Raises:
-            ValueError: when the groups cannot be divided among so many files.
-        """
-        if len(parts) == 1:
-            return parts[0]
-        _, groups = self._numbers(config, shards)
-        lead = parts[0].shape[:-1]
-        blocks = [part.reshape(*lead, groups, -1) for part in parts]
-        return np.concatenate(blocks, axis=-1).reshape(*lead, -1)
-
-    def _numbers(self, config: Any, shards: int) -> tuple[list[int], int]:
-        ratios = [getattr(config, ratio) if isinstance(ratio, str) else ratio for ratio in self.ratios]
-        if not isinstance(self.groups, str):
-            return ratios, self.groups
-        groups, rest = divmod(getattr(config, self.groups), shards)
-        if rest:
-            raise ValueError(f"{self.groups} {getattr(config, self.groups)} cannot be divided among {shards} files")
-        return ratios, groups
-
-
-def unpack_blocks(tensor: np.ndarray, widths: list[int]) -> list[np.ndarray]:
-    """The parts [..., blocks · width] of blocks that lie side by side: [..., blocks · sum(widths)]."""
-    lead = tensor.shape[:-1]
-    blocks = tensor.reshape(*lead, -1, sum(widths))
-    return [part.reshape(*lead, -1) for part in np.split(blocks, np.cumsum(widths)[:-1], axis=-1)]
-
-
-ALONE = Packing()
-FUSED_QKV = Packing((1, 1, 1))
-QKV_PER_HEAD = Packing((1, 1, 1), groups="num_attention_heads")
-FUSED_GROUPS = Packing(("num_attention_heads", "num_key_value_heads", "num_key_value_heads"))
-FUSED_GATE_UP = Packing((1, 1))
+_OF_LATENTS = re.compile(r"_b_proj\.")  # second matrices of a pair, whose input is a latent
 
 
 @dataclass(frozen=True)
@@ -98,12 +27,13 @@ class TensorEntry:
     """One stored tensor.
 
     Args:
-        stored: its name on disk, `{i}` for the layer number, without the table's prefix.
+        stored: its name on disk, `{i}` for the layer number, `{e}` for the expert, without the table's prefix.
         memory: the names of the weights in it.
         linear: a matrix that is [in, out] in Paddle's layout and [out, in] in torch's.
         packing: how the weights share it.
         shard_packing: the same inside tensor-parallel files, where it differs.
         when: the config attribute without which a model has no such tensor.
+        sparse: whether it belongs to layers with experts, or to those without; to all if not given.
         bare: stored without the table's prefix.
         extra_rows: a vocabulary that may have more rows than the model's, which are not read.
     """
@@ -114,8 +44,14 @@ class TensorEntry:
     packing: Packing = ALONE
     shard_packing: Packing | None = None
     when: str | None = None
+    sparse: bool | None = None
     bare: bool = False
     extra_rows: bool = False
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether it holds matrices that are multiplied with what passes between blocks: [hidden_size, out]."""
+        return self.linear and self.split == COLUMN and not _OF_LATENTS.search(self.stored)
 
     @property
     def split(self) -> int | None:
@@ -137,6 +73,8 @@ class NameTable:
         tied: stored copies of another weight, if config.tie_word_embeddings: no rows then, dropped after a comparison.
         ignored: patterns of stored names that hold no weight.
         torch_layout: linear weights lie [out, in] in the safetensors files of this format.
+        predictor: rows of the layers behind the last, which predict the token after the next (MTP) and which the model
+            in memory has not.
     """
 
     rows: tuple[TensorEntry, ...]
@@ -144,17 +82,25 @@ class NameTable:
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     torch_layout: bool = False
+    predictor: tuple[TensorEntry, ...] = ()
 
     def expand(self, config: Any, prefix: str | None = None) -> list[TensorEntry]:
         """All rows with their full stored names, layer by layer; by default with the prefix that is written."""
         prefix = self.prefixes[0] if prefix is None else prefix
         copies = self.tied if config.tie_word_embeddings else {}
-        present = [row for row in self.rows if row.when is None or getattr(config, row.when)]
-        present = [row for row in present if row.stored not in copies]
-        once = [row for row in present if "{i}" not in row.stored]
+        present = [row for row in _present(self.rows, config) if row.stored not in copies]
+        rows = [row for row in present if "{i}" not in row.stored]
         layered = [row for row in present if "{i}" in row.stored]
-        rows = once + [_at_layer(row, i) for i in range(config.num_hidden_layers) for row in layered]
+        for i in range(config.num_hidden_layers):
+            rows += _at_layer(layered, i, config)
         return [row if row.bare else replace(row, stored=prefix + row.stored) for row in rows]
+
+    def carried(self, config: Any) -> list[TensorEntry]:
+        """Rows of what is no part of the model in memory, and belongs to it: files keep it."""
+        first = config.num_hidden_layers
+        layers = range(first, first + config.num_nextn_predict_layers) if self.predictor else ()
+        rows = _present(self.predictor, config)
+        return [row for i in layers for row in _at_layer(rows, i, config)]
 
     def identity(self, config: Any) -> list[TensorEntry]:
         """Rows for files that already carry the in-memory names."""
@@ -164,8 +110,17 @@ class NameTable:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
 
 
-def _at_layer(row: TensorEntry, i: int) -> TensorEntry:
-    return replace(row, stored=row.stored.format(i=i), memory=tuple(name.format(i=i) for name in row.memory))
+def _present(rows: Iterable[TensorEntry], config: Any) -> list[TensorEntry]:
+    return [row for row in rows if row.when is None or getattr(config, row.when)]
+
+
+def _at_layer(rows: list[TensorEntry], i: int, config: Any) -> Iterator[TensorEntry]:
+    """The rows of a layer; the experts of a projection one after the other."""
+    for row in rows:
+        if row.sparse is None or row.sparse == config.is_sparse(i):
+            for e in range(config.n_routed_experts if "{e}" in row.stored else 1):
+                memory = tuple(name.format(i=i, e=e) for name in row.memory)
+                yield replace(row, stored=row.stored.format(i=i, e=e), memory=memory)
 
 
 def _linear(stored: str, *memory: str, bias_when: str | None = None, **packing: Packing) -> list[TensorEntry]:
@@ -267,7 +222,82 @@ GLM4 = NameTable(
     torch_layout=True,
 )
 
-TABLES: dict[str, NameTable] = {"glm": GLM, "chatglm": CHATGLM, "glm4_remote": GLM4_REMOTE, "glm4": GLM4}
+
+def _gated(name: str, **where: Any) -> list[TensorEntry]:
+    names = [f"{name}.{part}_proj.weight" for part in ("gate", "up", "down")]
+    return [TensorEntry(each, (each,), linear=True, **where) for each in names]
+
+
+_GATE = f"{_LAYER}.mlp.gate"
+
+
+def _same_linear(name: str, bias_when: str) -> list[TensorEntry]:
+    return _linear(*[f"{_LAYER}.self_attn.{name}"] * 2, bias_when=bias_when)
+
+
+def _same_norm(name: str, when: str | None = None) -> list[TensorEntry]:
+    return _rms(*[f"{_LAYER}.{name}"] * 2, when=when)
+
+
+def _alone(name: str) -> TensorEntry:
+    return TensorEntry(f"{_LAYER}.self_attn.{name}.weight", (f"{_LAYER}.self_attn.{name}.weight",), linear=True)
+
+
+def _with_experts(*attention: TensorEntry) -> NameTable:
+    """Nothing is fused, and every expert has tensors of its own."""
+    block = (
+        *_same_norm("input_layernorm"),
+        *attention,
+        *_same_norm("post_attention_layernorm"),
+        *_gated(f"{_LAYER}.mlp", sparse=False),
+        TensorEntry(f"{_GATE}.weight", (f"{_GATE}.weight",), linear=True, sparse=True),
+        TensorEntry(f"{_GATE}.e_score_correction_bias", (f"{_GATE}.e_score_correction_bias",), sparse=True),
+        *_gated(f"{_LAYER}.mlp.experts.{{e}}", sparse=True),
+        *_gated(f"{_LAYER}.mlp.shared_experts", sparse=True, when="n_shared_experts"),
+    )
+    return NameTable(
+        rows=(
+            TensorEntry("model.embed_tokens.weight", ("model.embed_tokens.weight",)),
+            *block,
+            *_rms("model.norm", "model.norm"),
+            TensorEntry("lm_head.weight", ("lm_head.weight",), linear=True),
+        ),
+        tied={"lm_head.weight": "model.embed_tokens.weight"},
+        ignored=("*.inv_freq",),
+        torch_layout=True,
+        predictor=(
+            TensorEntry(f"{_LAYER}.embed_tokens.weight", (f"{_LAYER}.embed_tokens.weight",)),
+            *(row for name in ("enorm", "hnorm") for row in _same_norm(name)),
+            TensorEntry(f"{_LAYER}.eh_proj.weight", (f"{_LAYER}.eh_proj.weight",), linear=True),
+            *block,
+            *_same_norm("shared_head.norm"),
+            TensorEntry(f"{_LAYER}.shared_head.head.weight", (f"{_LAYER}.shared_head.head.weight",), linear=True),
+        ),
+    )
+
+
+# GLM-4.5 to GLM-4.7.
+GLM4_MOE = _with_experts(
+    *(row for part in "qkv" for row in _same_linear(f"{part}_proj", "attention_bias")),
+    *_same_linear("o_proj", "linear_bias"),
+    *(row for part in "qk" for row in _same_norm(f"self_attn.{part}_norm", when="use_qk_norm")),
+)
+
+# GLM-4.7-Flash.
+GLM4_MOE_LITE = _with_experts(
+    *(row for name in ("q_a_proj", "kv_a_proj_with_mqa", "o_proj") for row in _same_linear(name, "attention_bias")),
+    *(_alone(name) for name in ("q_b_proj", "kv_b_proj")),
+    *(row for part in ("q_a", "kv_a") for row in _same_norm(f"self_attn.{part}_layernorm")),
+)
+
+TABLES: dict[str, NameTable] = {
+    "glm": GLM,
+    "chatglm": CHATGLM,
+    "glm4_remote": GLM4_REMOTE,
+    "glm4": GLM4,
+    "glm4_moe": GLM4_MOE,
+    "glm4_moe_lite": GLM4_MOE_LITE,
+}
 
 
 def table_of(config: Any) -> NameTable:
@@ -304,10 +334,10 @@ def match_rows(names: Iterable[str], config: Any, source: str, table: NameTable 
 
 
 def is_torch_layout(shapes: Mapping[str, tuple[int, ...]], config: Any) -> bool | None:
-    """Whether linear weights lie [out, in], seen from a column-parallel one, whose input is always hidden_size.
+    """Whether linear weights lie [out, in], seen from those whose input is hidden_size.
 
     Args:
-        shapes: shapes [rows, columns] of stored column-parallel weights by name.
+        shapes: their shapes [rows, columns] by name.
     Returns:
         None where the shapes do not tell.
     """
@@ -328,7 +358,7 @@ def from_memory(
     Raises:
         GLMError: naming weights that are missing or that the table does not know.
     """
-    rows = table_of(config).expand(config)
+    rows, state = table_of(config).expand(config), unstacked(state)
     if partial:
         rows = [row for row in rows if any(name in state for name in row.memory)]
     known = [name for row in rows for name in row.memory]

@@ -9,21 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from glm.checkpoint.file_names import NUMBERED, WEIGHT_FILES, parts_there, shard_rank
-from glm.checkpoint.files import TensorFile, join_parts, open_file
+from glm.checkpoint.expert_stacks import stacked
+from glm.checkpoint.file_names import CONFIG_NAME, NUMBERED, PREDICTOR_NAME, WEIGHT_FILES, parts_there, shard_rank
+from glm.checkpoint.files import Joined, TensorFile, join_parts, open_file
+from glm.checkpoint.fp8 import Dequantised
+from glm.checkpoint.fused_experts import with_single_experts
 from glm.checkpoint.megatron import open_megatron
 from glm.checkpoint.megatron_names import MEGATRON, require_family
 from glm.checkpoint.names import NameTable, TensorEntry, is_torch_layout, match_rows, table_of
 from glm.checkpoint.shards import open_shards
 from glm.checkpoint.slices import read_row
-from glm.distributed.plan import COLUMN
+from glm.config.quantization import fp8_form
 from glm.errors import GLMError
+from glm.files.json_files import read_json
 from glm.pickles.megatron import is_megatron
 
 logger = logging.getLogger(__name__)
 
 _COPY_ROWS = 1024  # of a tied weight and its original that are compared at a time
 _SHOWN = 5
+_MAPPED = 1 << 20  # bytes that are read before the memory of mapped files is given back
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,21 @@ class Checkpoint:
             GLMError: see `load_state`.
         """
         rows, torch_layout = self.rows(config)
-        for row in rows:
-            where = {"rank": rank, "degree": degree, "kv_replicas": kv_replicas}
-            yield from read_row(row, self.ranks, config, torch_layout=torch_layout, **where)
-            for file in self.ranks:
-                file.release()
+        where = {"rank": rank, "degree": degree, "kv_replicas": kv_replicas, "torch_layout": torch_layout}
+        yield from stacked(self._read(rows, config, where), config, self.source)
         for name in self.unknown(rows, config):
             yield name, np.array(self.ranks[0][name], order="C")
+
+    def _read(self, rows: list[TensorEntry], config: Any, where: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+        size = 0
+        for row in rows:
+            for name, array in read_row(row, self.ranks, config, **where):
+                size += array.nbytes
+                yield name, array
+            if size > _MAPPED:  # mapping files anew takes longer than reading what is small
+                size = 0
+                for file in self.ranks:
+                    file.release()
 
     def rows(self, config: Any) -> tuple[list[TensorEntry], bool]:
         """The table's rows whose tensors are there, and whether linear weights lie [out, in] in the files.
@@ -100,7 +113,7 @@ class Checkpoint:
     def _torch_layout(self, rows: list[TensorEntry], config: Any) -> bool:
         """The weights' own shapes decide; the format's label only where every matrix is square."""
         label = self.ranks[0].torch_layout
-        shapes = {row.stored: self.ranks[0].shape(row.stored) for row in rows if row.linear and row.split == COLUMN}
+        shapes = {row.stored: self.ranks[0].shape(row.stored) for row in rows if row.reads_hidden}
         seen = is_torch_layout(shapes, config)
         if seen is not None and label is not None and seen != label:
             marked, lies = ("torch", "[in, out]") if label else ("Paddle", "[out, in]")
@@ -113,7 +126,8 @@ class Checkpoint:
         Raises:
             GLMError: such a copy differs from its original.
         """
-        table, known = self.table_for(config), {row.stored for row in rows}
+        table = self.table_for(config)
+        known = {row.stored for row in (*rows, *table.carried(config))}
         tied = table.tied if config.tie_word_embeddings else {}
         stored_as = {name: row.stored for row in rows for name in row.memory}
         rest = [name for name in self.ranks[0] if name not in known and not table.is_ignored(name)]
@@ -167,11 +181,22 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     if len(kinds) > 1:
         logger.warning("%s: reading %s, not %s", directory, kinds[0], ", ".join(kinds[1:]))
     if found:
-        return Checkpoint(str(directory / found[0]), [open_file(directory / found[0])])
+        return Checkpoint(str(directory / found[0]), [_seen(open_file(directory / found[0]), directory)])
     if shards:
         return Checkpoint(str(directory / "model_state.tpNN.pdparams"), open_shards(directory, shards))
     folder, ranks = open_megatron(directory)
     return Checkpoint(str(folder), ranks, MEGATRON)
+
+
+def _seen(file: TensorFile, directory: Path) -> TensorFile:
+    """A file with what lies beside it, in the numbers and under the names that the tables know."""
+    extra = directory / PREDICTOR_NAME
+    if file.torch_layout is not False and extra.is_file():
+        more = open_file(extra)
+        file = Joined(file.path, dict.fromkeys(file, file) | {name: more for name in more if name not in file})
+    config = directory / CONFIG_NAME
+    form = fp8_form(read_json(config).get("quantization_config")) if config.is_file() else None
+    return with_single_experts(Dequantised(file, form) if form else file)
 
 
 def load_state(
@@ -199,7 +224,7 @@ def _without_index(directory: Path, index: str, parts: list[str], missing: list[
         raise GLMError(f"{directory} lacks {index}, and {strangers[0]} is none of the parts of {parts[-1]}: remove it")
     joined = join_parts([directory / name for name in parts], directory / index)
     logger.warning("%s: %s is missing, reading all %d parts without it", directory, index, len(parts))
-    return Checkpoint(str(directory / index), [joined])
+    return Checkpoint(str(directory / index), [_seen(joined, directory)])
 
 
 def check_state(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], source: str) -> None:

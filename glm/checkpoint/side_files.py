@@ -7,6 +7,7 @@ from typing import Any
 from glm.checkpoint.file_names import CONFIG_NAME, GENERATION_NAME, is_weights, weight_names
 from glm.config.config_json import config_json, raw_config, unknown_fields
 from glm.config.fields import ConfigFields
+from glm.config.quantization import fp8_form
 from glm.errors import GLMError
 from glm.tokenizers.kept_files import NAMES as TOKENIZER_FILES
 from glm.tokenizers.registry import FORMATS as TOKENIZERS
@@ -49,6 +50,8 @@ def converted_config(config: ConfigFields, target: ConfigFields, conversion: Any
     raw, _ = raw_config(conversion.source)
     content = raw if target is config else _translated(raw, config, target)
     content.pop("tensor_parallel_degree", None)
+    if fp8_form(content.get("quantization_config")):  # what is written is not quantized any more
+        del content["quantization_config"]
     if conversion.dtype:
         named = [name for name in ("dtype", "torch_dtype") if name in content]
         content |= dict.fromkeys(named or ["dtype"], conversion.dtype)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glm.checkpoint.files import TensorFile
-from glm.checkpoint.names import TensorEntry, unpack_blocks
-from glm.distributed.plan import COLUMN, ROW, is_padded, local_shard, padded, rank_range
+from glm.checkpoint.names import TensorEntry
+from glm.checkpoint.packing import unpack_blocks
+from glm.distributed.plan import COLUMN, ROW, along, is_padded, local_shard, padded, rank_range
 from glm.errors import GLMError
 
 
@@ -51,7 +52,7 @@ def read_row(
         for array, block, overlap, share in zip(arrays, blocks, overlaps, shares, strict=True):
             place = _moved(overlap, -share.start)
             if block is not None:
-                array[(..., place) if tensor.by_columns else place] = block
+                array[along(COLUMN if tensor.by_columns else ROW, place)] = block
     yield from zip(row.memory, arrays, strict=True)
 
 

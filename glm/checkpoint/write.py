@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from glm.checkpoint.expert_stacks import stack_name
 from glm.checkpoint.file_names import FILE_NAMES, INDEX_NAME, PART_NAME, SHARD_NAME, WEIGHT_FILES, remove_weights
 from glm.checkpoint.files import DIGEST, DIGESTS, Safetensors
 from glm.checkpoint.names import Tensors, from_memory, table_of
@@ -105,8 +106,8 @@ def assign_weights(shapes: Mapping[str, tuple[int, ...]], config: Any, parts: in
     Returns:
         In-memory name → part, counted from 0.
     """
-    rows = table_of(config).expand(config)
-    sizes = {row.memory: sum(prod(shapes[name]) for name in row.memory) for row in rows}
+    together = [tuple(map(stack_name, row.memory)) for row in table_of(config).expand(config)]
+    sizes = {names: sum(prod(shapes[name]) for name in names) for names in together}
     totals, part_of = [0] * parts, {}
     for names in sorted(sizes, key=lambda names: -sizes[names]):
         part = totals.index(min(totals))

@@ -1,5 +1,7 @@
 """How much of a long row is computed at once; what the model takes and what glm.memory counts. Needs no Paddle."""
 
+from collections.abc import Callable
+
 LOGITS = 160 * 2**20  # 640 MiB in float32: of GLM-4's vocabulary those of 1,107 tokens
 
 SCORES = 2**25  # of all heads of a row: 128 MiB in float32
@@ -7,6 +9,15 @@ FEWEST_QUERIES, MOST_QUERIES = 16, 128
 DENSE_TOKENS = 1024  # of the longest row whose scores are computed all at once: up to there that is no slower
 SPARSE_TOKENS, SPARSE = 512, 0.25  # above so many, blocks are faster where rows see at most this share of all pairs
 BIAS_TOKENS = 4096  # of the longest row for which flash attention is given a bias [T, T]
+
+
+def attends_in_blocks(tokens: int, seen_share: Callable[[], float]) -> bool:
+    """Whether rows of so many tokens attend in blocks of queries, where no flash attention takes them.
+
+    Args:
+        seen_share: the pairs of tokens that see each other, as a share of all.
+    """
+    return tokens > DENSE_TOKENS or (tokens > SPARSE_TOKENS and seen_share() <= SPARSE)
 
 
 def query_block(heads: int, tokens: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from glm.config.families import FAMILIES, SIZES, Family
 from glm.config.field_values import CHECKED, checked, token_ids
-from glm.config.foreign_fields import is_known, refuse_change
+from glm.config.foreign_fields import is_known, refuse_change, refuse_kind
 from glm.config.megatron_args import megatron_config
 from glm.config.presets import PRESETS, is_directory
 from glm.errors import GLMError
@@ -68,6 +68,7 @@ def _fields(raw: dict[str, Any], path: Path) -> dict[str, Any]:
                 return {"family": name} | _translate(raw, family)
             except GLMError as error:
                 raise GLMError(f"{path}: {error}") from None
+    refuse_kind(raw, path)
     raise GLMError(
         f"{path}: model_type '{raw.get('model_type')}' with these fields matches no supported family: "
         f"{', '.join(FAMILIES)}"

@@ -5,14 +5,21 @@ glm/config/config_json.py reads and writes config.json by it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from glm.config.field_values import checked
-from glm.config.rope_scaling import DEFAULT, ORIGINAL, check_base, read_rope_scaling
-from glm.errors import GLMError
+from glm.config.experts import with_experts
+from glm.config.latents import with_latents
+from glm.config.rope_ratio import (
+    is_chatglm2,
+    read_chatglm2_ratio,
+    read_ratio,
+    write_chatglm2_ratio,
+    write_ratio,
+)
+from glm.config.rope_scaling import ORIGINAL
+from glm.config.transformers_rope import LONGEST, hf_rope, hf_unknown, write_hf
 
-ROPE_BASE = 10000.0
 # Fields of `GLMConfig` that are whole numbers above 0.
 SIZES = (
     "vocab_size",
@@ -77,70 +84,6 @@ def _write_glm(config: Any) -> dict[str, Any]:
     return {"intermediate_size": config.intermediate_size, "output_predict": True}
 
 
-def _remote_rope(raw: dict[str, Any]) -> dict[str, Any]:
-    ratio = raw.get("rope_ratio")
-    return {"rope_theta": ROPE_BASE * (1 if ratio is None else checked("rope_theta", ratio, "rope_ratio"))}
-
-
-def _write_remote(config: Any) -> dict[str, Any]:
-    ratio = config.rope_theta / ROPE_BASE
-    return {
-        "rope_ratio": int(ratio) if ratio == int(ratio) else ratio,
-        "num_hidden_layers": config.num_hidden_layers,
-        "vocab_size": config.vocab_size,
-        "torch_dtype": config.dtype,
-    }
-
-
-def _hf_rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes rope_parameters, transformers 4 its fields on their own, and rope_scaling."""
-    (where, nested), outer = _hf_nested(raw), {"rope_theta": ROPE_BASE, "partial_rotary_factor": 0.5} | _stated(raw)
-    # Phi-3's place for the original length, which transformers prefers.
-    length = {ORIGINAL: raw[ORIGINAL]} if raw.get(ORIGINAL) and isinstance(nested, Mapping) else {}
-    positions = outer.get("max_position_embeddings", _LONG)
-    scaling, _ = read_rope_scaling(nested | length if length else nested, positions, where)
-    rope = {name: (outer | _stated(nested))[name] for name in ("rope_theta", "partial_rotary_factor")}
-    rope = {name: checked(name, value) for name, value in rope.items()}
-    check_base(rope["rope_theta"], scaling)
-    if scaling:  # transformers 5.3.0 passes over the inner one then
-        rope["partial_rotary_factor"] = checked("partial_rotary_factor", outer["partial_rotary_factor"])
-    passed = _stated(raw.get("rope_parameters") or {}).get("rope_theta", rope["rope_theta"])
-    if passed != rope["rope_theta"]:
-        raise GLMError(
-            f"rope_parameters says rope_theta {passed}, and beside rope_scaling, which takes its place, "
-            f"{rope['rope_theta']} counts: write rope_theta into rope_scaling, and leave rope_parameters out"
-        )
-    return rope | {"rope_scaling": scaling}
-
-
-def _hf_nested(raw: dict[str, Any]) -> tuple[str, Any]:
-    """The field that counts, and its value: where both are stated transformers takes rope_scaling alone."""
-    where = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
-    return where, raw.get(where) or {}
-
-
-def _hf_unknown(raw: dict[str, Any]) -> list[str]:
-    """Names in the nested settings that change nothing."""
-    where, nested = _hf_nested(raw)
-    scaling, unknown = read_rope_scaling(nested, _LONG, where)
-    inner, outer = nested.get("partial_rotary_factor"), raw.get("partial_rotary_factor") or 0.5
-    passed_over = ["partial_rotary_factor"] if scaling and inner not in (None, outer) else []
-    return [f"{where}.{name}" for name in unknown + passed_over]
-
-
-def _stated(fields: Any) -> dict[str, Any]:
-    fields = fields if isinstance(fields, Mapping) else {}
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _write_hf(config: Any) -> dict[str, Any]:
-    """As transformers 5 reads it, and as 4 does."""
-    rope = {"rope_theta": config.rope_theta, "partial_rotary_factor": config.partial_rotary_factor}
-    scaling = config.rope_scaling or {}
-    older = {"rope_scaling": scaling} if scaling else {}
-    return rope | {"rope_parameters": rope | {"rope_type": DEFAULT} | scaling, "torch_dtype": config.dtype} | older
-
-
 # GLM (2021) and ChatGLM-6B.
 _LAYER_NORM = {
     "norm_type": "layer_norm",
@@ -162,11 +105,10 @@ _GLM4 = {
 }
 _GLM4_DEFAULTS = _NO_DROPOUT | {"attention_bias": True, "norm_eps": 1.5625e-07}
 _HF_NAMES = (*SIZES, "attention_bias", "attention_dropout", "initializer_range", "tie_word_embeddings")
-_LONG = 131072
 # GlmConfig's and Glm4Config's own defaults, which are alike.
 _HF_ABSENT = {
     "head_dim": 128,
-    "max_position_embeddings": _LONG,
+    "max_position_embeddings": LONGEST,
     "attention_bias": True,
     "attention_dropout": 0.0,
     "initializer_range": 0.02,
@@ -187,9 +129,9 @@ def _transformers(model_type: str, architecture: str, norm_eps: float, post_norm
         # transformers puts ids of the real vocabulary where a file says nothing.
         tokens=("eos_token_id", "pad_token_id"),
         recognise=lambda raw: raw.get("model_type") == model_type and "num_layers" not in raw,
-        derive=_hf_rope,
-        unknown=_hf_unknown,
-        write=_write_hf,
+        derive=hf_rope,
+        unknown=hf_unknown,
+        write=write_hf,
         architecture=architecture,
         model_type=model_type,
         half="bfloat16",
@@ -358,12 +300,40 @@ FAMILIES = {
         derived=frozenset({"rope_ratio"}),
         tokens=("eos_token_id", "pad_token_id"),
         recognise=lambda raw: raw.get("model_type") == "chatglm" and "ffn_hidden_size" in raw,
-        derive=_remote_rope,
-        write=_write_remote,
+        derive=read_ratio,
+        write=write_ratio,
         architecture="ChatGLMModel",
         model_type="chatglm",
         half="bfloat16",
     ),
     "glm4": _transformers("glm", "GlmForCausalLM", 1.5625e-07, post_norms=False),
     "glm4-0414": _transformers("glm4", "Glm4ForCausalLM", 1e-5, post_norms=True),
+    "glm4-moe": with_experts(_transformers("glm4_moe", "Glm4MoeForCausalLM", 1e-5, post_norms=False)),
+    "glm4-moe-lite": with_latents(
+        with_experts(_transformers("glm4_moe_lite", "Glm4MoeLiteForCausalLM", 1e-5, post_norms=False))
+    ),
+}
+_CHATGLM2 = {"norm_eps": 1e-5, "eos_token_id": 2, "pad_token_id": 0}
+_GLM4_REMOTE, _GLM4_HF = FAMILIES["glm4-remote"], FAMILIES["glm4"]
+# The first that recognises a file has it.
+FAMILIES = {
+    # ChatGLM2-6B, ChatGLM3-6B and CodeGeeX2-6B, of whose class GLM-4-9B's is the next version.
+    "chatglm2": replace(
+        _GLM4_REMOTE,
+        defaults=_GLM4_REMOTE.defaults | _CHATGLM2,
+        derived=frozenset({"rope_ratio", "rope_theta", "rope_scaling", "_name_or_path"}),
+        recognise=lambda raw: _GLM4_REMOTE.recognise(raw) and is_chatglm2(raw, "rope_theta"),
+        derive=read_chatglm2_ratio,
+        write=write_chatglm2_ratio,
+        half="float16",
+    ),
+    # What transformers computes them with; the ratio says whose weights these are.
+    "chatglm2-hf": replace(
+        _GLM4_HF,
+        defaults=_GLM4_HF.defaults | _CHATGLM2,
+        recognise=lambda raw: _GLM4_HF.recognise(raw) and is_chatglm2(raw, "rope_ratio"),
+        write=lambda config: write_hf(config) | {"rope_ratio": 1},
+        half="float16",
+    ),
+    **FAMILIES,
 }

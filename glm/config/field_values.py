@@ -9,16 +9,23 @@ from typing import Any
 
 from glm.errors import GLMError
 
-_FLAGS = frozenset({"attention_bias", "tie_word_embeddings", "sequence_parallel"})
+_FLAGS = frozenset({"attention_bias", "tie_word_embeddings", "sequence_parallel", "norm_topk_prob", "use_qk_norm"})
+_COUNTS = frozenset(
+    {
+        *("n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size", "n_group"),
+        *("topk_group", "first_k_dense_replace", "num_nextn_predict_layers"),
+        *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    }
+)
 # Field of `GLMConfig` → least and most, and how to say so.
 _NUMBERS: Mapping[str, tuple[float, float, str]] = {
     "norm_eps": (0, inf, "a number, at least 0"),
     "initializer_range": (0, inf, "a number, at least 0"),
     **dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), (0, 1, "a number between 0 and 1")),
-    "rope_theta": (5e-324, inf, "a number above 0"),
+    **dict.fromkeys(("rope_theta", "routed_scaling_factor"), (5e-324, inf, "a number above 0")),
     "partial_rotary_factor": (5e-324, 1, "a number above 0, at most 1"),
 }
-CHECKED = (*_FLAGS, *_NUMBERS)
+CHECKED = (*_FLAGS, *_COUNTS, *_NUMBERS)
 
 
 def checked(name: str, value: Any, label: str | None = None) -> Any:
@@ -35,6 +42,10 @@ def checked(name: str, value: Any, label: str | None = None) -> Any:
         if type(value) not in (bool, int) or value not in (0, 1):
             raise GLMError(f"{label} is {value!r:.60}, and must be true or false")
         return bool(value)
+    if name in _COUNTS:
+        if type(value) not in (int, float) or not 0 <= value < inf or value != int(value):
+            raise GLMError(f"{label} is {value!r:.60}, and must be a whole number, at least 0")
+        return int(value)
     least, most, words = _NUMBERS[name]
     if type(value) not in (int, float) or not least <= value <= most or value == inf:
         raise GLMError(f"{label} is {value!r:.60}, and must be {words}")

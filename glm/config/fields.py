@@ -15,9 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from glm.config.config_json import TOKENS, read_config_file
+from glm.config.experts import ExpertFields, check_experts
 from glm.config.families import FAMILIES, Family
 from glm.config.field_values import CHECKED, checked
 from glm.config.foreign_fields import PADDLENLP_FIELDS, TRANSFORMERS_FIELDS
+from glm.config.latents import LatentFields, check_latents
 from glm.config.presets import PRESETS, is_directory, preset_name
 from glm.config.rope_scaling import check_base, longest_position, read_rope_scaling
 from glm.distributed.plan import local_shard
@@ -30,7 +32,7 @@ _LOADING = frozenset(
 )
 
 
-class ConfigFields:
+class ConfigFields(ExpertFields, LatentFields):
     """The fields of a configuration and their rules; the sizes of GLM-Large-Chinese unless given. See `GLMConfig`."""
 
     def __init__(
@@ -46,7 +48,7 @@ class ConfigFields:
         max_position_embeddings: int = 1024,
         initializer_range: float = 0.02,
         rope_theta: float = 10000.0,
-        partial_rotary_factor: float = 0.5,
+        partial_rotary_factor: float | None = None,
         rope_scaling: dict[str, Any] | None = None,
         sequence_parallel: bool = False,
         **kwargs,
@@ -62,11 +64,13 @@ class ConfigFields:
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads or num_attention_heads
-        self.head_dim = head_dim or hidden_size // num_attention_heads
+        self.head_dim = head_dim or self.key_dim or hidden_size // num_attention_heads
         self.intermediate_size = intermediate_size or 4 * hidden_size
         self.max_position_embeddings = max_position_embeddings
         self.initializer_range = initializer_range
-        self.rope_theta, self.partial_rotary_factor = rope_theta, partial_rotary_factor
+        self.rope_theta = rope_theta
+        turned = shared.defaults.get("partial_rotary_factor", 0.5)
+        self.partial_rotary_factor = turned if partial_rotary_factor is None else partial_rotary_factor
         self.rope_scaling, _ = read_rope_scaling(rope_scaling, max_position_embeddings)
         self.tensor_parallel_degree = max(self.tensor_parallel_degree, 1)  # PaddleNLP's default is -1
         self.sequence_parallel = sequence_parallel
@@ -112,6 +116,8 @@ class ConfigFields:
                 f"num_key_value_heads ({self.num_key_value_heads}) does not divide num_attention_heads "
                 f"({self.num_attention_heads})"
             )
+        check_experts(self)
+        check_latents(self, needed="kv_lora_rank" in self._shared.names)
         degree = self.tensor_parallel_degree
         if self.sequence_parallel and degree == 1:
             raise GLMError(
@@ -134,6 +140,10 @@ class ConfigFields:
     @property
     def _shared(self) -> Family:
         return FAMILIES[self.family]
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether the MLP of a layer, counted from 0, divides tokens among experts."""
+        return self.n_routed_experts > 0 and layer >= self.first_k_dense_replace
 
     @property
     def queries_per_kv(self) -> int:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from glm.config.quantization import fp8_form
 from glm.errors import GLMError
 
 _OFF = (None, 0, False, "", [], {})
@@ -35,7 +36,7 @@ _CHANGING: Mapping[str, tuple] = {
     **dict.fromkeys(("scale_attn_by_inverse_layer_idx", "clip_qkv", "use_logn_attn", "use_dynamic_ntk"), _OFF),
     **dict.fromkeys(("unidirectional", "unidirectional_attention", "focused_attention", "norm_softmax"), _OFF),
     "attention_bias": (True,),  # where a family's models may differ in it, it is one of their own fields
-    "attn_output_gate": _OFF,
+    **dict.fromkeys(("attn_output_gate", "interleaved_qkv"), _OFF),
     # scales
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"), _ONE),
     **dict.fromkeys(("scale_embedding", "scale_embeddings", "use_mup", "swiglu_limit"), _OFF),
@@ -50,7 +51,7 @@ _CHANGING: Mapping[str, tuple] = {
     "rotary_type": (*_OFF, "none"),
     "rope_ratio": _ONE,
     "rope_theta": (10000,),
-    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), (None, 0.5)),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rotary_percent"), (None, 0.5)),
     "rope_scaling": (*_OFF, 1, *_UNSCALED),
     "rope_parameters": (*_OFF, *_UNSCALED, *({"rope_theta": 10000} | each for each in _UNSCALED)),
     # weights
@@ -181,6 +182,25 @@ PADDLENLP_FIELDS = frozenset(
 )
 
 
+# Kinds of GLM that users bring, and what this decoder lacks of them.
+_KINDS = {
+    "glm_moe_dsa": "GLM-5 has sparse attention over latent keys (DSA)",
+    "glm5_next": "GLM-5.3-Flash has linear attention (KDA)",
+}
+
+
+def refuse_kind(raw: Mapping[str, Any], path: Any) -> None:
+    """Raises GLMError for a config.json of a GLM that is known and not supported, and for a model of pictures."""
+    kind, inner = raw.get("model_type"), raw.get("text_config")
+    if kind in _KINDS:
+        raise GLMError(f"{path}: model_type '{kind}': {_KINDS[kind]}, which is not supported: use GLM-4.7 or older")
+    if isinstance(inner, Mapping) or raw.get("vision_config"):
+        raise GLMError(
+            f"{path}: model_type '{kind}' is a model of pictures or sound with a text model inside (text_config), and "
+            "only text models are supported"
+        )
+
+
 def is_known(name: str) -> bool:
     """Whether a field is one of those that this module knows to change nothing, once `refuse_change` let it pass."""
     return (
@@ -226,7 +246,9 @@ def _require(name: str, value: Any, accepted: tuple, shown: Any = ...) -> None:
 
 
 def _refuse_quantized(name: str, value: Any) -> None:
-    """PaddleNLP's own entry of an unquantized model names no algorithm."""
+    """PaddleNLP's own entry of an unquantized model names no algorithm; two forms are read (glm/checkpoint/fp8.py)."""
+    if name == "quantization_config" and fp8_form(value):
+        return
     algorithms = ("quant_method", "weight_quantize_algo", "quant_type")
     if value and (not isinstance(value, dict) or not set(algorithms) & set(value) or any(map(value.get, algorithms))):
         raise GLMError(f"{name} is {short(value)}: quantized weights are not read; get the original ones")

@@ -34,6 +34,16 @@ class GLMConfig(ConfigFields, PretrainedConfig):
             do not divide weights (glm/distributed/sequence_parallel.py); in no config.json.
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout
             probabilities in training, whether queries, keys and values have a bias; the family's unless given.
+        n_routed_experts, num_experts_per_tok, moe_intermediate_size, n_shared_experts, first_k_dense_replace, n_group,
+            topk_group, norm_topk_prob, routed_scaling_factor: experts of a layer, how many of them a token takes, their
+            width, those that all tokens take, how many layers in front have none, and the router's numbers
+            (glm/model/experts.py); of families glm4-moe and glm4-moe-lite alone, as is:
+        num_nextn_predict_layers: layers that predict the token after the next; files have them, this model has not.
+        use_qk_norm: RMSNorm of every head's query and key; of family glm4-moe alone.
+        q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: widths of the latents that queries,
+            and keys and values, are made of; of a key what is not rotated, and what is; of a value
+            (glm/model/latent_attention.py). Of family glm4-moe-lite alone, whose head_dim is that of a key, and whose
+            partial_rotary_factor is 1.
         kwargs: of PaddleNLP's PretrainedConfig: dtype, tie_word_embeddings, eos_token_id and its like,
             tensor_parallel_degree, tensor_parallel_rank and others. Or MindFormers' fields of ChatGLM-6B, which then is
             the model (glm/config/mindformers_fields.py).

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glm.config.families import ROPE_BASE
+from glm.config.rope_ratio import ROPE_BASE
 from glm.errors import GLMError
 from glm.pickles.megatron import is_megatron, iteration_folder, open_rank_file, rank_files
 

@@ -49,7 +49,7 @@ _FACTOR = {"factor": _factor}
 # Type of positions → its settings: those that must be there, and those that may be.
 _SETTINGS: dict[str, tuple[dict[str, Callable], dict[str, Callable]]] = {
     DEFAULT: ({}, {}),
-    "linear": (_FACTOR, {}),
+    "linear": (_FACTOR, {ORIGINAL: _whole}),
     "llama3": (_FACTOR | {"low_freq_factor": _positive, "high_freq_factor": _positive, ORIGINAL: _whole}, {}),
     "yarn": (
         _FACTOR | {ORIGINAL: _whole},
@@ -127,7 +127,7 @@ def check_base(base: float, rope_scaling: Mapping[str, Any] | None) -> None:
 def longest_position(rope_scaling: Mapping[str, Any] | None, max_positions: int) -> int:
     """The largest position id that scaled positions are made for, or max_position_embeddings if that is more.
 
-    The factor counts from the original length; of type linear, which has none, from max_position_embeddings.
+    The factor counts from the original length; of type linear, which may have none, from max_position_embeddings then.
     """
     if not rope_scaling:
         return max_positions

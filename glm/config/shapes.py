@@ -8,7 +8,6 @@ from glm.distributed.plan import is_padded, local_shard, padded, split_axis
 if TYPE_CHECKING:
     from glm.config.glm_config import GLMConfig
 
-ADAPTED = ("q_proj", "k_proj", "v_proj")  # what LoRA adapts without further flags
 Shapes = dict[str, tuple[int, ...]]
 CacheShapes = list[list[tuple[str, tuple[int, int]]]]
 _NORM_PARTS = {"layer_norm": ("weight", "bias"), "rms_norm": ("weight",)}
@@ -18,29 +17,85 @@ _INTO_MLP = {"plain": ("up_proj",), "gated": ("gate_proj", "up_proj")}
 def parameter_shapes(config: "GLMConfig") -> Shapes:
     """Every weight of a `GLMForCausalLM`, whole, by its name in memory."""
     shapes: Shapes = {"model.embed_tokens.weight": (config.vocab_size, config.hidden_size), **_positions(config)}
-    block = block_shapes(config)
     for index in range(config.num_hidden_layers):
+        block = block_shapes(config, config.is_sparse(index))
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in block.items()}
     shapes |= _norm("model.norm", config)
     own = {} if config.tie_word_embeddings else {"lm_head.weight": (config.hidden_size, config.vocab_size)}
     return shapes | own
 
 
-def block_shapes(config: "GLMConfig") -> Shapes:
-    """The weights of one block, by their names in it."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+def block_shapes(config: "GLMConfig", sparse: bool = False) -> Shapes:
+    """The weights of one block, by their names in it.
+
+    Args:
+        sparse: whether it has experts.
+    """
     norms = ["input_layernorm", "post_attention_layernorm"]
     norms += ["post_self_attn_layernorm", "post_mlp_layernorm"] if config.post_norms else []
     shapes: Shapes = {}
     for name in norms:
         shapes |= _norm(name, config)
+    attention = (_latent_attention if config.kv_lora_rank else _attention)(config)
+    shapes |= {f"self_attn.{name}": shape for name, shape in attention.items()}
+    return shapes | (_sparse_mlp(config) if sparse else _mlp("mlp", config, config.intermediate_size))
+
+
+def _attention(config: "GLMConfig") -> Shapes:
+    hidden, shapes = config.hidden_size, {}
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
     for name, width in {"q_proj": queries, "k_proj": keys, "v_proj": keys}.items():
-        shapes |= _linear(f"self_attn.{name}", (hidden, width), config.attention_bias)
-    shapes |= _linear("self_attn.o_proj", (queries, hidden), config.linear_bias)
-    for name in _INTO_MLP[config.mlp_type]:
-        shapes |= _linear(f"mlp.{name}", (hidden, inner), config.linear_bias)
-    return shapes | _linear("mlp.down_proj", (inner, hidden), config.linear_bias)
+        shapes |= _linear(name, (hidden, width), config.attention_bias)
+    shapes |= _linear("o_proj", (queries, hidden), config.linear_bias)
+    if config.use_qk_norm:
+        shapes |= {f"{name}_norm.weight": (config.head_dim,) for name in "qk"}
+    return shapes
+
+
+def _latent_attention(config: "GLMConfig") -> Shapes:
+    hidden, heads, bias = config.hidden_size, config.num_attention_heads, config.attention_bias
+    rank, latent = config.q_lora_rank, config.kv_lora_rank
+    keys_and_values = heads * (config.qk_nope_head_dim + config.v_head_dim)
+    return {
+        **_linear("q_a_proj", (hidden, rank), bias),
+        "q_a_layernorm.weight": (rank,),
+        **_linear("q_b_proj", (rank, heads * config.head_dim), False),
+        **_linear("kv_a_proj_with_mqa", (hidden, config.latent_dim), bias),
+        "kv_a_layernorm.weight": (latent,),
+        **_linear("kv_b_proj", (latent, keys_and_values), False),
+        **_linear("o_proj", (heads * config.v_head_dim, hidden), bias),
+    }
+
+
+def _mlp(name: str, config: "GLMConfig", inner: int) -> Shapes:
+    shapes: Shapes = {}
+    for layer in _INTO_MLP[config.mlp_type]:
+        shapes |= _linear(f"{name}.{layer}", (config.hidden_size, inner), config.linear_bias)
+    return shapes | _linear(f"{name}.down_proj", (inner, config.hidden_size), config.linear_bias)
+
+
+def _sparse_mlp(config: "GLMConfig") -> Shapes:
+    experts, inner = config.n_routed_experts, config.moe_intermediate_size
+    shapes: Shapes = {
+        "mlp.gate.weight": (config.hidden_size, experts),
+        "mlp.gate.e_score_correction_bias": (experts,),
+        **{name: (experts, *shape) for name, shape in _mlp("mlp.experts", config, inner).items()},
+    }
+    shared = config.n_shared_experts * inner
+    return shapes | (_mlp("mlp.shared_experts", config, shared) if shared else {})
+
+
+def stays_float32(name: str) -> bool:
+    """Whether a weight is float32 in every precision: the router's, whose biases lie closer than bfloat16 can tell.
+
+    In GLM-4.5 those of a layer differ by 0.2 around 7, where bfloat16 has steps of 0.03.
+    """
+    return name.endswith((".mlp.gate.weight", ".mlp.gate.e_score_correction_bias"))
+
+
+def is_expert_stack(name: str) -> bool:
+    """Whether a weight holds all experts of a layer, [experts, in, out]."""
+    return ".mlp.experts." in name
 
 
 def _linear(name: str, shape: tuple[int, int], bias: bool) -> Shapes:
@@ -59,11 +114,17 @@ def _positions(config: "GLMConfig") -> Shapes:
     }
 
 
+def adapted(config: "GLMConfig") -> tuple[str, ...]:
+    """The layers that LoRA adapts without further flags: what makes queries, keys and values."""
+    latent = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+    return latent if config.kv_lora_rank else ("q_proj", "k_proj", "v_proj")
+
+
 def lora_shapes(config: "GLMConfig", r: int) -> Shapes:
     """The adapters of rank r on queries, keys and values, whole, by their names in memory."""
     shapes: Shapes = {}
     for name, shape in parameter_shapes(config).items():
-        if any(name.endswith(f".{target}.weight") for target in ADAPTED):
+        if any(name.endswith(f".{target}.weight") for target in adapted(config)):
             layer = name.removesuffix("weight")
             shapes |= {f"{layer}lora_A": (shape[0], r), f"{layer}lora_B": (r, shape[1])}
     return shapes
@@ -75,7 +136,14 @@ def cache_shapes(config: "GLMConfig") -> CacheShapes:
     Exports write them into their graphs, and a runtime reads them there: it needs no configuration.
     """
     kept = config.num_key_value_heads, config.head_dim
-    return [[("key", kept), ("value", kept)] for _ in range(config.num_hidden_layers)]
+    parts = [("latent", (1, config.latent_dim))] if config.kv_lora_rank else [("key", kept), ("value", kept)]
+    return [list(parts) for _ in range(config.num_hidden_layers)]
+
+
+def cache_numbers(config: "GLMConfig") -> int:
+    """How many numbers a rank's cache keeps of a token: its own heads' keys and values, or the latents of all."""
+    numbers = sum(prod(shape) for parts in cache_shapes(config) for _, shape in parts)
+    return numbers if config.kv_lora_rank else numbers * config.kv_replicas // config.tensor_parallel_degree
 
 
 def rank_shape(name: str, shape: tuple[int, ...], degree: int, kv_replicas: int = 1) -> tuple[int, ...]:
@@ -93,3 +161,16 @@ def elements(shapes: Shapes, config: "GLMConfig") -> int:
     """How many numbers a rank holds of these weights."""
     degree, copies = config.tensor_parallel_degree, config.kv_replicas
     return sum(prod(rank_shape(name, shape, degree, copies)) for name, shape in shapes.items())
+
+
+def active_shapes(config: "GLMConfig") -> Shapes:
+    """What a token is multiplied by: of every layer's experts as many as it takes, and of the embedding nothing unless
+    it is the head, too.
+    """
+    active = {
+        name: (config.num_experts_per_tok, *shape[1:]) if is_expert_stack(name) else shape
+        for name, shape in parameter_shapes(config).items()
+    }
+    if not config.tie_word_embeddings:
+        del active["model.embed_tokens.weight"]
+    return active

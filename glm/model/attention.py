@@ -109,7 +109,9 @@ DenseAttention.prefill = PrefillAttention
 
 @dataclass
 class Prefix:
-    """Keys and values [K, B, S, D] of every layer, and the bias [B, 1, S] float32 that hides padding."""
+    """Keys and values [K, B, S, D] of every layer, or latents for both (glm/model/latent_attention.py) in the place of
+    keys; and the bias [B, 1, S] float32 that hides padding.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -128,9 +130,18 @@ class CachedAttention:
         self.prefix_keys, self.prefix_values, self.prefix_bias = prefix_keys, prefix_values, prefix_bias
         self.tail_keys, self.tail_values = tail_keys, tail_values
 
-    def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
+    @property
+    def tails(self) -> list[Tensor]:
+        """What the next step's cache has of this layer."""
+        return [self.tail_keys, self.tail_values]
+
+    def grow(self, k_BGKD: Tensor, v_BGKD: Tensor) -> None:
+        """Puts the new tokens behind the tails."""
         self.tail_keys = paddle.concat([self.tail_keys, k_BGKD.unsqueeze(3)], axis=3)
         self.tail_values = paddle.concat([self.tail_values, v_BGKD.unsqueeze(3)], axis=3)
+
+    def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
+        self.grow(k_BGKD, v_BGKD)
         groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
         n_rep = heads // groups
         prefix_KBQS = scores_fp32(grouped(q_BGND, n_rep), self.prefix_keys) + self.prefix_bias
@@ -198,10 +209,10 @@ def softmax(scores: Tensor, values: Tensor) -> Tensor:
 
 
 def empty_tails(prefix: Prefix, beams: int | Tensor) -> list[Tensor]:
-    """An empty tail for every layer: keys then values, [B, G, K, 0, D] each."""
+    """An empty tail for all that the prefix has of every layer: keys then values, [B, G, K, 0, D] each."""
     heads, batch, _, width = (dim(prefix.keys[0], axis) for axis in range(4))
     shape = [batch, beams, heads, empty_axis(), width]
-    return [paddle.zeros(shape, dtype=prefix.keys[0].dtype) for _ in range(2 * len(prefix.keys))]
+    return [paddle.zeros(shape, dtype=prefix.keys[0].dtype) for _ in (*prefix.keys, *prefix.values)]
 
 
 def select_beams(x_BG: Tensor, beam_BK: Tensor) -> Tensor:

@@ -10,14 +10,16 @@ from itertools import product
 import paddle
 from paddle import Tensor
 
-from glm.config.chunks import BIAS_TOKENS, DENSE_TOKENS, SPARSE, SPARSE_TOKENS
+from glm.config.chunks import BIAS_TOKENS, attends_in_blocks
 from glm.device.capabilities import HALF_DTYPES
 from glm.device.paddle_reason import paddle_reason
 from glm.device.probe import TOLERANCE
 from glm.errors import GLMError
+from glm.kernels import fault
 from glm.model.attention import DenseAttention
 from glm.model.block_attention import BlockAttention
 from glm.model.flash_attention import CausalFlashAttention, FlashAttention, FlashMaskAttention
+from glm.model.kernel_attention import KernelAttention
 from glm.model.visibility import derived_rows, is_causal, seen_share
 
 TILE = 128  # columns that kernels take at once
@@ -27,17 +29,24 @@ KINDS = {"GLM": (64, 1), "GLM-4": (128, 16)}
 FORMS = {"FlashMask": FlashMaskAttention, "with a bias": FlashAttention, "causal": CausalFlashAttention}
 
 
-def attention_class(dtype: str, head_dim: int, n_rep: int, visible_rows_B2T: Tensor) -> type:
+def attention_class(
+    dtype: str, head_dim: int, n_rep: int, visible_rows_B2T: Tensor, value_dim: int | None = None
+) -> type:
     """The attention of this device for rows that see so: a class with `mask` and `prefill`.
 
     A graph, which any device may run, is dense.
+
+    Args:
+        value_dim: width of the values where it may be another one than that of queries and keys; no kernel takes that.
     """
     if not paddle.in_dynamic_mode():
         return DenseAttention
-    device, tokens = paddle.get_device(), visible_rows_B2T.shape[2]
+    device, tokens, one_width = paddle.get_device(), visible_rows_B2T.shape[2], value_dim in (None, head_dim)
+    if one_width and device == "cpu" and dtype == "float32" and fault() is None:
+        return KernelAttention
 
     def has(kind: type[FlashAttention]) -> bool:
-        return flash_fault(device, dtype, head_dim, n_rep, kind) is None
+        return one_width and flash_fault(device, dtype, head_dim, n_rep, kind) is None
 
     if has(FlashMaskAttention):
         return FlashMaskAttention
@@ -45,9 +54,7 @@ def attention_class(dtype: str, head_dim: int, n_rep: int, visible_rows_B2T: Ten
         return FlashAttention
     if tokens > BIAS_TOKENS and has(CausalFlashAttention) and is_causal(visible_rows_B2T):
         return CausalFlashAttention
-    if tokens > DENSE_TOKENS or (tokens > SPARSE_TOKENS and seen_share(visible_rows_B2T) <= SPARSE):
-        return BlockAttention
-    return DenseAttention
+    return BlockAttention if attends_in_blocks(tokens, lambda: seen_share(visible_rows_B2T)) else DenseAttention
 
 
 def compute_dtype(weight: Tensor) -> str:

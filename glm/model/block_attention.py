@@ -125,13 +125,13 @@ def _random_numbers(dropout: AttentionDropout | None, state=None):
 
 
 class _Row:
-    """One row of a batch: q [N, T, D], k and v [K, T, D]."""
+    """One row of a batch: q [N, T, D], k and v [K, T, D]; values may have a width of their own."""
 
     def __init__(self, rows: RowBlocks, row: int, q, k, v, dropout: AttentionDropout | None):
         self.rows, self.row, self.dropout = rows, row, dropout
         self.q, self.k, self.v = q, k.astype("float32"), v
         self.heads, tokens, self.width = q.shape
-        self.groups = k.shape[0]
+        self.groups, self.value_width = k.shape[0], v.shape[2]
         self.blocks = rows.blocks(row, query_block(self.heads, tokens))
 
     def context(self) -> Tensor:
@@ -140,17 +140,17 @@ class _Row:
 
     def _block_context(self, queries: range, keys: range) -> Tensor:
         if not keys:
-            return paddle.zeros([self.heads, len(queries), self.width], self.v.dtype)
+            return paddle.zeros([self.heads, len(queries), self.value_width], self.v.dtype)
         weights_NTS = self._weights(queries, keys)
         if self.dropout:
             weights_NTS = weights_NTS.multiply_(self._kept(weights_NTS))
         context = paddle.matmul(self._grouped(weights_NTS.astype(self.v.dtype)), _part(self.v, keys))
-        return context.reshape([self.heads, -1, self.width])
+        return context.reshape([self.heads, -1, self.value_width])
 
     def gradients(self, context: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of q in its dtype, of k and v in float32, of those of the context; both [N, T, D]."""
         along_NT1 = (context.astype("float32") * grad.astype("float32")).sum(axis=-1, keepdim=True)
-        grad_q, grad_k, grad_v = [], paddle.zeros_like(self.k), paddle.zeros_like(self.k)
+        grad_q, (grad_k, grad_v) = [], (paddle.zeros(x.shape, "float32") for x in (self.k, self.v))
         for queries, keys in self.blocks:
             if not keys:
                 grad_q.append(paddle.zeros([self.heads, len(queries), self.width], self.q.dtype))

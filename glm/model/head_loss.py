@@ -96,10 +96,10 @@ class _ChunkedLosses(PyLayer):
         early, cast = head.frozen and ctx.passes_on, head.cast()
         losses, sums, slopes = [], [], []
         for hidden, labels in _chunks(target.chunk, hidden_MH, labels_M):
-            loss, p, lse = target.losses(cast.logits(hidden), labels)
+            loss, kept, lse = target.losses(cast.logits(hidden), labels)
             if early:
-                slopes.append(cast.hidden_gradient(target.gradient(p, labels, paddle.ones_like(loss))))
-            del p
+                slopes.append(cast.hidden_gradient(target.gradient(kept, labels, lse, paddle.ones_like(loss))))
+            del kept
             losses.append(loss)
             sums.append(lse)
         ctx.head, ctx.target, ctx.early, ctx.dtype = head, target, early, hidden_MH.dtype
@@ -125,9 +125,9 @@ def _gradients(ctx, grad_M: Tensor) -> tuple[Tensor | None, Tensor | None, Tenso
     head, target, cast = ctx.head, ctx.target, ctx.head.cast()
     slopes, weight, bias = [], None, None
     for hidden, labels, lse, grad in _chunks(target.chunk, *ctx.saved_tensor(), grad_M):
-        p = (target.padded_out(cast.logits(hidden)) - lse.unsqueeze(1)).exp_()
-        grad_MW = target.gradient(p, labels, grad)
-        del p
+        kept = target.kept(cast.logits(hidden), lse)
+        grad_MW = target.gradient(kept, labels, lse, grad)
+        del kept
         if ctx.passes_on:
             slopes.append(cast.hidden_gradient(grad_MW).astype(ctx.dtype))
         if not head.weight.stop_gradient:

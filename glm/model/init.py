@@ -46,7 +46,7 @@ def randomise(model: nn.Layer, seed: int) -> None:
     if _skipped:
         return
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim > 1:
             draw = np.random.default_rng([seed, crc32(name.encode())])
             shape = full_shape(name, parameter, model.config)
             array = draw.standard_normal(shape, dtype="float32") * model.config.initializer_range
@@ -61,7 +61,7 @@ def randomise_adapter(model: nn.Layer, seed: int) -> None:
         if name.endswith(".lora_A"):
             draw = np.random.default_rng([seed, crc32(name.encode())])
             shape = full_shape(name, parameter, model.config)
-            bound = shape[0] ** -0.5
+            bound = shape[-2] ** -0.5
             _set_part(parameter, name, draw.uniform(-bound, bound, shape).astype("float32"), model.config)
 
 

@@ -11,7 +11,10 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.distributed.tensor_parallel import columns, dropout, linear, sum_of_rows
+from glm.distributed.tensor_parallel import Ranks, columns, dropout, linear, sum_of_rows
+from glm.kernels import serves
+from glm.kernels.activations import gated, gelu_tanh, silu
+from glm.kernels.norms import layer_norm, rms_norm
 
 # q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: attention function; it may read and update a KV cache.
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -20,13 +23,18 @@ AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 class RMSNorm(nn.Layer):
     """x / rms(x) · weight (arXiv:1910.07467), computed in float32."""
 
-    def __init__(self, config):
+    def __init__(self, config, width: int | None = None, eps: float | None = None):
         super().__init__()
-        self.weight = self.create_parameter([config.hidden_size], default_initializer=nn.initializer.Constant(1.0))
-        self.eps = config.norm_eps
+        shape = [width or config.hidden_size]
+        self.weight = self.create_parameter(shape, default_initializer=nn.initializer.Constant(1.0))
+        self.eps = config.norm_eps if eps is None else eps
 
     def forward(self, x_BTH: Tensor) -> Tensor:
-        return (TrainedRMSNorm.apply if self.training else _rms_norm)(x_BTH, self.weight, self.eps)
+        return self._normed(x_BTH, self.weight)
+
+    def _normed(self, x_BTH: Tensor, weight_H: Tensor) -> Tensor:
+        plain = TrainedRMSNorm.apply if self.training else _rms_norm
+        return (rms_norm if serves(x_BTH, weight_H) else plain)(x_BTH, weight_H, self.eps)
 
 
 def _rms_norm(x_BTH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
@@ -60,11 +68,36 @@ class TrainedRMSNorm(PyLayer):
         return None if x_BTH.stop_gradient else grad_x, grad_weight
 
 
+class LayerNorm(nn.LayerNorm):
+    """(x - mean) / deviation · weight + bias (arXiv:1607.06450)."""
+
+    def forward(self, x_BTH: Tensor) -> Tensor:
+        if serves(x_BTH, self.weight, self.bias):
+            return layer_norm(x_BTH, self.weight, self.bias, self._epsilon)
+        weight_H = self.weight
+        if self.training and weight_H.stop_gradient:
+            # Paddle 3.3.1 gives x a wrong gradient where the weight has none: a copy has one, which nobody reads.
+            weight_H = weight_H.detach()
+            weight_H.stop_gradient = False
+        return F.layer_norm(x_BTH, self._normalized_shape, weight_H, self.bias, self._epsilon)
+
+
 NORMS = {
-    "layer_norm": lambda config: nn.LayerNorm(config.hidden_size, epsilon=config.norm_eps),
+    "layer_norm": lambda config: LayerNorm(config.hidden_size, epsilon=config.norm_eps),
     "rms_norm": RMSNorm,
 }
-ACTIVATIONS = {"gelu_tanh": lambda x: F.gelu(x, approximate=True), "silu": F.silu}
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "silu": silu}
+
+
+class HeadNorm(RMSNorm):
+    """RMSNorm of every head [..., D], with one weight for all of them: also for those of the other ranks."""
+
+    def __init__(self, config):
+        super().__init__(config, config.head_dim)
+        self.ranks = Ranks(config)
+
+    def forward(self, x_BTND: Tensor) -> Tensor:
+        return self._normed(x_BTND, self.ranks.copy(self.weight))
 
 
 class SelfAttention(nn.Layer):
@@ -81,22 +114,23 @@ class SelfAttention(nn.Layer):
         self.num_heads, self.num_key_value_heads = (
             layer.weight.shape[1] // self.head_dim for layer in (self.q_proj, self.k_proj)
         )
+        self.q_norm, self.k_norm = (HeadNorm(config) if config.use_qk_norm else nn.Identity() for _ in range(2))
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
         q, k, v = columns(x_BTH, self.q_proj, self.k_proj, self.v_proj)
         q_BTND = q.reshape([0, 0, self.num_heads, self.head_dim])
         k_BTKD, v_BTKD = (x.reshape([0, 0, self.num_key_value_heads, self.head_dim]) for x in (k, v))
-        context_BTND = attention_fn(*rotate(q_BTND, k_BTKD), v_BTKD)
+        context_BTND = attention_fn(*rotate(self.q_norm(q_BTND), self.k_norm(k_BTKD)), v_BTKD)
         return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
 
 
 class MLP(nn.Layer):
     """Up, activation, down."""
 
-    def __init__(self, config):
+    def __init__(self, config, inner: int):
         super().__init__()
-        self.up_proj = linear(config, "up_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
-        self.down_proj = linear(config, "down_proj", config.intermediate_size, config.hidden_size, config.linear_bias)
+        self.up_proj = linear(config, "up_proj", config.hidden_size, inner, config.linear_bias)
+        self.down_proj = linear(config, "down_proj", inner, config.hidden_size, config.linear_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x_BTH: Tensor) -> Tensor:
@@ -106,14 +140,13 @@ class MLP(nn.Layer):
 class GatedMLP(MLP):
     """Up, times the activation of a gate, down (SwiGLU, arXiv:2002.05202)."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.gate_proj = linear(config, "gate_proj", config.hidden_size, config.intermediate_size, config.linear_bias)
+    def __init__(self, config, inner: int):
+        super().__init__(config, inner)
+        self.gate_proj = linear(config, "gate_proj", config.hidden_size, inner, config.linear_bias)
 
     def forward(self, x_BTH: Tensor) -> Tensor:
-        # One after the other, so that the gate itself is gone when its activation is multiplied.
-        products = columns(x_BTH, self.gate_proj, self.up_proj)
-        return self.down_proj(self.activation(next(products)) * next(products))
+        # One after the other: `gated` lets go of the first one before it asks for the second.
+        return self.down_proj(gated(self.activation, columns(x_BTH, self.gate_proj, self.up_proj)))
 
 
 MLPS = {"plain": MLP, "gated": GatedMLP}
@@ -127,11 +160,11 @@ class Block(nn.Layer):
     and the same with post_attention_layernorm, mlp and post_mlp_layernorm.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, attention: nn.Layer, mlp: nn.Layer):
         super().__init__()
         norm = NORMS[config.norm_type]
         self.input_layernorm, self.post_attention_layernorm = norm(config), norm(config)
-        self.self_attn, self.mlp = SelfAttention(config), MLPS[config.mlp_type](config)
+        self.self_attn, self.mlp = attention, mlp
         behind = norm if config.post_norms else lambda config: nn.Identity()
         self.post_self_attn_layernorm, self.post_mlp_layernorm = behind(config), behind(config)
         self.dropout = dropout(config, config.hidden_dropout)

@@ -6,6 +6,8 @@ further. Two forms are written: PaddleNLP's (`lora_config.json`, `lora_model_sta
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from paddle import Tensor, nn
@@ -18,20 +20,28 @@ from glm.checkpoint.adapter_names import EMBEDDING
 from glm.checkpoint.adapter_peft import save_peft
 from glm.checkpoint.adapter_settings import PADDLE_CONFIG
 from glm.checkpoint.adapter_trainable import UntrainableAdapter, check_adapter, read_adapter
+from glm.checkpoint.expert_stacks import stack_name, unstacked
 from glm.checkpoint.write import write_pdparams
+from glm.config.shapes import is_expert_stack
 from glm.distributed.plan import PLAN, ROW, rank_part
 from glm.distributed.tensor_parallel import OwnDropout, has_own_tokens, linear
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
+from glm.model.expert_lora import add_expert_adapters, expert_adapters
+from glm.model.experts import StackedLinear
 from glm.model.init import draw_seed, randomise_adapter, undrawn
 from glm.model.lora_layers import divide_tokens
 from glm.model.network import GLMNetwork
 from glm.model.parameters import full_shape, full_weight, set_parameter
 
+# Of these a model has those of one kind of attention.
+_QUERIES_KEYS_VALUES = ["q_proj", "k_proj", "v_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]
 TARGETS = {
-    "attention": ["q_proj", "k_proj", "v_proj"],
-    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "attention": _QUERIES_KEYS_VALUES,
+    "all": [*_QUERIES_KEYS_VALUES, "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
+TARGETS["experts"] = TARGETS["all"]  # and those of every expert
+_EXPERTS = r".*\.experts\.\d+\..*"  # what a saved adapter says of them
 
 
 class GLMLoRAModel(LoRAModel):
@@ -64,9 +74,30 @@ class GLMLoRAModel(LoRAModel):
         for name, parameter in parameters.items():
             set_parameter(parameter, rank_part(name, adapter[name], *config.local_shard(name)))
 
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Within it, the model is what it was before it got the adapter."""
+        self._enable(False)
+        try:
+            yield
+        finally:
+            self._enable(True)
+
+    def _enable(self, enabled: bool) -> None:
+        for adapter in expert_adapters(self.model):
+            adapter.enabled = enabled
+        (self.enable_lora if enabled else self.disable_lora)()
+
+    def mark_only_lora_as_trainable(self) -> None:
+        """PaddleNLP's, and the adapters of experts, which it does not know."""
+        super().mark_only_lora_as_trainable()
+        for adapter in expert_adapters(self.model):
+            adapter.layer.lora_A.stop_gradient = adapter.layer.lora_B.stop_gradient = False
+
     def adapter_state(self) -> Adapter:
         """The adapter's whole matrices by name. All tensor-parallel ranks must call it."""
-        return {name: full_weight(name, p, self.model.config) for name, p in self._adapter_parameters().items()}
+        state = {name: full_weight(name, p, self.model.config) for name, p in self._adapter_parameters().items()}
+        return unstacked(state)
 
     def _adapter_parameters(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.state_dict().items() if ".lora_" in name}
@@ -80,7 +111,8 @@ def add_lora(
     Args:
         r: rank of the adapters.
         alpha: their output is scaled by alpha / r; 2·r if not given.
-        targets: `attention` (query, key, value) or `all` (every linear layer of the blocks).
+        targets: `attention` (what makes queries, keys and values), `all` (every linear layer of the blocks, without
+            experts and routers) or `experts` (experts, too).
         dropout: on the adapters' input, in training.
 
     Raises:
@@ -91,8 +123,11 @@ def add_lora(
     if targets not in TARGETS:
         raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(TARGETS)}")
     there = {name.rpartition(".")[2] for name, _ in model.named_sublayers()}
-    modules = [f".*{module}" for module in TARGETS[targets] if module in there]
-    return _wrap(model, r, 2 * r if alpha is None else alpha, modules, dropout)
+    modules = [_pattern(module, model) for module in TARGETS[targets] if module in there]
+    experts = targets == "experts"
+    if experts and not model.config.n_routed_experts:
+        raise GLMError("lora_targets is experts, and this model has none: choose all")
+    return _wrap(model, r, 2 * r if alpha is None else alpha, modules, dropout, experts)
 
 
 def load_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAModel | GLMNetwork:
@@ -111,8 +146,11 @@ def load_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAModel | GLMNet
         return merge_adapter(model, directory)
 
 
-def load_trainable_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAModel:
+def load_trainable_lora(model: GLMNetwork, directory: str | Path, dropout: float | None = None) -> GLMLoRAModel:
     """As `load_lora`, for training.
+
+    Args:
+        dropout: on the adapters' input, in place of the saved one's.
 
     Raises:
         UntrainableAdapter: more than that; it names the setting.
@@ -120,7 +158,9 @@ def load_trainable_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAMode
     directory = Path(directory)
     settings, adapter = read_adapter(directory, model.config)
     modules = _target_modules(adapter, model)
-    lora = _wrap(model, settings["r"], settings["alpha"], modules, settings["dropout"])
+    dropout = settings["dropout"] if dropout is None else dropout
+    experts = any(map(is_expert_stack, adapter))
+    lora = _wrap(model, settings["r"], settings["alpha"], modules, dropout, experts)
     lora.load_adapter(directory)
     return lora
 
@@ -128,14 +168,21 @@ def load_trainable_lora(model: GLMNetwork, directory: str | Path) -> GLMLoRAMode
 def _target_modules(adapter: Adapter, model: GLMNetwork) -> list[str]:
     """Patterns of the layers of an adapter: their kinds where all of a kind have one, else their names."""
     there, adapted = defaultdict(set), defaultdict(set)
-    for name, _ in model.named_sublayers():
-        there[name.rpartition(".")[2]].add(name)
-    for layer in {name.rpartition(".")[0] for name in adapter}:
+    for name, layer in model.named_sublayers():
+        if not isinstance(layer, StackedLinear):
+            there[name.rpartition(".")[2]].add(name)
+    for layer in {name.rpartition(".")[0] for name in adapter if not is_expert_stack(name)}:
         adapted[layer.rpartition(".")[2]].add(layer)
     patterns = []
     for kind, layers in sorted(adapted.items()):
-        patterns += [f".*{kind}"] if layers == there[kind] else sorted(layers)
+        patterns += [_pattern(kind, model)] if layers == there[kind] else sorted(layers)
     return patterns
+
+
+def _pattern(kind: str, model: GLMNetwork) -> str:
+    """Of all layers of a kind but the experts', which PaddleNLP has no adapters for."""
+    stacks = any(isinstance(layer, StackedLinear) for name, layer in model.named_sublayers() if name.endswith(kind))
+    return rf".*(?<!\.experts\.){kind}" if stacks else f".*{kind}"
 
 
 def merge_adapter(model: GLMNetwork, directory: str | Path) -> GLMNetwork:
@@ -148,7 +195,7 @@ def merge_adapter(model: GLMNetwork, directory: str | Path) -> GLMNetwork:
     """
     config = model.config
     adapter = open_adapter(Path(directory), config)
-    touched = adapter.changes.keys() | ({EMBEDDING} if adapter.unties else set())
+    touched = set(map(stack_name, adapter.changes)) | ({EMBEDDING} if adapter.unties else set())
     before = {name: parameter for name, parameter in model.state_dict().items() if name in touched}
     if adapter.unties:
         _untie(model)
@@ -174,6 +221,8 @@ def merge_lora(lora: GLMLoRAModel | GLMNetwork) -> GLMNetwork:
         lora.eval()
         return lora
     lora.merge()
+    for adapter in expert_adapters(lora.model):
+        adapter.merge()
     model, config = lora.model, lora.model.config
     layers = dict(model.named_sublayers(include_self=True))
     for name, layer in layers.items():
@@ -189,7 +238,9 @@ def merge_lora(lora: GLMLoRAModel | GLMNetwork) -> GLMNetwork:
     return model
 
 
-def _wrap(model: GLMNetwork, r: int, alpha: float, modules: list[str], dropout: float) -> GLMLoRAModel:
+def _wrap(
+    model: GLMNetwork, r: int, alpha: float, modules: list[str], dropout: float, experts: bool = False
+) -> GLMLoRAModel:
     config = LoRAConfig(
         r=r,
         lora_alpha=alpha,
@@ -201,6 +252,10 @@ def _wrap(model: GLMNetwork, r: int, alpha: float, modules: list[str], dropout: 
     seed = draw_seed()
     with unique_name.guard():  # as in glm.model.pretrained
         lora = GLMLoRAModel(model, config)
+        if experts:
+            with undrawn():
+                add_expert_adapters(model, r, alpha, dropout)
+            lora.mark_only_lora_as_trainable()
     randomise_adapter(lora.model, seed)
     _drop_own_features(lora.model)
     if model.config.sequence_parallel:
@@ -222,4 +277,5 @@ def _drop_own_features(model: GLMNetwork) -> None:
 def _save_paddle(state: Adapter, config: LoRAConfig, directory: Path) -> None:
     with atomic_file(directory / PADDLE_WEIGHTS) as temporary:
         write_pdparams(temporary, state)
-    write_json(directory / PADDLE_CONFIG, config.to_dict() | {"tensor_parallel_degree": 1})
+    targets = [*config.target_modules, *([_EXPERTS] if any(stack_name(name) != name for name in state) else [])]
+    write_json(directory / PADDLE_CONFIG, config.to_dict() | {"tensor_parallel_degree": 1, "target_modules": targets})

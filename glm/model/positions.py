@@ -8,12 +8,14 @@ Shapes: B rows, T tokens, N heads, D head_dim, E rotary dimensions.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from glm.kernels.rotary import APART, BOTH_HALVES, PAIRS, turned, turns
 from glm.model.rotary import inverse_frequencies, scaled_frequencies
 
 # q [B, T, N, D], k [B, T, K, D] → the same, rotated.
@@ -40,7 +42,8 @@ class Learned2DPositions(nn.Layer):
 
 
 class PartialRotary(nn.Layer):
-    """Rotary embedding (arXiv:2104.09864, 3.2) of the first E dimensions of a head, in neighbouring pairs (GLM-4).
+    """Rotary embedding (arXiv:2104.09864, 3.2) of the first E dimensions of a head, in neighbouring pairs (GLM-4) or in
+    pairs E/2 apart (GLM-4.5).
 
     Scaled positions (YaRN and others) have other frequencies, and may multiply what is rotated.
     """
@@ -50,6 +53,7 @@ class PartialRotary(nn.Layer):
     def __init__(self, config):
         super().__init__()
         self.frequencies, self.scale = scaled_frequencies(config)
+        self.turn = ROTARY_PAIRS[config.position_type]
 
     def embed(self, x_BTH: Tensor, position_ids_BPT: Tensor) -> Tensor:
         return x_BTH
@@ -57,34 +61,75 @@ class PartialRotary(nn.Layer):
     def rotation(self, position_ids_BPT: Tensor) -> Rotate:
         cos, sin = _cos_sin(position_ids_BPT[:, 0], self.frequencies, self.scale)
 
-        rotate = RotaryFunction.apply if self.training else apply_rotary
-        return lambda q_BTND, k_BTND: (rotate(q_BTND, cos, sin), rotate(k_BTND, cos, sin))
+        return _rotation(self.turn, self.training, cos, sin)
 
 
 def apply_rotary(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
     """The first 2·P dimensions of every head rotated by P angles (and scaled), in neighbouring pairs."""
     turning = 2 * cos_BT1P.shape[-1]
-    rotary, passed = x_BTND[..., :turning], x_BTND[..., turning:]
-    pairs = rotary.astype("float32").reshape([0, 0, x_BTND.shape[2], turning // 2, 2])
+    pairs = x_BTND[..., :turning].astype("float32").reshape([0, 0, x_BTND.shape[2], turning // 2, 2])
     a, b = pairs[..., 0], pairs[..., 1]
     # Multiplying by what has one head takes a CPU ten times as long as making all heads of it first.
     cos, sin = cos_BT1P.expand_as(a), sin_BT1P.expand_as(a)
     rotated = paddle.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).flatten(-2)
-    return paddle.concat([rotated.astype(x_BTND.dtype), passed], axis=-1)
+    return _before_the_rest(rotated, x_BTND)
+
+
+def apply_rotary_halves(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
+    """As `apply_rotary`, but dimension i goes with i + P."""
+    turning = 2 * cos_BT1P.shape[-1]
+    a, b = x_BTND[..., :turning].astype("float32").chunk(2, axis=-1)
+    cos, sin = cos_BT1P.expand_as(a), sin_BT1P.expand_as(a)
+    rotated = paddle.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return _before_the_rest(rotated, x_BTND)
+
+
+def _before_the_rest(rotated: Tensor, x_BTND: Tensor) -> Tensor:
+    """With the dimensions that do not turn. Where all do, nothing is put together: devices' kernels may crash of it."""
+    rotated, turning = rotated.astype(x_BTND.dtype), rotated.shape[-1]
+    return rotated if turning == x_BTND.shape[-1] else paddle.concat([rotated, x_BTND[..., turning:]], axis=-1)
+
+
+ROTARY_PAIRS = {"partial_rotary": apply_rotary, "partial_rotary_halves": apply_rotary_halves}
+
+
+def apply_rotary_2d(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, cos2_BT1P: Tensor, sin2_BT1P: Tensor) -> Tensor:
+    """Both halves of every head rotated, each by P = D/4 angles of its own position."""
+    a, b, c, d = x_BTND.astype("float32").chunk(4, axis=-1)
+    first = [a * cos_BT1P - b * sin_BT1P, b * cos_BT1P + a * sin_BT1P]
+    second = [c * cos2_BT1P - d * sin2_BT1P, d * cos2_BT1P + c * sin2_BT1P]
+    return paddle.concat([*first, *second], axis=-1).astype(x_BTND.dtype)
+
+
+_KERNELS = {apply_rotary: PAIRS, apply_rotary_halves: APART, apply_rotary_2d: BOTH_HALVES}
+
+
+def _rotation(apply: Callable[..., Tensor], training: bool, *cos_sin: Tensor) -> Rotate:
+    """Of queries and keys by the same angles, cosines and sines in turn."""
+    plain = partial(RotaryFunction.apply, apply) if training else apply
+    kernel = partial(turned, _KERNELS[apply])
+
+    def rotate(q_BTND: Tensor, k_BTND: Tensor) -> tuple[Tensor, Tensor]:
+        by = kernel if turns(q_BTND, *cos_sin) else plain
+        return by(q_BTND, *cos_sin), by(k_BTND, *cos_sin)
+
+    return rotate
 
 
 class RotaryFunction(PyLayer):
-    """`apply_rotary` with its own gradient: that of a rotation is the rotation back, scaled alike."""
+    """A rotation with its own gradient, which keeps the angles alone: the rotation back, scaled alike."""
 
     @staticmethod
-    def forward(ctx, x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_BT1P, sin_BT1P)
-        return apply_rotary(x_BTND, cos_BT1P, sin_BT1P)
+    def forward(ctx, apply: Callable[..., Tensor], x_BTND: Tensor, *cos_sin: Tensor) -> Tensor:
+        ctx.apply = apply
+        ctx.save_for_backward(*cos_sin)
+        return apply(x_BTND, *cos_sin)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos_BT1P, sin_BT1P = ctx.saved_tensor()
-        return apply_rotary(grad, cos_BT1P, -sin_BT1P), None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cos_sin = ctx.saved_tensor()
+        back = [-x if i % 2 else x for i, x in enumerate(cos_sin)]
+        return ctx.apply(grad, *back), *[None] * len(back)
 
 
 class Rotary2D(nn.Layer):
@@ -105,15 +150,7 @@ class Rotary2D(nn.Layer):
 
     def rotation(self, position_ids_BPT: Tensor) -> Rotate:
         halves = [_cos_sin(position_ids_BPT[:, row], self.frequencies) for row in range(2)]
-
-        def rotate(x_BTND: Tensor) -> Tensor:
-            rotated = []
-            for part, (cos, sin) in zip(x_BTND.astype("float32").chunk(2, axis=-1), halves, strict=True):
-                a, b = part.chunk(2, axis=-1)
-                rotated += [a * cos - b * sin, b * cos + a * sin]
-            return paddle.concat(rotated, axis=-1).astype(x_BTND.dtype)
-
-        return lambda q_BTND, k_BTND: (rotate(q_BTND), rotate(k_BTND))
+        return _rotation(apply_rotary_2d, self.training, *halves[0], *halves[1])
 
 
 def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -123,4 +160,8 @@ def _cos_sin(position_ids_BT: Tensor, frequencies: np.ndarray, scale: float = 1.
     return (cos, sin) if scale == 1.0 else (cos * scale, sin * scale)
 
 
-POSITIONS = {"learned_2d": Learned2DPositions, "partial_rotary": PartialRotary, "rotary_2d": Rotary2D}
+POSITIONS = {
+    "learned_2d": Learned2DPositions,
+    "rotary_2d": Rotary2D,
+    **dict.fromkeys(ROTARY_PAIRS, PartialRotary),
+}

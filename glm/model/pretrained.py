@@ -8,6 +8,8 @@ import paddle
 from paddle import nn
 from paddle.utils import unique_name
 
+from glm.checkpoint.file_names import PREDICTOR_NAME, weight_names
+from glm.checkpoint.predictor import copy_predictor, has_predictor
 from glm.checkpoint.read import check_state, open_checkpoint
 from glm.checkpoint.write import assign_weights, finish_shards, save_index, save_part, save_shard, save_state
 from glm.config.glm_config import GLMConfig
@@ -113,6 +115,7 @@ class CheckpointMixin:
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         shards = 1
+        kept = self._keep_predictor(directory, weight_format, is_main_process)
         if self.ranks.degree == 1 or merge_tensor_parallel:
             self._save_whole(directory, weight_format, is_main_process)
         elif weight_format == "pdparams":
@@ -121,7 +124,30 @@ class CheckpointMixin:
         else:
             self._save_part(directory)
         if is_main_process:
-            self.config.save_pretrained(directory, shards=shards)
+            promised = self.config.num_nextn_predict_layers > 0 and not kept
+            config = self.config.changed(num_nextn_predict_layers=0) if promised else self.config
+            config.save_pretrained(directory, shards=shards)
+
+    def _keep_predictor(self, directory: Path, weight_format: str, writes: bool) -> bool:
+        """Layers that predict a token more are no part of this model: they go along from where it was read.
+
+        Returns:
+            Whether the directory has them.
+        """
+        source, layers = getattr(self, "source_directory", None), self.config.num_nextn_predict_layers
+        there = layers > 0 and source is not None and bool(weight_names(source)) and has_predictor(source, self.config)
+        if there and weight_format != "safetensors":
+            logger.warning(
+                "%s: the %d layer(s) of %s that predict a token more (MTP) are left out: weight_format safetensors, or "
+                "convert_checkpoint.py, keeps them",
+                *(directory, layers, source),
+            )
+            there = False
+        if there and writes:
+            copy_predictor(source, directory, self.config)
+        elif writes:
+            (directory / PREDICTOR_NAME).unlink(missing_ok=True)
+        return there
 
     def _save_whole(self, directory: Path, weight_format: str, writes: bool) -> None:
         state = {}

@@ -26,9 +26,9 @@ def scaled_frequencies(config: Any) -> tuple[np.ndarray, float]:
     As transformers 5.3.0 computes them (modeling_rope_utils.py), float32 step for step.
 
     Args:
-        config: head_dim, partial_rotary_factor, rope_theta, rope_scaling.
+        config: rotary_dim, rope_theta, rope_scaling.
     """
-    rotary_dim, scaling = int(config.head_dim * config.partial_rotary_factor), config.rope_scaling
+    rotary_dim, scaling = config.rotary_dim, config.rope_scaling
     if not scaling:
         return inverse_frequencies(rotary_dim, config.rope_theta), 1.0
     return _SCALED[scaling["rope_type"]](_powers(rotary_dim, config.rope_theta), config.rope_theta, scaling)

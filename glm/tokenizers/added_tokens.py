@@ -24,6 +24,7 @@ class AddedToken:
         id: its row in the embedding.
         special: left out of decoded text.
         lstrip, rstrip: white space on that side goes with it.
+        behind: the text behind which alone it is a token; anywhere if not given.
     """
 
     text: str
@@ -31,6 +32,12 @@ class AddedToken:
     special: bool = True
     lstrip: bool = False
     rstrip: bool = False
+    behind: str = ""
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of where it stands."""
+        return (f"(?<={re.escape(self.behind)})" if self.behind else "") + re.escape(self.text)
 
 
 def read_added_tokens(config: Mapping[str, Any]) -> list[AddedToken]:
@@ -77,25 +84,33 @@ class Splitter:
         # The longest first: of two that fit at one place, the longer is meant.
         ordered = sorted(tokens, key=lambda token: -len(token.text))
         self._by_text = {token.text: token for token in ordered}
-        special = [token.text for token in ordered if token.special]
-        self._pattern = _any_of(re.escape(token.text) for token in ordered)
-        self._special = _any_of(map(re.escape, special))
-        self._marked = _any_of(re.escape(_marked(text)) for text in special)
+        special = [token for token in ordered if token.special]
+        self._pattern = _any_of(token.pattern for token in ordered)
+        self._others = _any_of(token.pattern for token in ordered if not token.special)
+        self._special = _any_of(token.pattern for token in special)
+        self._marked = _any_of(re.escape(_marked(token.text)) for token in special)
 
     def split(self, text: str) -> Iterator[str | AddedToken]:
         """The parts of `text` in order, none of them empty; marks are gone."""
+        return (self.unmark(part) if isinstance(part, str) else part for part in self._cut(text, self._pattern))
+
+    def split_others(self, text: str) -> Iterator[str | AddedToken]:
+        """As `split`, but special tokens are text, and so are marks."""
+        return self._cut(text, self._others)
+
+    def _cut(self, text: str, pattern: re.Pattern[str]) -> Iterator[str | AddedToken]:
         start = 0
-        for match in self._pattern.finditer(text):
+        for match in pattern.finditer(text):
             if match.start() < start:  # white space that an earlier token took along
                 continue
             token, before = self._by_text[match[0]], text[start : match.start()]
             before = before.rstrip() if token.lstrip else before
             if before:
-                yield self.unmark(before)
+                yield before
             yield token
             start = _BLANKS.match(text, match.end()).end() if token.rstrip else match.end()
         if start < len(text):
-            yield self.unmark(text[start:])
+            yield text[start:]
 
     def mark(self, text: str) -> str:
         """`text` with a mark inside each special token."""

@@ -30,6 +30,7 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
         default_config: tokenizer_config.json where the directory has none, or lacks the entry.
         prefix, suffix: tokens around a prompt.
         stop_tokens: tokens that end an output.
+        in_cpp: whether programs without Python read it (cpp/).
 
     Args:
         files: the vocabulary file, or what was read of a directory.
@@ -42,6 +43,7 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
     prefix: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[tuple[str, ...]] = ()
     stop_tokens: ClassVar[tuple[str, ...]]
+    in_cpp: ClassVar[bool] = True
 
     def __init__(self, files: KeptFiles | str | Path, **config):
         self._files = files = KeptFiles.of(files, self.vocabulary_file)
@@ -116,6 +118,10 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
     def _piece(self, index: int) -> str:
         """The piece of an id below `vocab_size`."""
 
+    @abstractmethod
+    def _piece_bytes(self, index: int) -> bytes:
+        """What the piece of an id below `vocab_size` adds to a text."""
+
     @property
     @abstractmethod
     def vocab_size(self) -> int:
@@ -129,10 +135,9 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
         """See `TokenizerCalls.text_ids`; `encode` and a call put the family's tokens around them."""
         # Surrogates (JSON's "\ud83d") have no UTF-8 form: pairs become their character, a lone one becomes U+FFFD.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if split_special_tokens:
-            return self._encode_text(text)
+        cut = self._splitter.split_others if split_special_tokens else self._splitter.split
         ids: list[int] = []
-        for part in self._splitter.split(text):
+        for part in cut(text):
             ids += [part.id] if isinstance(part, AddedToken) else self._encode_text(part)
         return ids
 
@@ -192,8 +197,9 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
 
     @property
     def additional_special_tokens(self) -> list[str]:
-        """What tokenizer_config.json names beside the roles."""
-        return [content_of(entry) for entry in self.config.get("additional_special_tokens") or ()]
+        """What tokenizer_config.json names beside the roles; transformers 5 calls it extra_special_tokens."""
+        entries = self.config.get("additional_special_tokens") or self.config.get("extra_special_tokens") or ()
+        return [content_of(entry) for entry in (entries.values() if isinstance(entries, Mapping) else entries)]
 
     @property
     def all_special_ids(self) -> list[int]:

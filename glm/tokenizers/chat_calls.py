@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from glm.errors import GLMError, UsageError
 from glm.tokenizers.batch_encoding import BatchEncoding, check_tensors, padding_strategy
 from glm.tokenizers.calls import Framed
 from glm.tokenizers.chat_template import ChatTemplate
+from glm.tokenizers.special_tokens import ROLES
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
 # Where the last message's text ends while a template is filled; Unicode noncharacters, which no text holds.
 _END = "\ufdd1\ufdd2"
+# What every conversation sets, and functions of the environment.
+_RESERVED = ("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now")
 
 
 class ChatCalls:
@@ -22,10 +27,14 @@ class ChatCalls:
     Class attributes:
         default_template: where the directory has none.
         frames_prompt: whether the tokens around a prompt follow the template's text, instead of standing in it.
+
+    Attributes:
+        template_variables: what the template reads besides, `enable_thinking` for example.
     """
 
     default_template: ClassVar[str] = ""
     frames_prompt: ClassVar[bool] = False
+    template_variables: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def chat_template(self) -> str | None:
@@ -56,6 +65,26 @@ class ChatCalls:
             return found or ChatTemplate.of(default)
         known = f"only those named {', '.join(self._templates)}" if self._templates else "none"
         raise GLMError(f"the tokenizer has no default chat template ({known}); copy chat_template.jinja beside it.")
+
+    def readable_variables(self) -> frozenset[str]:
+        """Names of variables that the templates read and a user may set."""
+        own = [ChatTemplate.of(self.default_template)] if self.default_template else []
+        templates = [*self._templates.values()] or own
+        return frozenset().union(*(each.switches for each in templates)) - {*_RESERVED, *ROLES}
+
+    def with_template_variables(self, variables: Mapping[str, Any]) -> ChatCalls:
+        """The same tokenizer, whose conversations are written with these variables besides those it has.
+
+        Raises:
+            UsageError: a variable that no template of it reads.
+        """
+        readable = self.readable_variables()
+        if unread := [name for name in variables if name not in readable]:
+            known = ", ".join(sorted(readable)) or "none"
+            raise UsageError(f"this model's chat template reads no variable '{unread[0]:.60}'; it reads {known}")
+        other = copy.copy(self)
+        other.template_variables = {**self.template_variables, **variables}
+        return other
 
     def apply_chat_template(
         self,
@@ -129,7 +158,8 @@ class ChatCalls:
     ) -> str:
         """A conversation as text, special tokens that a message spells marked; `text_ids` takes the marks."""
         variables = {**self.role_tokens, **variables}
-        return template.render(messages, tools, add_generation_prompt, self._splitter.mark, **variables)
+        asked = {name: value for name, value in self.template_variables.items() if name not in variables}
+        return template.render(messages, tools, add_generation_prompt, self._splitter.mark, asked, **variables)
 
     def marked(self, text: str) -> str:
         """A user's text as `marked_chat` has it."""

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Scope
+from jinja2.nodes import Name, Scope, Test
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from glm.errors import GLMError
@@ -59,6 +59,10 @@ class ChatTemplate:
     Args:
         source: Jinja text; an attribute as well.
 
+    Attributes:
+        variables: names that it reads and does not always set itself.
+        switches: those of them that it never sets, or asks whether they are defined.
+
     Raises GLMError for a syntax error.
     """
 
@@ -66,9 +70,14 @@ class ChatTemplate:
         self.source = source
         try:
             self._template = _environment().from_string(source)
-            self.variables = meta.find_undeclared_variables(_environment().parse(source))
+            parsed = _environment().parse(source)
         except jinja2.TemplateSyntaxError as error:
             raise GLMError(f"the chat template has an error in line {error.lineno}: {_one_line(error)}") from None
+        self.variables = meta.find_undeclared_variables(parsed)
+        tests = [test.node for test in parsed.find_all(Test) if test.name == "defined"]
+        tested = {node.name for node in tests if isinstance(node, Name)}
+        assigned = {name.name for name in parsed.find_all(Name) if name.ctx == "store"}
+        self.switches = frozenset(self.variables - (assigned - tested))
 
     @classmethod
     @lru_cache(maxsize=32)
@@ -85,6 +94,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         alter: Callable[[str], str] = str,
+        asked: Mapping[str, Any] | None = None,
         **variables,
     ) -> str:
         """The conversation as one text.
@@ -93,8 +103,8 @@ class ChatTemplate:
             messages: {"role", "content", …} each.
             tools: JSON schemas of functions; None is none, as in transformers.
             add_generation_prompt: end with the beginning of an assistant turn.
-            alter: applied to every text in `messages` and `tools`.
-            variables: what else the template may read.
+            alter: applied to every text in `messages`, `tools` and `asked`, names of fields among them.
+            asked: variables of users; `variables` are what else the template may read.
 
         Raises:
             GLMError: a value that is not JSON-like, or the template refuses the messages or fails.
@@ -102,6 +112,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 **variables,
+                **_plain(asked or {}, alter),
                 messages=_plain(messages, alter),
                 tools=_plain(tools, alter) if tools is not None else None,
                 add_generation_prompt=add_generation_prompt,
@@ -119,7 +130,7 @@ def _plain(value: Any, alter: Callable[[str], str]) -> Any:
     if value is None or type(value) in (bool, int, float):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, alter) for key, item in value.items()}
+        return {alter(str(key)): _plain(item, alter) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, alter) for item in value]
     raise GLMError(f"a chat message holds a {type(value).__name__}; pass text, numbers, lists and dictionaries only.")

@@ -7,17 +7,16 @@ and <pad> 3 among 130,344 pieces. The model's embedding has 130,528 rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from glm.errors import GLMError
 from glm.files.json_files import CONFIG_FILE
 from glm.tokenizers.added_tokens import AddedToken
-from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.kept_files import KeptFiles
+from glm.tokenizers.sentence_pieces import SentencePieceTokenizer
 
 LINE_END, TAB = "<n>", "<|tab|>"
 LONGEST_BLANK = 80
@@ -42,7 +41,7 @@ ROUND_TEMPLATE = (
 _LAYOUT = re.compile(f"\n|\t| {{2,{LONGEST_BLANK}}}")
 
 
-class ChatGLMTokenizer(Tokenizer):
+class ChatGLMTokenizer(SentencePieceTokenizer):
     """ChatGLM-6B's vocabulary.
 
     Raises GLMError where the vocabulary file is no sentencepiece model, lacks a special token, or tokenizer_config.json
@@ -81,12 +80,6 @@ class ChatGLMTokenizer(Tokenizer):
                     f"{CONFIG_FILE} sets {name} to {self.config[name]}, and only {self.default_config[name]} is "
                     "supported; take tokenizer and weights from the model's current revision."
                 )
-        model = self._files.contents[self.vocabulary_file]
-        self._pieces = sentencepiece.SentencePieceProcessor()
-        try:
-            self._pieces.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise GLMError(f"not a sentencepiece model ({len(model)} bytes)") from error
         self._layout_ids = {self._pieces.PieceToId(piece): text for text, piece in LAYOUT.items()}
         if self._pieces.unk_id() in self._layout_ids:
             raise GLMError(f"the vocabulary lacks {LINE_END}, {TAB} or a blank piece, so it is not ChatGLM-6B's")
@@ -108,26 +101,23 @@ class ChatGLMTokenizer(Tokenizer):
     def _find_special_ids(self, added: Sequence[AddedToken]) -> frozenset[int]:
         return super()._find_special_ids(added) | {self._pieces.bos_id(), self._pieces.eos_id()}
 
-    @property
-    def vocab_size(self) -> int:
-        return self._pieces.GetPieceSize()
-
     def _encode_text(self, text: str) -> list[int]:
-        return self._pieces.EncodeAsIds(_LAYOUT.sub(lambda match: LAYOUT[match[0]], text))
+        return super()._encode_text(_LAYOUT.sub(lambda match: LAYOUT[match[0]], text))
 
     def _decode_run(self, ids: list[int]) -> str:
         """Layout pieces become layout again; what a user spelt as `<n>` comes back as a line end."""
-        text = self._pieces.DecodeIds(ids) if ids else ""
+        text = super()._decode_run(ids)
         for piece in {index for index in ids if index in self._layout_ids}:
             text = text.replace(self._pieces.IdToPiece(piece), self._layout_ids[piece])
         return text
 
-    def _piece_id(self, piece: str) -> int | None:
-        index = self._pieces.PieceToId(piece)
-        return None if self._pieces.IsUnknown(index) else index
+    def _piece_bytes(self, index: int) -> bytes:
+        layout = self._layout_ids.get(index)
+        return super()._piece_bytes(index) if layout is None else layout.encode()
 
-    def _piece(self, index: int) -> str:
-        return self._pieces.IdToPiece(index)
+    def _unfaithful_ids(self) -> Iterable[int]:
+        """Layout pieces: beside one of them, what a text spells like it becomes layout as well."""
+        return self._layout_ids
 
     @property
     def eop_token_id(self) -> int:

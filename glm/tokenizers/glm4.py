@@ -1,15 +1,18 @@
-"""The tokenizers of GLM-4-9B (`tokenizer.model`, tiktoken ranks) and GLM-4-0414 (`tokenizer.json`).
+"""The tokenizers of GLM-4-9B (`tokenizer.model`, tiktoken ranks), GLM-4-0414 and GLM-4.5 (`tokenizer.json`).
 
-Both are byte-pair encodings of UTF-8 bytes: 151,329 pieces, then the special tokens from 151329 (<|endoftext|>) on.
-Every text decodes to itself.
+All are byte-pair encodings of UTF-8 bytes: 151,329 pieces, or 154,820 from GLM-4.7-Flash on, then the special tokens
+from <|endoftext|> on. What an id means, the files say. Every text decodes to itself.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import tokenizers
 
@@ -18,7 +21,10 @@ from glm.files.json_files import CONFIG_FILE
 from glm.tokenizers.added_tokens import AddedToken, check_added_tokens, read_added_tokens
 from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.byte_pairs import BytePairs, no_panic
+from glm.tokenizers.character_classes import Found, tiktoken_found, tokenizers_found
+from glm.tokenizers.glm45_templates import GLM45_TEMPLATE, GLM47_TEMPLATE
 from glm.tokenizers.kept_files import KeptFiles
+from glm.tokenizers.token_bytes import byte_level_bytes
 
 # In the order of their ids.
 SPECIAL_TOKENS = (
@@ -37,7 +43,34 @@ SPECIAL_TOKENS = (
     "<|begin_of_video|>",
     "<|end_of_video|>",
 )
-
+# Behind them in GLM-4.5's vocabulary and those after it, in the order of their ids.
+GLM45_TOKENS = (
+    "<|begin_of_audio|>",
+    "<|end_of_audio|>",
+    "<|begin_of_transcription|>",
+    "<|end_of_transcription|>",
+    "<|code_prefix|>",
+    "<|code_middle|>",
+    "<|code_suffix|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+    "/nothink",
+    "<|begin_of_box|>",
+    "<|end_of_box|>",
+    "<|image|>",
+    "<|video|>",
+)
+# Those of them that stand in texts: answers hold them, and questions may.
+MARKUP = GLM45_TOKENS[7:18]
+_PIECES_OF_GLM45 = 151_329  # of its vocabulary; those after it have more
 
 _CONFIG = {
     "eos_token": "<|endoftext|>",
@@ -48,21 +81,32 @@ _CONFIG = {
 }
 
 
-class _GLM4(Tokenizer):
-    """What both files have in common."""
+class BytePairTokenizer(Tokenizer):
+    """What both files have in common.
+
+    Attributes:
+        characters_found: what its library takes for letters, numbers and white space (character_classes.py).
+        json_content: what tokenizer.json says, None for ranks.
+        takes_whole_words: whether a word that is a piece is taken whole, whatever its merges are.
+    """
+
+    characters_found: ClassVar[Found]
+    json_content: Mapping[str, Any] | None = None
+    takes_whole_words = True
 
     prefix = ("[gMASK]", "<sop>")
     # The model ends its turn by naming whose turn it is.
     stop_tokens = ("<|endoftext|>", "<|user|>", "<|observation|>")
 
 
-class GLM4Tokenizer(_GLM4):
+class GLM4Tokenizer(BytePairTokenizer):
     """GLM-4-9B, -chat and -chat-1m: one base64 token and its rank per line.
 
     Raises GLMError where the vocabulary file is no such list, or its ids collide with those of tokenizer_config.json.
     """
 
     kind = "glm4"
+    characters_found = staticmethod(tiktoken_found)
     vocabulary_file = "tokenizer.model"
     default_config = {"tokenizer_class": "ChatGLM4Tokenizer", **_CONFIG}  # noqa: RUF012
     model_input_names = ("input_ids", "attention_mask", "position_ids")
@@ -100,14 +144,22 @@ class GLM4Tokenizer(_GLM4):
         """The piece's text; U+FFFD where it is a part of a character."""
         return self._decode_run([index])
 
+    def _piece_bytes(self, index: int) -> bytes:
+        return self._encoding.decode_bytes([index])
 
-class GLM4JsonTokenizer(_GLM4):
+
+class GLM4JsonTokenizer(BytePairTokenizer):
     """GLM-4-0414, and the -hf directories of GLM-4-9B: everything in tokenizer.json.
+
+    Class attributes:
+        markup: tokens that are part of texts, whatever the file calls special.
 
     Raises GLMError where tokenizer.json cannot be read, or disagrees with tokenizer_config.json on an id.
     """
 
     kind = "glm4-0414"
+    characters_found = staticmethod(tokenizers_found)
+    markup: ClassVar[tuple[str, ...]] = ()
     vocabulary_file = "tokenizer.json"
     default_config = {"tokenizer_class": "PreTrainedTokenizerFast", **_CONFIG}  # noqa: RUF012
 
@@ -124,7 +176,7 @@ class GLM4JsonTokenizer(_GLM4):
         decoder = self._library.get_added_tokens_decoder()
         added = [AddedToken(t.content, i, t.special, t.lstrip, t.rstrip) for i, t in sorted(decoder.items())]
         self._check_config({token.id: token.text for token in added})
-        self._finish(added)
+        self._finish([replace(token, special=token.special and token.text not in self.markup) for token in added])
         self._frames = [self._frame_of("a"), self._frame_of("a", "a")]
 
     def _frame_of(self, *texts: str) -> list[list[int]]:
@@ -162,6 +214,14 @@ class GLM4JsonTokenizer(_GLM4):
                 )
 
     @property
+    def json_content(self) -> Mapping[str, Any]:
+        return json.loads(self._files.contents[self.vocabulary_file])
+
+    @property
+    def takes_whole_words(self) -> bool:
+        return bool(self.json_content["model"].get("ignore_merges"))
+
+    @property
     def vocab_size(self) -> int:
         return self._library.get_vocab_size(with_added_tokens=False)
 
@@ -178,6 +238,28 @@ class GLM4JsonTokenizer(_GLM4):
     def _piece(self, index: int) -> str:
         return self._library.id_to_token(index)
 
+    def _piece_bytes(self, index: int) -> bytes:
+        return byte_level_bytes(self._piece(index))
+
+
+class GLM45Tokenizer(GLM4JsonTokenizer):
+    """GLM-4.5, 4.6, 4.7 and 4.7-Flash: a tokenizer.json with tokens for thoughts and for calls of tools."""
+
+    kind = "glm45"
+    markup = MARKUP
+
+    def _finish(self, added: Sequence[AddedToken]) -> None:
+        super()._finish(added)
+        if missing := [token for token in self.markup if token not in self.added_tokens]:
+            raise GLMError(
+                f"the vocabulary has <arg_key> and lacks {', '.join(missing)}: copy {self.vocabulary_file} again"
+            )
+
+    @property
+    def default_template(self) -> str:
+        """That of GLM-4.5 and 4.6, or of those after them; GLM-4.7, which has the older vocabulary, brings its own."""
+        return GLM45_TEMPLATE if self.vocab_size == _PIECES_OF_GLM45 else GLM47_TEMPLATE
+
 
 def read_ranks(content: bytes) -> dict[bytes, int]:
     """Piece -> rank of a tiktoken vocabulary. Raises GLMError, naming the line, where it is damaged."""
@@ -187,7 +269,8 @@ def read_ranks(content: bytes) -> dict[bytes, int]:
         if rank != number - 1 or piece in ranks:
             raise GLMError(
                 f"not a list of tiktoken ranks: line {number} is not a new base64 token and the rank {number - 1} "
-                f"({len(content)} bytes); ChatGLM2 and ChatGLM3, whose file has the same name, are not supported."
+                f"({len(content)} bytes); ChatGLM2 and ChatGLM3, whose file has the same name, have other classes: "
+                "open the directory with GLMTokenizer."
             )
         ranks[piece] = rank
     missing = sum(bytes([byte]) not in ranks for byte in range(256))

@@ -23,6 +23,7 @@ from glm.tokenizers.blank import generation_inputs
 from glm.tokenizers.calls import TokenizerCalls
 from glm.tokenizers.source import tokenizer_directory
 from glm.tokenizers.special_tokens import RoleTokens, SpecialTokens, complete_added_tokens, read_added_tokens
+from glm.tokenizers.token_bytes import sentencepiece_bytes
 from glm.tokenizers.vocabulary_queries import VocabularyQueries
 
 logger = logging.getLogger(__name__)
@@ -211,6 +212,13 @@ class GLMChineseTokenizer(VocabularyQueries, RoleTokens, TokenizerCalls):
         if not 0 <= ids < self.piece_count:
             raise GLMError(f"token id {ids} is outside the vocabulary of {len(self)}; use the model's tokenizer.")
         return self._pieces.IdToPiece(int(ids))
+
+    def _piece_bytes(self, index: int) -> bytes:
+        return sentencepiece_bytes(self._pieces, index)
+
+    def _unfaithful_ids(self) -> Iterable[int]:
+        """Added tokens: text has blanks around them."""
+        return self._added_by_id
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the four files PaddleNLP writes; each appears whole or not at all."""

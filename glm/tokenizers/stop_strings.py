@@ -41,7 +41,7 @@ class StopStrings:
         """How many characters of the text are shown however it continues: a stop string may begin behind them."""
         if self._over or self.found is not None:
             return len(self.text)
-        return len(self.text) - max((_overlap(self.text, string) for string in self.strings), default=0)
+        return len(self.text) - max((overlap(self.text, string) for string in self.strings), default=0)
 
     def _look(self, new: str) -> bool:
         """Adds to the text; ends it at the first stop string in it."""
@@ -57,29 +57,51 @@ class StopStrings:
         return bool(hits)
 
 
-def stream_text(
-    written: StopStrings, ids: Iterable[int], clean: Callable[[str], str], stable_length: Callable[[str], int]
-) -> Iterator[str]:
-    """A cleaned text in pieces, while ids arrive; what may still change waits for more. No id is taken behind its end.
+class GrowingText:
+    """A text that a user sees while its ids arrive: cleaned, and in pieces that stand for certain.
 
     Args:
         written: of a new text.
         clean: what a user sees of a text.
         stable_length: how many characters of an unfinished text `clean` gives the same, however the text continues.
     """
-    shown = 0
+
+    def __init__(self, written: StopStrings, clean: Callable[[str], str], stable_length: Callable[[str], int]):
+        self.written, self._clean, self._stable_length = written, clean, stable_length
+        self._shown = 0
+
+    def put(self, token: int) -> str:
+        """What the next id makes certain; no id comes behind a stop string (`written.found`)."""
+        self.written.put(token)
+        text = self.written.text[: self.written.certain]
+        return self._new(self._clean(text[: self._stable_length(text)]))
+
+    def end(self, suffix: str = "") -> str:
+        """The rest.
+
+        Args:
+            suffix: what belongs to the text and was not written, such as its stop string.
+        """
+        self.written.end()
+        return self._new(self._clean(self.written.text + suffix))
+
+    def _new(self, settled: str) -> str:
+        piece, self._shown = settled[self._shown :], len(settled)
+        return piece
+
+
+def stream_text(
+    written: StopStrings, ids: Iterable[int], clean: Callable[[str], str], stable_length: Callable[[str], int]
+) -> Iterator[str]:
+    """A cleaned text in pieces, as `GrowingText` gives them. No id is taken behind its end."""
+    growing = GrowingText(written, clean, stable_length)
     for index in ids:
-        ended = written.put(index)
-        text = written.text[: written.certain]
-        settled = clean(text[: stable_length(text)])
-        yield settled[shown:]
-        shown = len(settled)
-        if ended:
+        yield growing.put(index)
+        if written.found is not None:
             break
-    written.end()
-    yield clean(written.text)[shown:]
+    yield growing.end()
 
 
-def _overlap(text: str, string: str) -> int:
+def overlap(text: str, string: str) -> int:
     """The longest end of a text that a string begins with, the whole string left out."""
     return next((size for size in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:size])), 0)

@@ -13,6 +13,16 @@ class Decoder(Protocol):
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
 
 
+class WithSpecialTokens:
+    """A decoder whose text has special tokens in it."""
+
+    def __init__(self, tokenizer: Decoder):
+        self._tokenizer = tokenizer
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
 class StreamDecoder:
     """Gives the text each new id completes; everything joined is the decoded text of all ids.
 

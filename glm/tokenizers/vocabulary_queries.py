@@ -1,8 +1,8 @@
-"""What else programs ask a tokenizer: its special tokens by role, its added tokens, where special tokens stand."""
+"""What else programs ask a tokenizer: special tokens by role, added tokens, where special tokens stand, bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from glm.errors import UsageError
 from glm.tokenizers.batch_encoding import as_lists
@@ -10,7 +10,7 @@ from glm.tokenizers.special_tokens import ROLES
 
 
 class VocabularyQueries:
-    """Over `_role_text`, `additional_special_tokens`, `added_tokens`, `all_special_ids` and `text_of`.
+    """Over `_role_text`, `additional_special_tokens`, `added_tokens`, `all_special_ids`, `text_of` and `_piece_bytes`.
 
     Class attributes:
         is_fast: as Hugging Face's; offsets of characters are not given.
@@ -63,6 +63,31 @@ class VocabularyQueries:
             ids = self.build_inputs_with_special_tokens(ids, token_ids_1)
         special = set(self.all_special_ids)
         return [int(index in special) for index in ids]
+
+    def token_bytes(self, index: int) -> bytes:
+        """What a token adds to a text, special tokens as they are written: the bytes of a text are its tokens' joined.
+
+        sentencepiece drops the blank that its first piece begins with, and GLM (2021) puts blanks around added tokens.
+
+        Raises:
+            GLMError: an id outside the vocabulary.
+        """
+        token = self.convert_ids_to_tokens(index)
+        return token.encode() if index in self._added_by_id else self._piece_bytes(int(index))
+
+    def text_bytes(self) -> list[bytes]:
+        """`token_bytes` of every id below `len(self)`; b"" for those that a text of nothing else is not made of.
+
+        These are special tokens, and those whose text depends on what stands beside them.
+        """
+        found = [b""] * len(self)
+        for index in {*range(self.vocab_size), *self._added_by_id} - {*self.all_special_ids, *self._unfaithful_ids()}:
+            found[index] = self.token_bytes(index)
+        return found
+
+    def _unfaithful_ids(self) -> Iterable[int]:
+        """Ids whose text depends on what stands beside them."""
+        return ()
 
     def add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
         """Raises UsageError: vocabularies are those of their files, as a model's embedding is."""

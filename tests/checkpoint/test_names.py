@@ -11,7 +11,8 @@ from checkpoint_samples import memory_shapes, random_state, same_bits, tiny_conf
 
 from glm.checkpoint import TABLES, Packing, TensorEntry, from_memory
 from glm.checkpoint.files import MappedTensors
-from glm.checkpoint.names import FUSED_QKV, QKV_PER_HEAD, match_rows, table_of, unpack_blocks
+from glm.checkpoint.names import match_rows, table_of
+from glm.checkpoint.packing import FUSED_QKV, QKV_PER_HEAD, unpack_blocks
 from glm.checkpoint.slices import read_row
 from glm.distributed.plan import rank_part
 from glm.errors import GLMError
@@ -115,7 +116,8 @@ def test_an_incomplete_or_foreign_state_is_not_written():
 
 def test_unknown_table_and_foreign_names():
     with pytest.raises(
-        GLMError, match="no checkpoint table is called 'gpt': choose one of chatglm, glm, glm4, glm4_remote"
+        GLMError,
+        match="no checkpoint table is called 'gpt': choose one of chatglm, glm, glm4, glm4_moe, glm4_moe_lite, ",
     ):
         table_of(tiny_config(checkpoint_table="gpt"))
     with pytest.raises(

@@ -221,7 +221,7 @@ def test_unusual_values_are_written_and_read(family, tmp_path):
     """Every field that config.json has: what is written last must not hide what was read."""
     ours = set(FAMILIES[family].names.values())
     changes = {
-        "num_key_value_heads": 2,
+        "num_key_value_heads": SIZES["num_attention_heads"] if "kv_lora_rank" in ours else 2,
         "head_dim": 20,
         "intermediate_size": 88,
         "max_position_embeddings": 77,

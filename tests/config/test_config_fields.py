@@ -220,7 +220,9 @@ def test_written_and_read(tmp_path):
 
 def test_families_without_scaled_positions(tmp_path: Path):
     for family in ("glm", "chatglm", "glm4-remote"):
-        with pytest.raises(GLMError, match=f"models of family {family} have none, only those of glm4, glm4-04"):
+        with pytest.raises(
+            GLMError, match=f"models of family {family} have none, only those of chatglm2, chatglm2-hf, glm4"
+        ):
             GLMConfig(family, rope_scaling=CARD)
     for nonsense in ("yarn", [CARD], 4.0):
         with pytest.raises(GLMError, match=r"rope_scaling is .*, and must be an object such as"):

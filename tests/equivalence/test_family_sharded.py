@@ -1,4 +1,4 @@
-"""ChatGLM-6B, GLM-4-9B and GLM-4-0414 on two simulated NPUs are the models of one CPU process.
+"""ChatGLM-6B, GLM-4-9B, GLM-4-0414 and GLM-4.5 on two simulated NPUs are the models of one CPU process.
 
 The losses differ by 1e-7. Without the sum of the gradients before the head they differ by 2e-3 to 1e-2 from step 2 on.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_models import FAMILY, write_family_model
+from family_models import MODELS, write_family_model
 from training_runs import arguments, losses, sample_rows, train, write_rows
 
 from glm.checkpoint import load_state
@@ -31,9 +31,11 @@ KINDS = {
     "full": {"num_beams": 3, "recompute": True, "label_smoothing": 0.1, "no_repeat_ngram_size": 2},
     "LoRA": {"lora": True, "r": 4, "lora_targets": "all", "learning_rate": 1e-2},
 }
-FULL = [f"{family}/full" for family in FAMILY]
+# With seed 1 one gradient is so near to 0 that rounding decides which way AdamW moves its weight.
+SEEDS = {"glm4-moe-lite": 2}
+FULL = [f"{family}/full" for family in MODELS]
 # Biases, grouped heads, a gate and a vocabulary that 2 does not divide; the others run in a launch of their own.
-ADAPTED, REST = ["glm4-remote/LoRA"], ["chatglm/LoRA", "glm4-0414/LoRA"]
+ADAPTED, REST = ["glm4-remote/LoRA"], ["chatglm/LoRA", "glm4-0414/LoRA", "glm4-moe/LoRA"]
 RUNS = [*FULL, *ADAPTED, *(pytest.param(run, marks=pytest.mark.slow) for run in REST)]
 
 
@@ -42,7 +44,9 @@ class Bench:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.models = {name: write_family_model(folder / "models" / name, name) for name in FAMILY}
+        self.models = {
+            name: write_family_model(folder / "models" / name, name, seed=SEEDS.get(name, 1)) for name in MODELS
+        }
         (folder / "data").mkdir()
         write_rows(folder / "data" / "train.json", sample_rows(44))
         write_rows(folder / "data" / "dev.json", sample_rows(6))
@@ -106,7 +110,7 @@ def test_two_ranks_are_one_device(bench, run):
     assert len(set(predictions(reference))) > 1
 
 
-@pytest.mark.parametrize("family", FAMILY)
+@pytest.mark.parametrize("family", MODELS)
 def test_what_the_ranks_save_is_one_model(bench, family):
     """In either format, bit for bit the same at degree 1, and what one device saves but for rounding."""
     output = bench.on_two(f"{family}/full")

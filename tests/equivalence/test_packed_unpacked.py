@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from family_models import FAMILY, write_family_model
+from family_models import MODELS, write_family_model
 from tiny_chat import KINDS, chat_model, processor_of_tiny
 from tiny_glm import relative_error, tensors, tiny_model
 from training_runs import NO_DROPOUT, losses, sample_rows, train, write_model, write_rows
 
 from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import GLMProcessor, Processor
-from glm.model import attention_choice, block_attention
 from glm.model.lora import add_lora
 
 EVERY = ["glm", *KINDS]
@@ -61,15 +60,6 @@ def distances(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> li
 @pytest.fixture(scope="module")
 def models() -> dict:
     return {kind: model_of(kind) for kind in EVERY}
-
-
-@pytest.fixture(params=["dense", "blocks"])
-def attention(request, monkeypatch) -> None:
-    """Both ways in which a CPU attends; rows of these lengths are dense by themselves."""
-    if request.param == "blocks":
-        monkeypatch.setattr(attention_choice, "DENSE_TOKENS", 0)
-        monkeypatch.setattr(attention_choice, "DenseAttention", None)  # a call would fail
-        monkeypatch.setattr(block_attention, "query_block", lambda heads, tokens: 16)
 
 
 @pytest.mark.usefixtures("attention")
@@ -163,7 +153,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run_models(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    found = {family: write_family_model(folder / family, family) for family in FAMILY}
+    found = {family: write_family_model(folder / family, family) for family in MODELS}
     return found | {"glm": write_model(folder / "glm", **NO_DROPOUT)}
 
 
@@ -174,7 +164,7 @@ def run(models: dict[str, Path], data: Path, output: Path, kind: str, **flags) -
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
-@pytest.mark.parametrize("kind", ["glm", *FAMILY])
+@pytest.mark.parametrize("kind", ["glm", *MODELS])
 def test_a_run_of_packs_is_a_run_of_rows(kind, lora, run_models, data, tmp_path):
     """All rows in one pack, in several of a step with recompute, or in batches of all rows: the same losses."""
     flags = {"lora": lora, "label_smoothing": 0.1, "learning_rate": 1e-2 if lora else 1e-3}

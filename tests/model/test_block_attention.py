@@ -8,9 +8,10 @@ import pytest
 from tiny_glm import relative_error, small_prompt, tiny_model
 
 from glm import GenerationConfig
+from glm.config import chunks
 from glm.config.chunks import query_block
 from glm.generation.search import StopTokens
-from glm.model import attention_choice, block_attention
+from glm.model import block_attention
 from glm.model.attention import AttentionDropout, DenseAttention, scores_fp32
 from glm.model.block_attention import BlockAttention, RowBlocks
 from glm.model.visibility import derived_rows, visibility_bias
@@ -47,7 +48,7 @@ def block(request, monkeypatch) -> int:
 def small_blocks(monkeypatch):
     """Also in models, and for rows of any length."""
     monkeypatch.setattr(block_attention, "query_block", lambda heads, tokens: 3)
-    monkeypatch.setattr(attention_choice, "DENSE_TOKENS", 0)
+    monkeypatch.setattr(chunks, "DENSE_TOKENS", 0)
 
 
 def tensors(n_rep: int) -> list[paddle.Tensor]:
@@ -145,6 +146,7 @@ def test_dropout_scales_what_it_keeps_and_draws_where_it_is_told(small_blocks):
     assert first.mean() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("family", ["glm", "chatglm", "glm4-remote", "glm4-0414"])
 @pytest.mark.parametrize("recompute", [False, True], ids=["keep", "recompute"])
 def test_a_model_trains_alike_in_blocks(monkeypatch, family, recompute):
@@ -156,7 +158,7 @@ def test_a_model_trains_alike_in_blocks(monkeypatch, family, recompute):
     both = [{name: np.concatenate([batch[name] for batch in packed]) for name in packed[0]}]
     wanted = trained(model, both)
     monkeypatch.setattr(block_attention, "query_block", lambda heads, tokens: 3)
-    monkeypatch.setattr(attention_choice, "DENSE_TOKENS", 0)
+    monkeypatch.setattr(chunks, "DENSE_TOKENS", 0)
     calls, call = [], BlockAttention.__call__
     monkeypatch.setattr(BlockAttention, "__call__", lambda self, *qkv: calls.append(1) or call(self, *qkv))
     losses, gradients = trained(model, both)
@@ -189,7 +191,7 @@ def test_a_prompt_is_read_alike_in_blocks(monkeypatch, changes):
     options = GenerationConfig(6, num_beams=2), StopTokens((), 3)
     wanted, scores = model.generate(prompt, *options)
     monkeypatch.setattr(block_attention, "query_block", lambda heads, tokens: 3)
-    monkeypatch.setattr(attention_choice, "DENSE_TOKENS", 0)
+    monkeypatch.setattr(chunks, "DENSE_TOKENS", 0)
     found, in_blocks = model.generate(prompt, *options)
     assert found.tolist() == wanted.tolist()
     assert relative_error(in_blocks, scores) < 1e-5

@@ -36,7 +36,7 @@ def arithmetic(monkeypatch):
 
 
 @pytest.fixture
-def chosen(arithmetic, monkeypatch):
+def chosen(arithmetic, monkeypatch, without_kernels):
     monkeypatch.setattr(attention_choice, "flash_fault", lambda *args: None if args[-1] is FlashAttention else "no")
 
 
@@ -123,7 +123,7 @@ def test_the_form_that_is_taken(monkeypatch, accepted, short, long):
     assert attention_class("bfloat16", 64, 1, packed) is wanted
 
 
-def test_rows_that_see_little_are_read_in_blocks():
+def test_rows_that_see_little_are_read_in_blocks(without_kernels):
     """Of 600 columns: four documents see an eighth of all pairs, two a quarter and a little; 512 are dense anyway."""
 
     def of_documents(count: int, tokens: int = 600) -> type:
@@ -193,7 +193,7 @@ def test_a_model_with_it_is_the_same_model(chosen, monkeypatch, changes):
         np.testing.assert_allclose(gradient, wanted_gradients[name], rtol=1e-3, atol=1e-5)
 
 
-def test_the_cpu_is_dense():
+def test_the_cpu_is_dense(without_kernels):
     assert flash_fault("cpu", "bfloat16", 64, 1, FlashAttention) == "a CPU gains nothing by it"
     assert attention_class("float32", 64, 1, SHORT) is DenseAttention
     assert attention_class("float32", 64, 1, LONG) is BlockAttention

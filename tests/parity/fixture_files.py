@@ -84,11 +84,13 @@ def _random_weight(draw: np.random.Generator, name: str, shape: tuple[int, ...])
     values = draw.standard_normal(shape)
     if "embed" in name:
         return (0.1 * values).astype("float32")  # small, so that the norms' epsilon counts
+    if name.endswith("e_score_correction_bias"):
+        return (7 + 0.1 * values).astype("float32")  # as GLM-4.5's, where bfloat16 has steps of 0.03
     if name.endswith("bias"):
         return (0.3 * values).astype("float32")
     if len(shape) == 1:
         return (1 + 0.3 * values).astype("float32")
-    return (1.5 * values / np.sqrt(shape[1])).astype("float32")
+    return (1.5 * values / np.sqrt(shape[-1])).astype("float32")
 
 
 def token_rows(draw: np.random.Generator, lengths: list[int], first: int, vocab: int) -> list[list[int]]:

@@ -1,4 +1,8 @@
-"""Golden fixtures of GLM-4-9B (Glm) and GLM-4-0414 (Glm4), made with torch and transformers. Run by hand:
+"""Golden fixtures of GLM-4-9B (Glm), GLM-4-0414 (Glm4), GLM-4.5 (Glm4Moe) and GLM-4.7-Flash (Glm4MoeLite).
+
+Made with torch and transformers.
+
+Run by hand:
 
     python3.11 -m venv /tmp/parity && /tmp/parity/bin/pip install -r requirements-parity.txt
     /tmp/parity/bin/python tests/parity/make_fixtures.py
@@ -30,7 +34,16 @@ from fixture_files import (
 from rope_cases import CASES, LOGITS, WIDE, config_of
 from rope_cases import MODELS as SCALED_MODELS
 from safetensors.numpy import load_file, save_file
-from transformers import Glm4Config, Glm4ForCausalLM, GlmConfig, GlmForCausalLM
+from transformers import (
+    Glm4Config,
+    Glm4ForCausalLM,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+    Glm4MoeLiteConfig,
+    Glm4MoeLiteForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+)
 from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
 
 # Ids below FIRST are left to padding and to the stop tokens. 0 would not do: transformers' beam search takes a padding
@@ -40,6 +53,25 @@ FAR = 100_003  # a text whose fifth token stands so much further
 SHAPE = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
 GLM = {"intermediate_size": 40, "rms_norm_eps": 1.5625e-07, "max_position_embeddings": 131072}
 GLM4 = {"intermediate_size": 40, "rms_norm_eps": 1e-05, "max_position_embeddings": 131072}
+GLM4_MOE = GLM4 | {
+    "num_key_value_heads": 2,
+    "attention_bias": True,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
+GLM4_LITE = GLM4 | {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 18,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 12,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+}
 EIGHT_HEADS = {"num_attention_heads": 8, "head_dim": 8, "num_key_value_heads": 4}
 # name → (classes, deltas, rope_ratio). rope_ratio multiplies the rotary base 10000.
 MODELS = {
@@ -53,9 +85,43 @@ MODELS = {
         {"num_key_value_heads": 1, "attention_bias": False, "num_hidden_layers": 3, "hidden_size": 24},
         1,
     ),
+    "glm4moe-air": ("glm4_moe", {}, 100),
+    "glm4moe-groups-qknorm": (
+        "glm4_moe",
+        {"n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5, "use_qk_norm": True, "num_hidden_layers": 3},
+        100,
+    ),
+    "glm4moe-unnormed": (
+        "glm4_moe",
+        {"norm_topk_prob": False, "n_shared_experts": 2, "num_experts_per_tok": 3, "routed_scaling_factor": 1.8},
+        1,
+    ),
+    "glm4lite-flash": (
+        "glm4_moe_lite",
+        {"qk_nope_head_dim": 12, "qk_rope_head_dim": 4, "v_head_dim": 16, "num_experts_per_tok": 3},
+        100,
+    ),
+    "glm4lite-widths": (
+        "glm4_moe_lite",
+        {
+            "attention_bias": True,
+            "num_hidden_layers": 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "n_routed_experts": 4,
+            "n_group": 2,
+            "topk_group": 1,
+        },
+        1,
+    ),
 }
-SEEDS = {"glm4-g1-nobias-rope1": 16}  # where the default seed leaves a result to rounding
-CLASSES = {"glm": (GlmConfig, GlmForCausalLM, GLM), "glm4": (Glm4Config, Glm4ForCausalLM, GLM4)}
+# Where the default seed leaves a result to rounding, or an expert without tokens.
+SEEDS = {"glm4-g1-nobias-rope1": 16, "glm4lite-flash": 21, "glm4lite-widths": 14}
+CLASSES = {
+    "glm": (GlmConfig, GlmForCausalLM, GLM),
+    "glm4": (Glm4Config, Glm4ForCausalLM, GLM4),
+    "glm4_moe": (Glm4MoeConfig, Glm4MoeForCausalLM, GLM4_MOE),
+    "glm4_moe_lite": (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GLM4_LITE),
+}
 ADAMW = {"lr": 2e-3, "betas": [0.9, 0.95], "eps": 1e-08, "weight_decay": 0.1}
 STEPS, BATCHES, NEW_TOKENS = 20, 4, 12
 SEARCHES = {
@@ -70,12 +136,19 @@ def build(name: str, seed: int):
     """The named model with random weights, in evaluation mode, with eager attention."""
     family, deltas, ratio = MODELS[name]
     config_class, model_class, defaults = CLASSES[family]
-    rope = {"rope_type": "default", "rope_theta": 10000.0 * ratio, "partial_rotary_factor": 0.5}
-    config = config_class(**{**SHAPE, **defaults, **deltas}, pad_token_id=PAD, eos_token_id=None, rope_parameters=rope)
-    model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    fields, turned = {**SHAPE, **defaults, **deltas}, 0.5
+    if "qk_rope_head_dim" in fields:  # which transformers calls head_dim, too
+        fields, turned = fields | {"head_dim": fields["qk_rope_head_dim"]}, 1.0
+    rope = {"rope_type": "default", "rope_theta": 10000.0 * ratio, "partial_rotary_factor": turned}
+    config = config_class(**fields, pad_token_id=PAD, eos_token_id=None, rope_parameters=rope)
+    how = {"attn_implementation": "eager", "experts_implementation": "eager"}  # grouped_mm has no float64
+    model = model_class._from_config(config, **how, dtype=torch.float32).eval()
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     weights = random_weights(shapes, seed)
     weights["lm_head.weight"][PAD] = 0  # so that no text contains it
+    for key, weight in weights.items():  # small latents, so that their norms' epsilon counts
+        if key.endswith(("q_a_proj.weight", "kv_a_proj_with_mqa.weight")) and not config.attention_bias:
+            weight[: config.kv_lora_rank if "kv_a" in key else None] *= 0.1
     model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
     return model
 
@@ -165,7 +238,22 @@ def train_case(model, draw: np.random.Generator) -> dict[str, np.ndarray]:
     if np.abs(losses / exact - 1).max() > 1e-5:
         raise SystemExit("the losses of float32 and float64 part: change the seed")
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-    return {**under("train", {**stacked, "losses": losses}), **under("gradient", gradients)}
+    return {**under("train", {**stacked, "losses": losses}), **under("gradient", published(gradients))}
+
+
+def published(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Under the names of files, where every expert has tensors of its own."""
+    found = {}
+    for name, array in arrays.items():
+        front, _, last = name.rpartition(".experts.")
+        if not front:
+            found[name] = array
+            continue
+        halves = np.split(array, 2, axis=1) if last == "gate_up_proj" else [array]
+        names = ["gate_proj", "up_proj"] if last == "gate_up_proj" else [last]
+        for half, part in zip(names, halves, strict=True):
+            found |= {f"{front}.experts.{e}.{half}.weight": each.copy() for e, each in enumerate(part)}
+    return found
 
 
 def train(model, batches: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -202,7 +290,7 @@ def written_config(model, stop: list[int]) -> dict:
             if not torch.equal(value, again.state_dict()[name]):
                 raise SystemExit(f"{name} changed in transformers' own round trip")
         stored = load_file(Path(directory) / "model.safetensors")
-        if set(stored) != set(model.state_dict()):
+        if set(stored) != set(published({key: value.numpy() for key, value in model.state_dict().items()})):
             raise SystemExit("the file's names are not the model's")
         return json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
 
@@ -210,7 +298,7 @@ def written_config(model, stop: list[int]) -> dict:
 def make(name: str) -> None:
     seed = SEEDS.get(name, 1 + list(MODELS).index(name))
     model, draw = build(name, seed), np.random.default_rng(seed)
-    weights = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    weights = published({key: value.numpy().copy() for key, value in model.state_dict().items()})
     arrays = forward_cases(model, draw)
     generation, stop = generation_cases(model, draw)
     config = written_config(model, stop)
@@ -275,8 +363,8 @@ def scaled_logits(name: str, case: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for name in MODELS:
-        if not sys.argv[1:] or name in sys.argv[1:]:
-            make(name)
-    make_rotary()
-    make_scaled_rotary()
+    for name in sys.argv[1:] or MODELS:
+        make(name)
+    if not sys.argv[1:]:
+        make_rotary()
+        make_scaled_rotary()

@@ -92,7 +92,7 @@ def test_every_gradient(name):
     case = batch(fixture, 0)
     model(*inputs(case), labels=labels_of(fixture, case)).backward()
     gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    stored = from_memory(gradients, model.config, torch_layout=True)
+    stored = from_memory(gradients, model.config, torch_layout=True, partial=True)  # a bias of choice has none
     wanted = {key.removeprefix("gradient."): array for key, array in fixture.arrays.items() if "gradient." in key}
     assert stored.keys() == wanted.keys()
     for key, array in wanted.items():

@@ -18,7 +18,7 @@ CASES = ["left_padded", "right_padded", "far"]
 CHATGLM = "chatglm-6b"
 
 
-@pytest.fixture(scope="module", params=names())
+@pytest.fixture(scope="module", params=[name for name in names() if not name.startswith(("glm4moe-", "glm4lite-"))])
 def fixture(request) -> Fixture:
     return load(request.param)
 
@@ -232,4 +232,9 @@ def test_remote_code_layout(name):
 
 
 def test_size():
-    assert sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file()) < 2_000_000
+    files = [path for path in FIXTURES.rglob("*") if path.is_file()]
+    sparse = [
+        path for path in files if path.parent.name.startswith(("glm4moe-", "glm4lite-"))
+    ]  # with a matrix for every expert
+    assert sum(path.stat().st_size for path in sparse) < 2_500_000
+    assert sum(path.stat().st_size for path in files if path not in sparse) < 2_000_000

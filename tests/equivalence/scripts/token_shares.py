@@ -82,7 +82,7 @@ def tokens_of_norms(model) -> set[int]:
 def in_chunks() -> Iterator[None]:
     """As rows of thousands of tokens are trained, of however few."""
     with (
-        patch.object(attention_choice, "DENSE_TOKENS", 0),
+        patch.object(chunks, "DENSE_TOKENS", 0),
         patch.object(attention_choice, "DenseAttention", None),  # a call would fail
         patch.object(block_attention, "query_block", lambda heads, tokens: 4),
         patch.object(chunks, "LOGITS", 1000),  # 2 to 5 tokens

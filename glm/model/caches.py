@@ -1,0 +1,58 @@
+"""The attention functions that fill a cache and read it, one a layer: of keys and values, or of latents."""
+
+from typing import Any
+
+from paddle import Tensor
+
+from glm.model.attention import CachedAttention, Prefix
+from glm.model.latent_attention import CachedLatents, KeepsLatents, OverLatents
+from glm.model.prefix_attention import SharedPrefixAttention, shared_prefix_attention
+
+
+def filling(config, kind: type, mask: Any, n_rep: int) -> list:
+    """Attention of a prompt that keeps what a prefix has (`filled`).
+
+    Args:
+        kind, mask: of `attention_class`.
+    """
+    layers = range(config.num_hidden_layers)
+    if config.kv_lora_rank:
+        return [KeepsLatents(kind(mask, n_rep)) for _ in layers]
+    return [kind.prefill(mask, n_rep) for _ in layers]
+
+
+def filled(attention_fns: list, bias: Tensor) -> Prefix:
+    """What functions of `filling` have kept."""
+    if isinstance(attention_fns[0], KeepsLatents):
+        return Prefix([each.latents for each in attention_fns], [], bias)
+    return Prefix([each.keys for each in attention_fns], [each.values for each in attention_fns], bias)
+
+
+def has_latents(prefix: Prefix) -> bool:
+    return not prefix.values
+
+
+def reading(prefix: Prefix, tails: list[Tensor]) -> list[CachedAttention | OverLatents]:
+    """Attention of one token more; afterwards each has `tails`, the grown ones of its layer."""
+    if has_latents(prefix):
+        cached = zip(prefix.keys, tails, strict=True)
+        return [OverLatents(CachedLatents(latents, prefix.bias, tail)) for latents, tail in cached]
+    return [
+        CachedAttention(keys, values, prefix.bias, tail_keys, tail_values)
+        for keys, values, tail_keys, tail_values in zip(
+            prefix.keys, prefix.values, tails[::2], tails[1::2], strict=True
+        )
+    ]
+
+
+def going_on(prefix: Prefix, visible_rows_B2T: Tensor, n_rep: int, heads: int) -> list:
+    """Attention of rows that go on from one prefix (glm/model/prefix_attention.py).
+
+    Args:
+        n_rep: query heads that share a key/value head. heads: query heads of this rank, which share a latent.
+    """
+    if not has_latents(prefix):
+        return shared_prefix_attention(prefix, visible_rows_B2T, n_rep)
+    both = Prefix(prefix.keys, prefix.keys, prefix.bias)
+    found: list[SharedPrefixAttention] = shared_prefix_attention(both, visible_rows_B2T, heads)
+    return [OverLatents(attention_fn) for attention_fn in found]
