@@ -3,10 +3,13 @@
 # make check          install, check the style, run the quick tests that start no processes
 # make test           the same, and those that start processes or compute for long
 # make test-all       the same, and the slow tests
+# make test-harness   lm-evaluation-harness beside this project: the tests that test, without it, skips
+# make fastdeploy     FastDeploy 1.0.7 in .venv-fastdeploy, where there is a Python 3.10: the tests of it, without it, skip
 # make lint           install, check the style
-# make bench          install, also torch and llama.cpp beside it, then measure this project beside its peers (docs/benchmarks.md)
+# make bench          install, also torch and llama.cpp beside it, then measure this project beside its peers (a page in docs for each kind of processor)
 # make npu-simulator  install, then build the simulated NPU, on which `--device npu` runs anywhere, and say how to use it
-# make lock           write requirements.lock and requirements-bench.lock anew
+# make cpp            install, then build glm_infer and libglm into output/cpp: inference in C++ (docs/cpp.md)
+# make lock           write requirements.lock and those of serving and of the benchmarks anew
 # make clean          remove what was installed, and output/
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -18,10 +21,20 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(W
 BENCH_VENV ?= .venv-bench
 BENCH_PY := $(BENCH_VENV)/bin/python
 BENCH_READY := $(BENCH_VENV)/.ready
-# llama.cpp for this processor, without its image models.
-BENCH_CMAKE := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
+# llama.cpp for this processor, without its image models, and without AMX, in whose kernels 0.3.36 ends by SIGILL.
+BENCH_CMAKE := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 
-.PHONY: help setup quickstart check test test-all lint bench npu-simulator lock clean
+# lm-evaluation-harness needs an older python-dateutil than the lock has: beside .venv, whose packages it sees.
+HARNESS_VENV ?= .venv-harness
+HARNESS_PY := $(HARNESS_VENV)/bin/python
+HARNESS_READY := $(HARNESS_VENV)/.ready
+
+# FastDeploy 1.0.7 has wheels for CPython 3.8 to 3.10, and this project starts at 3.10.
+FASTDEPLOY_VENV ?= .venv-fastdeploy
+FASTDEPLOY_READY := $(FASTDEPLOY_VENV)/.ready
+FASTDEPLOY_PYTHON ?= python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10*/bin/python3.10)
+
+.PHONY: help setup quickstart check test test-all test-harness fastdeploy lint bench npu-simulator cpp lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -51,16 +64,46 @@ check: lint
 test: lint
 	@$(PYTEST) -m "not slow"
 
-test-all: lint
+test-all: lint test-harness fastdeploy
 	@$(PYTEST)
 
-$(BENCH_READY): requirements-bench.lock tools/find_python.sh
+$(HARNESS_READY): $(READY) requirements-harness.txt
+	@rm -rf $(HARNESS_VENV)
+	@echo "installing lm-evaluation-harness into $(HARNESS_VENV)"
+	@$(PY) -m venv $(HARNESS_VENV)
+	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > "$$($(HARNESS_PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
+	@$(HARNESS_PY) -m pip install --quiet --use-pep517 --disable-pip-version-check --requirement requirements-harness.txt
+	@touch $(HARNESS_READY)
+
+# A machine without Python 3.10 goes on without FastDeploy.
+fastdeploy:
+	@if python="$$(PYTHON="$(FASTDEPLOY_PYTHON)" sh tools/find_python.sh 2>/dev/null)"; \
+	then $(MAKE) --no-print-directory $(FASTDEPLOY_READY) FASTDEPLOY_PYTHON="$$python" \
+	  || { rm -rf $(FASTDEPLOY_VENV); echo "FastDeploy could not be installed: its tests skip"; }; \
+	else echo "no Python 3.10 found, for which FastDeploy 1.0.7 has wheels: its tests skip; name one: make fastdeploy FASTDEPLOY_PYTHON=/path/to/python3.10"; fi
+
+$(FASTDEPLOY_READY): requirements-serve.lock requirements-fastdeploy.txt
+	@rm -rf $(FASTDEPLOY_VENV)
+	@echo "installing FastDeploy 1.0.7 into $(FASTDEPLOY_VENV): 216 MB"
+	@$(FASTDEPLOY_PYTHON) -m venv $(FASTDEPLOY_VENV)
+	@$(FASTDEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-serve.lock \
+	  --requirement requirements-fastdeploy.txt
+	@$(FASTDEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps fastdeploy-python==1.0.7
+	@touch $(FASTDEPLOY_READY)
+
+test-harness: $(HARNESS_READY)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(HARNESS_PY) -m pytest tests/evaluation/harness
+
+$(BENCH_READY): requirements-bench.lock tools/find_python.sh tools/llama_server.py
 	@rm -rf $(BENCH_VENV)
 	@echo "installing torch, transformers, PEFT and llama.cpp into $(BENCH_VENV): llama.cpp is compiled, five to ten minutes"
 	@python="$$(sh tools/find_python.sh)" && "$$python" -m venv $(BENCH_VENV)
 	@CMAKE_ARGS="$(BENCH_CMAKE)" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) \
 	  $(BENCH_PY) -m pip install --quiet --use-pep517 --disable-pip-version-check --requirement requirements-bench.lock
 	@$(BENCH_PY) -m pip check
+	@echo "building llama.cpp's server, as long again"
+	@$(BENCH_PY) tools/llama_server.py
 	@touch $(BENCH_READY)
 
 bench: $(READY) $(BENCH_READY)
@@ -73,8 +116,20 @@ npu-simulator: $(READY)
 	  "  CUSTOM_DEVICE_ROOT=$$folder $(PY) finetune_generation.py --device npu …" \
 	  "  CUSTOM_DEVICE_ROOT=$$folder $(PY) -m paddle.distributed.launch --devices 0,1 finetune_generation.py --device npu …"
 
+# Against the wheels of .venv, and FastDeploy's if `make fastdeploy` installed it; CPP_OPTIONS=-DGLM_ONNXRUNTIME=/opt/onnxruntime
+# takes an official SDK instead. Options that are not given are empty: an earlier run's would be remembered.
+CPP_OPTIONS ?=
+CPP_FASTDEPLOY := $(wildcard $(FASTDEPLOY_VENV)/lib/python3*/site-packages/fastdeploy/libs)
+cpp: $(READY)
+	@for program in cmake c++; do command -v $$program > /dev/null || \
+	  { echo "make cpp needs $$program: apt-get install g++ cmake libsentencepiece-dev nlohmann-json3-dev" >&2; exit 1; }; done
+	@cmake -S cpp -B output/cpp -DGLM_PYTHON=$(abspath $(PY)) \
+	  -DGLM_FASTDEPLOY=$(abspath $(CPP_FASTDEPLOY)) -DGLM_ONNXRUNTIME= -DGLM_PADDLE= $(CPP_OPTIONS)
+	@cmake --build output/cpp --parallel
+	@echo "built: output/cpp/glm_infer --model_path DIRECTORY …; a program of one's own: docs/cpp.md"
+
 lock:
 	@python3 tools/lock.py
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) output
+	rm -rf $(VENV) $(BENCH_VENV) $(HARNESS_VENV) $(FASTDEPLOY_VENV) output

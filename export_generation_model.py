@@ -18,16 +18,19 @@ manifest with their checksums, DIR/NAME.FORMAT.manifest.json. Both formats of a 
   python export_generation_model.py … --lora_path output/belle-lora     merges the adapter first
   python export_generation_model.py … --dtype float16                   half the size, for GPU and NPU
   python export_generation_model.py … --format onnx --weights int4      the fastest on a CPU, an eighth of the size
+  python export_generation_model.py … --format onnx --opset 17          for any ONNX runtime, such as FastDeploy's
 
 formats:
   paddle   the full-loop graph for Paddle Inference, on CPU, GPU and NPU: greedy search, sampling and beam
            search, with their options as run-time inputs. The model is built in memory
   onnx     one step as a graph for ONNX Runtime, on CPUs. Weights are read one by one, so memory holds little more than
-           the largest of them, whatever the size of the model; untouched Hugging Face directories are read as well
+           the largest of them, whatever the size of the model; untouched Hugging Face directories are read as well.
+           It has ONNX Runtime's own operators; with --opset 17 standard ones alone, which ONNX Runtime from 1.12 on,
+           OpenVINO and FastDeploy 1.0.7 read: slower, and without int4
 
 weights of an onnx export, about:
   fp32     4 bytes per number: the same tokens as the model in float32
-  int8     1 byte: block size 128 unless given
+  int8     1 byte: block size 128 unless given; with --opset 17 a scale a column
   int4     0.6 bytes: block size 128 unless given, 8 bits in embedding and head. Smaller blocks are closer to the
            model, larger ones faster (docs/quantization.md)"""
 
@@ -52,6 +55,11 @@ def parse() -> argparse.Namespace:
         "--weights",
         choices=("fp32", "int8", "int4"),
         help="how onnx stores matrices, see above; default: fp32",
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        help="17: an onnx export in standard operators of that version; default: ONNX Runtime's own, the fastest there",
     )
     parser.add_argument(
         "--block_size",
@@ -83,14 +91,14 @@ def _refuse_foreign(arguments: argparse.Namespace) -> None:
     if arguments.format == "paddle":
         given = [
             n
-            for n in ("weights", "block_size", "head_bits", "asymmetric")
+            for n in ("weights", "opset", "block_size", "head_bits", "asymmetric")
             if getattr(arguments, n) not in (None, False)
         ]
         if given:
             value = "" if given[0] == "asymmetric" else f" {getattr(arguments, given[0])}"
+            instead = "leave it out" if given[0] == "opset" else "choose the precision with --dtype"
             raise UsageError(
-                f"--{given[0]}{value} is of --format onnx, and this is --format paddle: add --format onnx, or choose "
-                "the precision with --dtype"
+                f"--{given[0]}{value} is of --format onnx, and this is --format paddle: add --format onnx, or {instead}"
             )
     elif arguments.dtype not in (None, "float32"):
         raise UsageError(
@@ -137,7 +145,11 @@ def export_onnx(arguments: argparse.Namespace):
 
     name, adapter = arguments.model_name_or_path, arguments.lora_path
     stored = weights_of(
-        arguments.weights or "fp32", arguments.block_size, not arguments.asymmetric, arguments.head_bits
+        arguments.weights or "fp32",
+        arguments.block_size,
+        not arguments.asymmetric,
+        arguments.head_bits,
+        arguments.opset,
     )
     config, tensors = stream_weights(name, adapter)
     processor = load_processor(name)
@@ -158,7 +170,9 @@ def report(prefix: Path, manifest, seconds: float) -> None:
     graphs = sorted(name for name in manifest.files if name.startswith(f"{prefix.name}."))
     size = sum(manifest.files[name]["size"] for name in graphs)
     bits = 8 * manifest.files[f"{prefix.name}{REQUIRED[manifest.format][-1]}"]["size"] / manifest.parameters
-    kind = f"{manifest.weights}, blocks of {manifest.block_size}" if manifest.block_size else manifest.dtype
+    kind = manifest.weights if manifest.head_bits else manifest.dtype
+    kind += f", blocks of {manifest.block_size}" if manifest.block_size else ""
+    kind += f", opset {manifest.opset}" if manifest.opset else ""
     print(f"exported {manifest.parameters:,} parameters ({kind}) to {prefix}.* in {seconds:.1f} s")
     print(f"  {', '.join(graphs)}: {in_words(size)}, {bits:.2f} bits per weight")
     print(f'next: python infer_generation.py --model_path {prefix.parent} --model_prefix {prefix.name} "…"')

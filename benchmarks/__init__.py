@@ -1,6 +1,6 @@
 """This project beside its peers: the same weights, the same prompts, one run on one machine.
 
-    make bench                        # both environments, then everything: about 25 minutes on two idle cores
+    make bench                        # both environments, then everything: about 40 minutes on two idle cores
     python -m benchmarks --quick      # tiny shapes, to see that everything works
     python -m benchmarks --rows decode-int4 start
 

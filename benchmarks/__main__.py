@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import signal
 import sys
 import tempfile
 from datetime import datetime, timezone
@@ -12,10 +13,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks.docs import write_docs
-from benchmarks.plan import Plan, execute, profile_rows
+from benchmarks.plan import Plan, buildable, execute, profile_rows
 from benchmarks.processes import ROOT, Environment
-from benchmarks.report import build_report, print_report
-from benchmarks.settings import ROWS
+from benchmarks.report import build_report, machine_facts, print_report
+from benchmarks.rows import ROWS, processor_kind
 from benchmarks.values import build_row, missed
 from glm.errors import GLMError
 from glm.files.atomic import atomic_write
@@ -23,8 +24,9 @@ from glm.files.atomic import atomic_write
 DESCRIPTION = """\
 Measure this project beside transformers, PEFT, llama.cpp and PaddleNLP's GLM: the same weights, one run, in turns.
 
-  make bench                                          both environments, all rows, docs/benchmarks.md; 25 minutes
+  make bench                                          both environments, all rows, the page in docs; 45 minutes
   python -m benchmarks --rows decode-int4 start-fp32  some rows
+  python -m benchmarks --rows serve-16 long-prompt    servers, with all figures of their answers in docs and JSON
   python -m benchmarks --quick                        tiny shapes, a minute: does everything work?
   python -m benchmarks --from_json output/bench.json --write_docs   writes the page again, measures nothing
 
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     try:
         report = json.loads(Path(options.from_json).read_text("utf-8")) if options.from_json else run(options, output)
         if options.write_docs:
-            write_docs(report, ROOT / "docs" / "benchmarks.md")
+            write_docs(report, ROOT / "docs")
     except (GLMError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
@@ -70,12 +72,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--runs", type=_positive, help="fewest counted runs per row and side; default: 5, 1 with --quick"
     )
     parser.add_argument("--output", default="output/bench.json", help="default: %(default)s")
-    parser.add_argument("--write_docs", action="store_true", help="write docs/benchmarks.md as well")
+    parser.add_argument("--write_docs", action="store_true", help="write the page of this processor in docs as well")
     parser.add_argument("--from_json", metavar="FILE", help="a finished run's file: measure nothing, show it")
     parser.add_argument(
         "--peers_python",
         default=str(ROOT / ".venv-bench" / "bin" / "python"),
-        help="of the environment with requirements-bench.lock; default: %(default)s",
+        help="of the environment with requirements-bench.lock, and with llama-server beside it; default: %(default)s",
     )
     options = parser.parse_args(arguments)
     options.runs = options.runs or (1 if options.quick else 5)
@@ -94,7 +96,9 @@ def run(options: argparse.Namespace, output: Path) -> dict:
     Raises:
         OSError, GLMError: the output cannot be written.
     """
-    plan = Plan(tuple(options.rows), options.runs, options.quick)
+    kind = processor_kind(machine_facts()["processor"])
+    rows, skipped = buildable(options.rows)
+    plan = Plan(rows, options.runs, options.quick, kind)
     output.parent.mkdir(parents=True, exist_ok=True)
     log = output.with_suffix(".log")
     log.write_text("", encoding="utf-8")
@@ -114,11 +118,13 @@ def run(options: argparse.Namespace, output: Path) -> dict:
         profile_rows(missed([build_row(name, plan, measured) for name in plan.rows]), environment, measured, tell)
     seconds = (datetime.now(timezone.utc) - started).total_seconds()
     command = shlex.join(["python", "-m", "benchmarks", *_without_paths(sys.argv[1:])])
-    report = {"started": started.isoformat(), "seconds": seconds, "command": command} | build_report(plan, measured)
+    report = {"started": started.isoformat(), "seconds": seconds, "command": command, "skipped": skipped}
+    report |= build_report(plan, measured)
     with atomic_write(output, "w", "utf-8") as file:
         file.write(json.dumps(report, indent=1, ensure_ascii=False, default=dict) + "\n")
     return report
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are ended, too
     sys.exit(main(sys.argv[1:]))

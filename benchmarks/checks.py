@@ -8,6 +8,7 @@ from benchmarks.plan import Measured, Plan
 from benchmarks.settings import SIDES, TASKS
 
 LOSS_TOLERANCE = 1e-4  # relative; one side alone differs by 3e-5 between the tuned and the installed MKL path
+SCORE_TOLERANCE = 2e-3  # absolute, of a log-likelihood
 FLOAT = ("fp32", "f32")
 
 
@@ -25,6 +26,10 @@ def _checks(act, task: str, sides, measured: Measured) -> Iterator[dict]:
         losses = {side: run["loss"] for side, run in runs.items() if "loss" in run}
         if len(losses) > 1:
             yield loss_check(about, losses)
+    if TASKS[task].kind == "score":
+        scores = {side: run["log_likelihoods"] for side, run in runs.items() if "log_likelihoods" in run}
+        if len(scores) > 1:
+            yield score_check(about, scores)
     # Beams are not compared: the others forbid n-grams of the prompt too, this project those of the new text only.
     if TASKS[task].kind == "generate" and TASKS[task].beams == 1:
         tokens = {side: run["tokens"] for side, run in runs.items() if "tokens" in run and SIDES[side].weights in FLOAT}
@@ -39,6 +44,15 @@ def loss_check(about: str, losses: dict[str, float]) -> dict:
     agree = spread <= LOSS_TOLERANCE
     line = f"{about}: losses of the same batch differ by {spread:.1e}, allowed {LOSS_TOLERANCE:.0e} (relative)"
     return {"about": about, "what": "loss", "values": losses, "agree": agree, "line": line}
+
+
+def score_check(about: str, scores: dict[str, list[list[float]]]) -> dict:
+    """Log-likelihoods of the same letters; of their questions, which letter is the likeliest."""
+    found = [np.array(values) for values in scores.values()]
+    spread = float(np.max([np.abs(values - found[0]).max() for values in found]))
+    agree = spread <= SCORE_TOLERANCE
+    line = f"{about}: log-likelihoods of the letters differ by {spread:.1e}, allowed {SCORE_TOLERANCE:.0e}"
+    return {"about": about, "what": "scores", "values": scores, "agree": agree, "line": line}
 
 
 def token_check(about: str, tokens: dict[str, list[list[int]]]) -> dict:

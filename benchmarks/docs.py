@@ -1,45 +1,66 @@
-"""docs/benchmarks.md and its picture, written from bench.json: nothing in them is typed by hand."""
+"""The page of a kind of processor and its picture, written from bench.json: nothing in them is typed by hand."""
 
 from pathlib import Path
+from statistics import median
 
 from benchmarks.picture import draw
 from benchmarks.report import SHOWN, aim_text, number, ratio, shown, side_title, spread
-from benchmarks.settings import SIDES
+from benchmarks.rows import PROCESSORS, processor_kind
+from benchmarks.settings import SERVED_ROWS, SIDES, TASKS
 from glm.files.atomic import atomic_write
 
 MET = {True: "met", False: "**missed**", None: ""}
+# Page by kind of processor; any other one has a page of its own, so that it writes over neither.
+PAGES = {"amd": "benchmarks.md", "intel": "benchmarks-intel.md", None: "benchmarks-other.md"}
 HEAD = """\
-# Benchmarks
+# Benchmarks{of}
 
 Written by `{command}` on {day} UTC from `output/bench.json`; every number below is one of that file.
 
 All sides open the same random weights and read the same prompts. Each is a process of its own, and those that are
 compared take turns, run by run, after a warm-up: a machine that slows down slows all of them. Numbers are medians of
 at least {runs} runs. Before anything is compared the losses of one batch and the greedy tokens in float32 are, below.
+{others}
 
-![Speed as a multiple of each peer's](benchmarks.svg)
+![Speed as a multiple of each peer's]({picture})
 """
 
 
-def write_docs(report: dict, path: Path) -> None:
-    """Writes the page, and the picture beside it under the same name; each whole or not at all.
+def write_docs(report: dict, directory: Path) -> None:
+    """Writes the page of the report's processor, and the picture under the same name; each whole or not at all.
 
     Raises:
         OSError: they cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = directory / PAGES[kind_of(report)]
+    directory.mkdir(parents=True, exist_ok=True)
     draw(report, path.with_suffix(".svg"))
     with atomic_write(path, "w", "utf-8") as file:
         file.write(page(report))
 
 
+def kind_of(report: dict) -> str | None:
+    """Of the processor that was measured, a key of `PAGES`."""
+    return processor_kind(report["machine"]["processor"])
+
+
 def page(report: dict) -> str:
     """The whole page as Markdown."""
-    head = HEAD.format(command=report["command"], day=report["started"][:16].replace("T", " "), runs=report["runs"])
+    kind = kind_of(report)
+    others = ", ".join(f"[{PROCESSORS[other]}]({PAGES[other]})" for other in PROCESSORS if other != kind)
+    head = HEAD.format(
+        of=f" on {PROCESSORS[kind]}" if kind else "",
+        command=report["command"],
+        day=report["started"][:16].replace("T", " "),
+        runs=report["runs"],
+        others=f"Other processors have pages of their own, and aims of their own: {others}.",
+        picture=Path(PAGES[kind]).with_suffix(".svg"),
+    )
     if report["quick"]:
         head += "\n**A quick run on tiny shapes: these numbers say nothing about speed.**\n"
     sections = [head, machine(report), "## Aims\n\n" + aims(report), limits(report), agreement(report)]
-    sections += ["## Every side\n\n" + all_sides(report), shapes(report), misses(report), failures(report)]
+    sections += ["## Every side\n\n" + all_sides(report), serving(report), shapes(report), misses(report)]
+    sections += [listed("Skipped", report.get("skipped", [])), listed("Failures", report["failures"])]
     return "\n".join(section for section in sections if section)
 
 
@@ -81,7 +102,7 @@ def limits(report: dict) -> str:
             f"{found['read']['median'] / 1e9:.1f}",
             f"{found['read']['p10'] / 1e9:.1f} … {found['read']['p90'] / 1e9:.1f}",
             f"{found['weight_bytes'] / 1e6:,.0f}",
-            number(found["median"], row["unit"]),
+            f"{number(found['median'], row['unit'])} {row['unit']}",
         ]
         for row in report["rows"]
         if "read" in (found := row["cells"].get("machine", {}))
@@ -89,11 +110,15 @@ def limits(report: dict) -> str:
     if not rows:
         return ""
     titles = ["measured between the runs of", "matmul 2048³, GFLOP/s", "memory read, GB/s", "p10 … p90"]
-    titles += ["weights a step reads, MB", "limit, tokens/s"]
+    titles += ["weights, MB", "limit"]
     return (
-        "## Physical limits\n\n" + table(titles, rows, 1) + "\nThe read rate is that of 1 GiB by one thread per core "
-        "(numpy's dot product), the best of three, once in every round. A step cannot be faster than its weights are "
-        "read; the key/value cache comes on top.\n"
+        "## Physical limits\n\n"
+        + table(titles, rows, 1)
+        + "\nThe read rate is that of a vector times a matrix of about as "
+        "many bytes as the weights have, at most 1 GiB, best of three, once in every round: a part of them may stay "
+        "in the processor's cache, as it may between steps. A step cannot be faster than its weights are read, or "
+        "multiplied with all its rows; training and prompts not faster than their matmuls with weights. "
+        "Caches, attention, norms and the optimizer come on top.\n"
     )
 
 
@@ -109,6 +134,50 @@ def all_sides(report: dict) -> str:
         for place, (side, cell) in enumerate(row["cells"].items())
     ]
     return table(["what", "side", "median", "p10 … p90", "runs"], rows, 2)
+
+
+def serving(report: dict) -> str:
+    """Of every load and side the medians of all figures."""
+    rows, before = [], None
+    for found in report["measurements"]:
+        if TASKS[found["task"]].kind == "serve" and (good := [run for run in found["runs"] if "error" not in run]):
+            head = traffic(found["task"])
+            rows.append(["" if head == before else head, side_title(found["side"]), *served_cells(good)])
+            before = head
+    if not rows:
+        return ""
+    titles = ["load", "server", "requests/s", "tokens/s", *(f"{kind} p50, p99" for kind in ("TTFT", "TPOT", "ITL"))]
+    return (
+        "## Servers under load\n\n" + table([*titles, "longest pause (usual gap)", "runs"], rows, 2) + "\n"
+        "Times are ms, medians of the runs, by vLLM's definitions (benchmarks/serving_times.py). All texts are equally "
+        f"long, and no two prompts are alike. Every server has {SERVED_ROWS} rows; transformers writes one text after "
+        "another, and gets fewer requests. While the long prompt is read four clients go on with short ones.\n"
+    )
+
+
+def traffic(task: str) -> str:
+    """A load in words."""
+    asked = TASKS[task].traffic
+    head = f"{asked.rate:g} requests/s" if asked.rate else f"{asked.clients} client{'s' * (asked.clients > 1)}"
+    return f"{head}, and a long prompt" if asked.long_requests else head
+
+
+def served_cells(runs: list[dict]) -> list[str]:
+    def middle(*path: str) -> float | None:
+        values = []
+        for run in runs:
+            for name in path:
+                run = run.get(name, {}) if run else {}
+            values += [run] if isinstance(run, float) else []
+        return median(values) if values else None
+
+    def ms(value: float | None) -> str:
+        return "" if value is None else number(1e3 * value, "ms")
+
+    pairs = [[ms(middle(kind, share)) for share in ("p50", "p99")] for kind in ("ttft", "tpot", "itl")]
+    pause = f"{ms(middle('pause', 'longest'))} ({ms(middle('pause', 'usual'))})" if middle("pause", "usual") else ""
+    speeds = [number(middle(name), "") for name in ("request_throughput", "output_throughput")]
+    return [*speeds, *(", ".join(filter(None, pair)) for pair in pairs), pause, str(len(runs))]
 
 
 def shapes(report: dict) -> str:
@@ -127,9 +196,13 @@ def shapes(report: dict) -> str:
         "the prompt's reading included. A peer that is too slow for that is cut short, and counted on at its pace.\n"
         "- Start-up: from the start of a fresh process to its first token after a prompt, files in the page cache. "
         "Peak memory: VmHWM of such a process after all its tokens.\n"
+        "- C++: glm_infer of `make cpp` is started as a user starts it, its tokenizer included; a process that has "
+        "libglm open decodes, and has read the prompt already.\n"
         "- llama.cpp is built on this machine for its processor; its cache is float32 beside float32 weights, float16 "
         "beside quantized ones. Beside float32 weights its flash attention is off: it rounds to half precision, and "
         "other tokens come.\n"
+        "- llama.cpp's server is llama-server, built from the sources of the same package. Start to ready: from the "
+        "start of its process until a server takes requests, files in the page cache.\n"
     )
     return "\n".join(lines)
 
@@ -171,7 +244,5 @@ def stage_table(found: dict) -> str:
     return f"{found['of'].capitalize()}:\n\n" + table(["stage", *(f"{SIDES[s].title}, {unit}" for s in sides)], rows, 1)
 
 
-def failures(report: dict) -> str:
-    if not report["failures"]:
-        return ""
-    return "## Failures\n\n" + "\n".join(f"- {line}" for line in report["failures"]) + "\n"
+def listed(title: str, lines: list[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n" if lines else ""

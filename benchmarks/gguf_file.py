@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.vocabulary import SPECIAL, gguf_tokens
+
 FLOAT = "f32"
 # Type → name of llama.cpp's constant.
 QUANTIZED = {"q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0", "q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0"}
@@ -63,7 +65,7 @@ def tensors(directory: Path, layers: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write_float(source: Path, target: Path) -> None:
-    """Writes a float32 GGUF of a transformers checkpoint; without a vocabulary, because the prompts are ids."""
+    """Writes a float32 GGUF of a transformers checkpoint, with a made-up vocabulary: servers answer in texts."""
     import gguf
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -79,7 +81,7 @@ def write_float(source: Path, target: Path) -> None:
     writer.add_rope_dimension_count(int(config["head_dim"] * rope.get("partial_rotary_factor", 0.5)))
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")
+    add_vocabulary(writer, config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for name, array in tensors(source, config["num_hidden_layers"]):
         writer.add_tensor(name, array)
@@ -87,6 +89,22 @@ def write_float(source: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_vocabulary(writer, size: int) -> None:
+    """Prompts are ids, so no text is cut into tokens, and one merge that never happens is enough."""
+    import gguf
+
+    end = size - SPECIAL
+    kinds = [gguf.TokenType.NORMAL] * end + [gguf.TokenType.CONTROL] * SPECIAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(gguf_tokens(size))
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["w 0"])
+    writer.add_eos_token_id(end)
+    writer.add_pad_token_id(end)
+    writer.add_add_bos_token(False)
 
 
 def quantize(source: Path, target: Path, kind: str) -> None:

@@ -1,8 +1,9 @@
-"""docs/benchmarks.svg, drawn from bench.json: how many times better than each peer, row by row."""
+"""docs/benchmarks*.svg, drawn from bench.json: how many times better than each peer, row by row."""
 
 from pathlib import Path
 
 from benchmarks.report import side_title
+from benchmarks.settings import LIMITS, SIDES
 from glm.files.atomic import atomic_file
 
 # Of the sides that are compared with: how a dot looks. A dot right of 1 means that this project is ahead.
@@ -11,6 +12,7 @@ MARKS = {
     "PEFT": ("s", "#4269d0"),
     "llama.cpp": ("D", "#c2820e"),
     "paddlenlp": ("^", "#2f8f3e"),
+    "lm-evaluation-harness": ("v", "#4269d0"),
 }
 ROW_HEIGHT, WIDTH = 0.3, 9.0  # inches
 TICKS = (0.5, 1, 2, 4, 8, 16)
@@ -19,7 +21,8 @@ TICKS = (0.5, 1, 2, 4, 8, 16)
 def ratios(report: dict) -> list[tuple[str, list[tuple[str, float, float | None]]]]:
     """By row: peer, how many times better this project is, and the aim in the same unit.
 
-    Seconds and bytes are turned over, so that more is better in every row. Limits of the machine are no peers.
+    Seconds and bytes are turned over, so that more is better in every row. Limits and this project
+    itself are no peers.
     """
     found, shapes = [], list(report["shapes"])
     for row in report["rows"]:
@@ -27,7 +30,7 @@ def ratios(report: dict) -> list[tuple[str, list[tuple[str, float, float | None]
         peers = [
             (side_title(aim["side"]), aim["ratio"] ** power, aim["aim"] and aim["aim"] ** power)
             for aim in row["aims"]
-            if aim["side"] != "machine" and aim["ratio"]
+            if aim["ratio"] and aim["side"] not in LIMITS and not SIDES[aim["side"]].ours
         ]
         # The first shape is the one that most rows have.
         shape = "" if row["shape"] == shapes[0] else f"{report['shapes'][row['shape']]['title']}: "

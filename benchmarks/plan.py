@@ -3,13 +3,18 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
+from benchmarks.cpp import cpp_first_token, is_cpp, missing
 from benchmarks.processes import Environment, Result, Worker, first_token, run_once
-from benchmarks.settings import ENOUGH_SECONDS, MOST_RUNS, ROWS, SETTLE, SIDES, TASKS
+from benchmarks.rows import ROWS
+from benchmarks.serving import ready, serve
+from benchmarks.settings import ENOUGH_SECONDS, MOST_RUNS, SETTLE, SIDES, TASKS
 
 Key = tuple[str, str, str]  # shape, task, side
 Tell = Callable[[str, int], None]  # what happens now, and how many steps were finished
-QUANTIZED_FROM_HF = "llama"
+Start = Callable[[Environment, str, str], Result]  # of a side, with a shape, in a fresh process
+QUANTIZED_FROM_HF = ("llama", "llama_server")
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class Plan:
         rows: keys of `ROWS`.
         runs: fewest counted runs.
         quick: whether shapes are tiny, and no run is repeated.
+        processor: whose aims count, key of `PROCESSORS`; None = those that all have.
     """
 
     rows: tuple[str, ...]
     runs: int
     quick: bool = False
+    processor: str | None = None
 
     @property
     def acts(self) -> list[Act]:
@@ -93,6 +100,13 @@ def unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def buildable(rows: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The rows whose programs are there, and in a line each why the others are skipped."""
+    reason = missing()
+    skipped = [name for name in rows if reason and is_cpp(ROWS[name].ours)]
+    return tuple(name for name in rows if name not in skipped), [f"{ROWS[name].title}: {reason}" for name in skipped]
+
+
 def execute(plan: Plan, environment: Environment, tell: Tell) -> Measured:
     """Prepares every shape, then runs all acts."""
     measured = Measured()
@@ -103,8 +117,8 @@ def execute(plan: Plan, environment: Environment, tell: Tell) -> Measured:
     for act in plan.acts:
         if "error" in measured.prepared[act.shape]:
             tell("", len(act.tasks))
-        elif act.kind == "start":
-            start_processes(plan, act, environment, measured, tell)
+        elif act.kind in OTHERS:
+            OTHERS[act.kind](plan, act, environment, measured, tell)
         else:
             take_turns(plan, act, environment, measured, tell)
     return measured
@@ -114,7 +128,7 @@ def prepare(environment: Environment, shape: str, sides: list[str]) -> Result:
     """Weights, prompts and batches; then the GGUF files, which llama.cpp's own quantizer writes."""
     command = environment.module("worker", "prepare", shape, "--for_sides", *sides)
     result = run_once(command, environment, "prepare")
-    kinds = [SIDES[side].weights for side in sides if SIDES[side].module == QUANTIZED_FROM_HF]
+    kinds = unique(SIDES[side].weights for side in sides if SIDES[side].module in QUANTIZED_FROM_HF)
     if kinds and "error" not in result:
         python, directory = str(environment.peers_python), str(environment.directory / shape)
         result["gguf"] = run_once([python, "-m", "benchmarks.gguf_file", directory, *kinds], environment, "gguf")
@@ -157,24 +171,36 @@ def rounds(plan: Plan, key: tuple[str, str], workers: dict[str, Worker], measure
             start = time.perf_counter()
 
 
-def start_processes(plan: Plan, act: Act, environment: Environment, measured: Measured, tell: Tell) -> None:
-    """Fresh processes in turns: each gives a start-up time and a memory peak. The first one warms the page cache."""
+def fresh_start(environment: Environment, side: str, shape: str) -> Result:
+    return (cpp_first_token if is_cpp(side) else first_token)(environment, side, shape)
+
+
+def start_processes(
+    plan: Plan, act: Act, environment: Environment, measured: Measured, tell: Tell, start: Start = fresh_start
+) -> None:
+    """Fresh processes in turns: each gives a start-up time, programs a memory peak too. The first one warms the page
+    cache.
+    """
     for number in range(plan.runs + 1):
         for side in act.sides:
             tell(f"start-up, run {number}, {SIDES[side].title}", 0)
-            result = first_token(environment, side, act.shape)
+            result = start(environment, side, act.shape)
             if number or "error" in result:
                 for task in act.tasks:
                     measured.runs.setdefault((act.shape, task, side), []).append(result)
     tell("", len(act.tasks))
 
 
+# Kinds of tasks that are not asked of workers.
+OTHERS = {"start": start_processes, "serve": serve, "ready": partial(start_processes, start=ready)}
+
+
 def profile_rows(names: list[str], environment: Environment, measured: Measured, tell: Tell) -> None:
     """What the time of this project's side of some rows goes to, each in a process of its own."""
     for name in names:
         row = ROWS[name]
-        if TASKS[row.task].kind == "start":
-            continue  # their stages were measured in every run
+        if TASKS[row.task].kind in OTHERS or is_cpp(row.ours):
+            continue  # a start's stages were measured in every run, servers are no workers, and C++ shows no kernels
         tell(f"profile of {row.title}", 0)
         worker = Worker(environment, row.ours, row.shape)
         try:

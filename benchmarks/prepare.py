@@ -4,6 +4,7 @@ Written once a run, by this project; the GGUF files are made of it by benchmarks
 environment.
 """
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import paddle
 
 from benchmarks.settings import SEED, SIDES, Shape
+from benchmarks.vocabulary import write_vocabulary
 from glm.api.causal_lm import GLMForCausalLM
 from glm.checkpoint.conversion import Conversion
 from glm.checkpoint.convert import convert_checkpoint
@@ -18,15 +20,19 @@ from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
 from glm.encoding.batches import BlockPositions, Positions, TextPositions, training_batch
 from glm.encoding.examples import IGNORED, TrainingExample
-from glm.encoding.processor import GLMProcessor
+from glm.encoding.processor import GLMProcessor, open_processor
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph
 from glm.export.paddle_graphs import export_graph
+from glm.export.writing import write_side_files
+from glm.generation.config_json import NAME as GENERATION_FILE
 from glm.generation.options import StopTokens
+from glm.tokenizers.source import tokenizer_directory
 
 MODEL, HUGGING_FACE, LOOP = "model", "hf", "loop/glm"
 INPUTS, TRAINING, PADDLENLP = "inputs.npz", "training.npz", "paddlenlp.npz"
-PROMPTS = 8  # rows; a task takes the first ones
+PROMPTS = 16  # rows; a task takes the first ones
+EXPORTS = ("onnx", "scorer_onnx", "serving", "cpp")  # modules of sides that open an export
 
 
 def onnx_prefix(directory: Path, weights: str) -> Path:
@@ -59,10 +65,10 @@ def prepare(directory: Path, shape: Shape, sides: list[str]) -> dict:
     model.save_pretrained(directory / MODEL)
     write_inputs(directory, model.config, shape)
     modules = {SIDES[side].module for side in sides}
-    if modules & {"transformers", "llama"}:
+    if modules & {"transformers", "llama", "harness", "transformers_server", "llama_server"}:
         convert_checkpoint(Conversion(directory / MODEL, directory / HUGGING_FACE, "hf"))
-    for weights in sorted({SIDES[side].weights for side in sides if SIDES[side].module == "onnx"}):
-        write_onnx(directory, model.config, weights)
+    for weights in sorted({SIDES[side].weights for side in sides if SIDES[side].module in EXPORTS}):
+        write_onnx(directory, model.config, weights, with_text=bool(modules & {"serving", "cpp"}))
     if "loop" in modules:
         model.eval()
         prefix = directory / LOOP
@@ -88,14 +94,35 @@ def random_model(config: GLMConfig) -> GLMForCausalLM:
     return model
 
 
-def write_onnx(directory: Path, config: GLMConfig, weights: str) -> None:
+def write_onnx(directory: Path, config: GLMConfig, weights: str, with_text: bool = False) -> None:
+    """An export; for servers and C++ with configuration and vocabulary, which no other side opens."""
     prefix = onnx_prefix(directory, weights)
     prefix.parent.mkdir()
     tensors = open_checkpoint(directory / MODEL).tensors(config)
     kind, _, head_bits = weights.partition("-head")
     stored = weights_of(kind, head_bits=int(head_bits) if head_bits else None)
-    # Its prompts are ids already.
-    export_step_graph(config, tensors, stored, prefix, source="random weights", text=lambda staging: None)
+    export_step_graph(
+        config,
+        tensors,
+        stored,
+        prefix,
+        source="random weights",
+        text=lambda staging: write_text(config, staging) if with_text else None,
+    )
+
+
+def write_text(config: GLMConfig, directory: Path) -> None:
+    """config.json and the files of a tokenizer: GLM's own tiny one, or made-up words of GLM-4's kind.
+
+    Texts end as on every other side, whatever the vocabulary says.
+    """
+    if config.position_type == "learned_2d":
+        processor = open_processor(tokenizer_directory("glm-tiny-chinese"))
+    else:
+        write_vocabulary(directory, config.vocab_size)
+        processor = open_processor(directory)
+    write_side_files(config, processor, directory)
+    (directory / GENERATION_FILE).write_text(json.dumps({"eos_token_id": end_token(config)}), encoding="utf-8")
 
 
 def write_inputs(directory: Path, config: GLMConfig, shape: Shape) -> None:
@@ -123,6 +150,11 @@ def causal_text(config: GLMConfig, shape: Shape) -> tuple[dict, list[TrainingExa
     length = shape.train_source + shape.train_target + 1
     rows = [TrainingExample(row, [True] * length) for row in ids(shape.train_batch, length).tolist()]
     inputs = {"prompts": ids(PROMPTS, shape.prompt), "long_prompts": ids(1, shape.long_prompt)}
+    inputs |= {
+        "shots": ids(1, shape.shots)[0],
+        "questions": ids(shape.questions, shape.question),
+        "letters": ids(1, 4)[0],
+    }
     return inputs | {"mask_token_ids": np.zeros([0], "int64")}, rows, TextPositions()
 
 

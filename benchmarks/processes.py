@@ -16,8 +16,6 @@ from benchmarks.start import FIRST
 
 ROOT = Path(__file__).resolve().parents[1]
 Result = dict[str, object]  # what a process prints; with "error" where it failed
-# The read rate is measured with threads of our own: BLAS must not add its.
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,17 @@ class Environment:
         peers_python: of the environment of requirements-bench.txt.
         log: where standard error goes.
         quick: whether shapes are tiny.
+        llama_server: the program that `make bench` builds beside that Python.
     """
 
     directory: Path
     peers_python: Path
     log: Path
     quick: bool
+
+    @property
+    def llama_server(self) -> Path:
+        return self.peers_python.with_name("llama-server")
 
     def python(self, side: str) -> str:
         return str(self.peers_python) if side in SIDES and SIDES[side].own_environment else sys.executable
@@ -44,7 +47,7 @@ class Environment:
         return [*command, *(["--quick"] if self.quick else []), *words]
 
     def variables(self, side: str) -> dict[str, str]:
-        return clean_environment(os.environ) | (ONE_THREAD if side == "machine" else {})
+        return clean_environment(os.environ)
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -29,10 +29,12 @@ from glm.encoding.examples import TrainingExample
 from glm.encoding.processor import Processor, open_processor
 from glm.errors import GLMError
 from glm.export.onnx.quantize import Blocks
-from glm.export.onnx.weights import FloatWeights, QuantizedWeights, Weights
+from glm.export.onnx.weights import FloatWeights, QuantizedWeights, Weights, weights_of
 from glm.export.onnx.write import write_step_graph
 from glm.files.atomic import atomic_write
+from glm.runtime.onnx_columns import OnnxColumnRuntime
 from glm.runtime.onnx_step import OnnxStepRuntime
+from glm.runtime.step import StepRuntime
 
 glm.tune()  # as the scripts
 
@@ -58,6 +60,7 @@ def kinds() -> dict[str, Weights]:
             found[f"int{bits}, {block}, asymmetric"] = QuantizedWeights(Blocks(bits, block, symmetric=False))
     for block in BLOCK_SIZES:
         found[f"int4, {block}, tables int8"] = QuantizedWeights(Blocks(4, block), tables=Blocks(8, block))
+    found["int8, columns (--opset 17)"] = weights_of("int8", opset=17)
     return found
 
 
@@ -127,7 +130,7 @@ def rows_of(data: str, processor: Processor, most: int) -> tuple[str, list[Train
     return Path(path).name or f"{task}, the project's sample", rows
 
 
-def export(model: Path, config: GLMConfig, directory: Path) -> tuple[dict[str, OnnxStepRuntime], dict[str, float]]:
+def export(model: Path, config: GLMConfig, directory: Path) -> tuple[dict[str, StepRuntime], dict[str, float]]:
     """A runtime of every kind of weights, and how many megabytes they take."""
     runtimes, megabytes = {}, {}
     for number, (kind, weights) in enumerate(tqdm(kinds().items(), desc="export", unit=" kinds", leave=False)):
@@ -135,7 +138,8 @@ def export(model: Path, config: GLMConfig, directory: Path) -> tuple[dict[str, O
         write_step_graph(config, open_checkpoint(model).tensors(config), weights, prefix)
         megabytes[kind] = sum(file.stat().st_size for file in directory.glob(f"{number}.*")) / 1e6
         # One thread each: the pools of so many sessions would wait for each other.
-        runtimes[kind] = OnnxStepRuntime(prefix.with_suffix(".onnx"), config.max_position_embeddings, threads=1)
+        opened = OnnxColumnRuntime if weights.operators.standard else OnnxStepRuntime
+        runtimes[kind] = opened(prefix.with_suffix(".onnx"), config.max_position_embeddings, threads=1)
     return runtimes, megabytes
 
 

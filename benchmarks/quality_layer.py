@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto
 
-from glm.export.onnx.graph import Graph
+from glm.export.onnx.layers import Layer
 from glm.export.onnx.quantize import Blocks
-from glm.export.onnx.weights import Layer, QuantizedWeights
+from glm.export.onnx.weights import QuantizedWeights
 
 SHAPE = (4096, 4608)  # GLM-4-9B's query, key and value together
 TOKENS = 16
@@ -45,7 +45,8 @@ def layer_errors() -> list[LayerError]:
 
 def product(x: np.ndarray, matrix: np.ndarray, blocks: Blocks) -> np.ndarray:
     """x [T, K] times a matrix [K, N], quantized as an export has it."""
-    graph, weights = Graph(), QuantizedWeights(blocks)
+    weights = QuantizedWeights(blocks)
+    graph = weights.operators.graph()
     graph.input("x", TensorProto.FLOAT, ["T", SHAPE[0]])
     weights.linear(graph, "x", "layer", [Layer("layer", SHAPE, bias=False)])
     graph.name_result("y")

@@ -12,7 +12,8 @@ from rich.table import Table
 from benchmarks.checks import build_checks
 from benchmarks.plan import Measured, Plan
 from benchmarks.processes import ROOT
-from benchmarks.settings import ROWS, SHAPE_TITLES, SIDES, TASKS
+from benchmarks.rows import ROWS
+from benchmarks.settings import LIMITS, SHAPE_TITLES, SIDES, TASKS
 from benchmarks.values import build_row, shape_of
 
 FORMAT_VERSION = 2
@@ -124,6 +125,8 @@ def print_report(report: dict, console: Console) -> None:
     for check in report["checks"]:
         colour, word = ("green", "same") if check["agree"] else ("bold red", "DIFFERENT")
         console.print(f"[{colour}]{word}[/{colour}] {check['line']}", highlight=False)
+    for skipped in report.get("skipped", []):
+        console.print(f"SKIPPED {skipped}", markup=False, highlight=False)
     for failure in report["failures"]:
         console.print("FAILED", style="bold red", end=" ")
         console.print(failure, markup=False, highlight=False)
@@ -160,7 +163,7 @@ def _all_sides(report: dict) -> Table:
 
 
 def side_title(side: str) -> str:
-    return "limit: weights / memory read rate" if side == "machine" else SIDES[side].title
+    return LIMITS[side] if side in LIMITS else SIDES[side].title
 
 
 def spread(cell: dict, unit: str) -> tuple[str, str, str]:

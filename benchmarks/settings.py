@@ -1,7 +1,9 @@
-"""What is measured: shapes, sides, tasks, and the rows that compare them. Tables only; every process reads them."""
+"""What is measured: shapes, sides and tasks (benchmarks/rows.py: what is compared). Tables only; every process reads
+them.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 LABEL_SMOOTHING, LEARNING_RATE, LORA_RANK = 0.1, 1e-4, 8
@@ -11,6 +13,11 @@ TUNING_VARIABLES = ("MKL_", "OMP_", "KMP_", "GOMP_", "FLAGS_", "MALLOC_", "GLIBC
 ANSWER_LIMIT = 1200  # seconds until a process is given up
 SETTLE = 0.3  # seconds between two runs: threads of the last one stop spinning (Intel's OpenMP after 0.2 s)
 MOST_RUNS, ENOUGH_SECONDS = 15, 15.0  # short runs are repeated until a row has taken this long
+SERVED_ROWS = 16  # texts that a server writes at once
+SERVED_RUNS, SLOW_SECONDS = 3, 30.0  # counted runs of a load; a side that takes longer for one has one
+LONGEST_PAUSE, USUAL_GAPS = 0.3, 2.5  # seconds, or so many of the usual gaps, that a stream may stand still
+LONGEST_START = 2.0  # seconds until a server of the quickstart's model takes requests
+LONGEST_FIRST = 0.25  # seconds from the start of glm_infer to its first token, in 4 bits
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Shape:
             trained.
         prompt, long_prompt: tokens of prompts.
         new_tokens: that are generated.
+        shots, question, questions: tokens that all questions of a test begin with, tokens of a question, how many.
         patience: seconds after which a generation of the slowest peer is cut short if it would take twice as long.
     """
 
@@ -34,6 +42,9 @@ class Shape:
     new_tokens: int
     long_prompt: int = 0
     patience: float = 10.0
+    shots: int = 0
+    question: int = 0
+    questions: int = 0
 
 
 # Dropout as GLM-Large-Chinese has it, also where a preset has none.
@@ -58,14 +69,23 @@ _GLM4_TINY = _GLM4 | {
     "max_position_embeddings": 256,
 }
 SHAPES = {
-    "glm4": Shape(_GLM4_122M, 4, 0, 256, prompt=128, new_tokens=64, long_prompt=2048),
+    # Five shots and a question, of the length that MMLU's have.
+    "glm4": Shape(
+        _GLM4_122M, 4, 0, 256, prompt=128, new_tokens=64, long_prompt=2048, shots=520, question=104, questions=16
+    ),
     "glm": Shape({"preset": "glm-large-chinese"} | DROPOUT, 2, 200, 32, prompt=201, new_tokens=32),
+    "quickstart": Shape({"preset": "glm-tiny-chinese"}, 1, 24, 8, prompt=25, new_tokens=8),
 }
 QUICK_SHAPES = {
-    "glm4": Shape(_GLM4_TINY, 2, 0, 16, prompt=12, new_tokens=8, long_prompt=96),
+    "glm4": Shape(_GLM4_TINY, 2, 0, 16, prompt=12, new_tokens=8, long_prompt=96, shots=40, question=9, questions=3),
     "glm": Shape({"preset": "glm-tiny-chinese"} | DROPOUT, 2, 24, 8, prompt=25, new_tokens=8),
+    "quickstart": Shape({"preset": "glm-tiny-chinese"}, 1, 24, 8, prompt=25, new_tokens=8),
 }
-SHAPE_TITLES = {"glm4": "122M GLM-4 shape", "glm": "glm-large-chinese's shape"}
+SHAPE_TITLES = {
+    "glm4": "122M GLM-4 shape",
+    "glm": "glm-large-chinese's shape",
+    "quickstart": "the quickstart's model",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,8 @@ class Side:
         weights: what the side opens, where it has several: fp32, int8, int4, int4-head4, or a type of llama.cpp.
         ours: whether this project computes, in its own environment; peers with torch have theirs.
         lora: whether it trains adapters only.
+        reuse: whether a scorer reads once what questions share.
+        one_by_one: whether a server writes one text at a time: it gets fewer requests.
     """
 
     title: str
@@ -86,6 +108,8 @@ class Side:
     ours: bool = False
     own_environment: bool = False
     note: str = ""
+    reuse: bool = True
+    one_by_one: bool = False
 
 
 SIDES = {
@@ -95,6 +119,10 @@ SIDES = {
     "onnx-int4-head4": Side("glm, ONNX Runtime int4, --head_bits 4", "onnx", "int4-head4", ours=True),
     "loop": Side("glm, Paddle Inference fp32", "loop", ours=True),
     "eager": Side("glm, eager", "eager", ours=True),
+    "scorer": Side("glm, eager, shots read once", "scorer", ours=True),
+    "scorer-whole": Side("glm, eager, every prompt whole", "scorer", ours=True, reuse=False),
+    "scorer-onnx": Side("glm, ONNX Runtime fp32, shots read once", "scorer_onnx", ours=True),
+    "harness": Side("lm-evaluation-harness, transformers", "harness", own_environment=True),
     "transformers": Side("transformers", "transformers", own_environment=True),
     "peft": Side("PEFT", "transformers", own_environment=True),
     "llama-f32": Side("llama.cpp f32", "llama", "f32", own_environment=True),
@@ -102,7 +130,41 @@ SIDES = {
     "llama-q4_0": Side("llama.cpp Q4_0", "llama", "q4_0", own_environment=True),
     "paddlenlp": Side("paddlenlp's GLM, tuned", "paddlenlp"),
     "machine": Side("this machine", "machine"),
+    "cpp-fp32": Side("glm_infer (C++) fp32", "cpp", "fp32", ours=True),
+    "cpp-int4": Side("glm_infer (C++) int4", "cpp", "int4", ours=True),
+    "served-fp32": Side("glm's server, ONNX Runtime fp32", "serving", "fp32", ours=True),
+    "served-int4": Side("glm's server, ONNX Runtime int4", "serving", "int4", ours=True),
+    "served-llama-f32": Side("llama.cpp's server f32", "llama_server", "f32", own_environment=True),
+    "served-llama-q4_0": Side("llama.cpp's server Q4_0", "llama_server", "q4_0", own_environment=True),
+    "served-transformers": Side(
+        "transformers, one request after another", "transformers_server", own_environment=True, one_by_one=True
+    ),
 }
+# What stands beside this project's value without being a peer: a limit of the machine, or one that was set.
+LIMITS = {
+    "machine": "limit: this machine's memory and matmul rates",
+    "pause": f"limit: {USUAL_GAPS:g} × its usual gap, or {1e3 * LONGEST_PAUSE:g} ms",
+    "start": f"limit: {LONGEST_START:g} s",
+    "first-token": f"limit: {LONGEST_FIRST:g} s",
+    "weights": "the weights' file",
+}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What is asked of a server.
+
+    Attributes:
+        clients: of a closed loop; 0 where there is a rate.
+        requests: how many, and how many of a side that answers one by one.
+        rate: requests a second that come by themselves (Poisson).
+        long_requests: long prompts that come among the others.
+    """
+
+    clients: int
+    requests: tuple[int, int]
+    rate: float = 0.0
+    long_requests: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,12 +172,13 @@ class Task:
     """One kind of work.
 
     Attributes:
-        kind: train, generate, or start (a fresh process).
-        unit: what a run gives: see `benchmarks.report.VALUES`.
+        kind: train, generate, score, start (a fresh process), serve, or ready (a fresh server).
+        unit: what a run gives: see `benchmarks.values`.
         batch: rows.
         long: whether the prompt is the long one.
         first_token_only: whether generation ends with the prompt's reading.
         lora, beams, no_repeat: adapters only; beams of the search; size of n-grams that must not occur twice.
+        traffic: of a server.
     """
 
     kind: str
@@ -126,6 +189,7 @@ class Task:
     lora: bool = False
     beams: int = 1
     no_repeat: int = 0
+    traffic: Traffic | None = None
 
     def prompt(self, shape: Shape) -> int:
         return shape.long_prompt if self.long else shape.prompt
@@ -141,11 +205,22 @@ TASKS = {
     "prefill-long": Task("generate", "prefill", long=True, first_token_only=True),
     "decode": Task("generate", "decode"),
     "decode-8": Task("generate", "decode", batch=8),
+    "decode-16": Task("generate", "decode", batch=16),
     "beam": Task("generate", "whole", beams=5, no_repeat=3),
     "greedy-2": Task("generate", "whole", batch=2),
     "beam-2": Task("generate", "whole", batch=2, beams=5, no_repeat=3),
+    "score": Task("score", "scored", batch=8),
     "start": Task("start", "seconds"),
     "memory": Task("start", "peak_memory"),
+    "serve-1": Task("serve", "served", traffic=Traffic(1, (6, 4))),
+    "serve-4": Task("serve", "served", traffic=Traffic(4, (16, 8))),
+    "serve-16": Task("serve", "served", traffic=Traffic(16, (64, 16))),
+    # About six tenths of what a closed loop of 1, 4 and 16 clients gets from this project in float32.
+    "poisson-0.5": Task("serve", "ttft", traffic=Traffic(0, (10, 6), rate=0.5)),
+    "poisson-1.5": Task("serve", "ttft", traffic=Traffic(0, (24, 6), rate=1.5)),
+    "poisson-3": Task("serve", "ttft", traffic=Traffic(0, (40, 6), rate=3.0)),
+    "long-prompt": Task("serve", "pause", traffic=Traffic(4, (40, 4), long_requests=2)),
+    "ready": Task("ready", "seconds"),
 }
 # A unit that is better when it is small, and how values are shown.
 UNITS = {
@@ -153,87 +228,10 @@ UNITS = {
     "prefill": (False, "tokens/s"),
     "decode": (False, "tokens/s"),
     "whole": (False, "tokens/s"),
+    "scored": (False, "questions/s"),
     "seconds": (True, "s"),
     "peak_memory": (True, "MB"),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        title: in the table.
-        shape, task: keys of `SHAPES` and `TASKS`.
-        ours: key of `SIDES`.
-        aims: side → what our value must be as a multiple of its value; None = no aim. `machine`: of the limit.
-        beside: sides without an aim that are measured as well.
-    """
-
-    title: str
-    shape: str
-    task: str
-    ours: str
-    aims: Mapping[str, float | None]
-    beside: tuple[str, ...] = field(default=())
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return (self.ours, *self.aims, *self.beside)
-
-
-_FLOAT_BESIDE = ("loop", "eager")
-ROWS = {
-    "train": Row("full fine-tuning", "glm4", "train", "eager", {"transformers": 1.3}),
-    "lora": Row(f"LoRA fine-tuning, r={LORA_RANK}, q, k, v", "glm4", "lora", "eager", {"peft": 1.3}),
-    "prefill-128": Row(
-        "prefill b=1, 128 tokens",
-        "glm4",
-        "prefill",
-        "onnx-fp32",
-        {"transformers": 2.0},
-        ("llama-f32", "onnx-int8", "llama-q8_0", "onnx-int4", "llama-q4_0", *_FLOAT_BESIDE),
-    ),
-    "prefill-2048": Row(
-        "prefill b=1, 2048 tokens",
-        "glm4",
-        "prefill-long",
-        "onnx-fp32",
-        {"transformers": 2.0},
-        ("llama-f32", "onnx-int8", "llama-q8_0", "onnx-int4", "llama-q4_0", *_FLOAT_BESIDE),
-    ),
-    "decode-fp32": Row(
-        "decode b=1 fp32",
-        "glm4",
-        "decode",
-        "onnx-fp32",
-        {"transformers": 2.6, "llama-f32": 1.0, "machine": 0.85},
-        _FLOAT_BESIDE,
-    ),
-    "decode8-fp32": Row(
-        "decode b=8 fp32", "glm4", "decode-8", "onnx-fp32", {"transformers": 4.0, "llama-f32": 1.0}, _FLOAT_BESIDE
-    ),
-    "decode-int8": Row(
-        "decode b=1 int8", "glm4", "decode", "onnx-int8", {"transformers": 6.0, "llama-q8_0": 1.0, "machine": None}
-    ),
-    "decode-int4": Row(
-        "decode b=1 int4",
-        "glm4",
-        "decode",
-        "onnx-int4",
-        {"transformers": 9.0, "llama-q4_0": 1.0, "machine": None},
-        ("onnx-int4-head4",),
-    ),
-    "beam": Row("beam search 5, no-repeat 3-gram", "glm4", "beam", "onnx-fp32", {"transformers": 3.0}, ("eager",)),
-    "start-fp32": Row("start-up to the first token, fp32 export", "glm4", "start", "onnx-fp32", {"transformers": 0.5}),
-    "start-int4": Row("start-up to the first token, int4 export", "glm4", "start", "onnx-int4", {"transformers": 0.5}),
-    "memory-int4": Row(
-        "peak memory of inference, int4", "glm4", "memory", "onnx-int4", {"transformers": 0.6}, ("onnx-fp32",)
-    ),
-    "glm-beam": Row(
-        "beam search 5, no-repeat 3-gram, b=2", "glm", "beam-2", "onnx-fp32", {"paddlenlp": 20.0}, ("eager",)
-    ),
-    "glm-greedy": Row("greedy, b=2", "glm", "greedy-2", "onnx-fp32", {"paddlenlp": 10.0}, ("eager",)),
-    "glm-train": Row("training, all weights", "glm", "train", "eager", {"paddlenlp": 1.5}),
-    "glm-lora": Row(f"training, LoRA r={LORA_RANK}", "glm", "lora", "eager", {"paddlenlp": 1.5}),
+    "served": (False, "tokens/s"),
+    "ttft": (True, "ms"),
+    "pause": (True, "ms"),
 }

@@ -23,6 +23,19 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """One run over the questions of a test.
+
+    Attributes:
+        log_likelihoods: of the four letters behind each question.
+        seconds: that it took.
+    """
+
+    log_likelihoods: list[list[float]]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Place:
     """What a side opens.
 
@@ -43,6 +56,9 @@ class SideProtocol(Protocol):
 
     def generate(self, task: Task, patience: float) -> Generation:
         """Generates; may stop early where all tokens would take more than twice `patience` seconds."""
+
+    def score(self, task: Task) -> Scores:
+        """Scores all questions, and keeps nothing for the next run."""
 
     def start_training(self, task: Task) -> float:
         """The loss of the batch with dropout off; then dropout is on, and there is an optimizer."""

@@ -81,7 +81,27 @@ def start_transformers(directory: Path, side, shape, stages: list[dict]):
     )
 
 
-STARTS = {"onnx": start_onnx, "transformers": start_transformers}
+def start_llama(directory: Path, side, shape, stages: list[dict]):
+    """llama-cpp-python's C library, as benchmarks/sides/llama.py uses it."""
+    from dataclasses import replace
+
+    from benchmarks.settings import TASKS
+    from benchmarks.side import Place
+    from benchmarks.sides.llama import Side
+
+    stages.append(stage("imports"))
+    opened, task = Side(Place(directory, shape, side)), TASKS["memory"]
+    opened.reserve(task)
+    stages.append(stage("model loaded"))
+
+    def generate(count: int) -> list:
+        opened.shape = replace(shape, new_tokens=count)
+        return opened.generate(task, shape.patience).tokens
+
+    return generate
+
+
+STARTS = {"onnx": start_onnx, "transformers": start_transformers, "llama": start_llama}
 
 
 def stage(what: str) -> dict:

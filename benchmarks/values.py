@@ -1,23 +1,34 @@
-"""From runs to numbers: medians and percentiles, limits, and rows with ratios and whether an aim is met."""
+"""From runs to numbers: medians, and rows with ratios and whether an aim is met."""
 
-from statistics import median
-
-import numpy as np
-
+from benchmarks.limits import limit, summary
 from benchmarks.plan import Measured, Plan
-from benchmarks.settings import QUICK_SHAPES, ROWS, SHAPES, SIDES, TASKS, UNITS, Row, Shape, Task
+from benchmarks.rows import ROWS, Row
+from benchmarks.settings import (
+    LONGEST_FIRST,
+    LONGEST_PAUSE,
+    LONGEST_START,
+    QUICK_SHAPES,
+    SHAPES,
+    SIDES,
+    TASKS,
+    UNITS,
+    USUAL_GAPS,
+    Shape,
+    Task,
+)
 from benchmarks.side import pace, projected_seconds
-
-# Bytes of a stored weight of the blocks and of the head, with the scales of its block, for the limits.
-WEIGHT_BYTES = {"fp32": (4.0, 4.0), "int8": (1 + 4 / 128, 1 + 4 / 128), "int4": (0.5 + 4 / 128, 1 + 4 / 128)}
 
 
 def value_of(task: Task, shape: Shape, run: dict) -> float:
     """A run's number, in the unit of its task."""
-    if task.kind == "start":
+    if task.kind in ("start", "ready"):
         return run[task.unit]
+    if task.kind == "serve":
+        return served(task.unit, run)
     if task.kind == "train":
         return shape.train_batch * (shape.train_source + shape.train_target) / run["seconds"]
+    if task.kind == "score":
+        return shape.questions / run["seconds"]
     marks = run["marks"]
     if task.unit == "prefill":
         return task.batch * task.prompt(shape) / marks[0][1]
@@ -27,10 +38,24 @@ def value_of(task: Task, shape: Shape, run: dict) -> float:
     return task.batch * tokens / projected_seconds(marks, tokens)
 
 
-def summary(values: list[float]) -> dict:
-    """Median, tenth and ninetieth percentile, and the values."""
-    low, high = np.percentile(values, [10, 90])
-    return {"median": median(values), "p10": float(low), "p90": float(high), "values": values}
+def served(unit: str, run: dict) -> float:
+    """Tokens a second, or milliseconds."""
+    if unit == "served":
+        return run["output_throughput"]
+    return 1e3 * (run["pause"]["longest"] if unit == "pause" else run["ttft"]["p50"])
+
+
+def set_limit(name: str, runs: list[dict]) -> dict:
+    """What our value should not exceed, in the unit of its row."""
+    if name in (seconds := {"start": LONGEST_START, "first-token": LONGEST_FIRST}):
+        return summary([seconds[name]])
+    if name == "weights":
+        sizes = [run["weights"] for run in runs if "weights" in run]
+        return summary(sizes) if sizes else {"error": "was not run"}
+    pauses = [run["pause"]["usual"] for run in runs if "pause" in run]
+    if not pauses:
+        return {"error": "was not run"}
+    return summary([1e3 * max(LONGEST_PAUSE, USUAL_GAPS * usual) for usual in pauses])
 
 
 def cell(row: Row, side: str, plan: Plan, measured: Measured) -> dict:
@@ -42,7 +67,7 @@ def cell(row: Row, side: str, plan: Plan, measured: Measured) -> dict:
         return {"error": (runs or [prepared])[-1].get("error", "was not run")}
     shape, task = shape_of(plan, row.shape), TASKS[row.task]
     if side == "machine":
-        return limit(row, shape, measured, summary([run["read"] for run in good]), [run["matmul"] for run in good])
+        return limit(row, shape, measured.prepared[row.shape], good)
     return summary([value_of(task, shape, run) for run in good])
 
 
@@ -50,28 +75,17 @@ def shape_of(plan: Plan, name: str) -> Shape:
     return (QUICK_SHAPES if plan.quick else SHAPES)[name]
 
 
-def limit(row: Row, shape: Shape, measured: Measured, read: dict, multiply: list[float]) -> dict:
-    """Tokens/s that a decoding step can reach: batch · bytes read a second / bytes of the weights.
-
-    Every step reads the blocks and the head once; caches, norms and activations come on top. The read rate is the
-    median of what was read between the runs of the other sides.
-    """
-    work = measured.prepared[row.shape]
-    of_block, of_head = WEIGHT_BYTES[SIDES[row.ours].weights]
-    size = of_block * work["block_parameters"] + of_head * work["head_parameters"]
-    batch = TASKS[row.task].batch
-    found = summary([batch * value / size for value in read["values"]])
-    return found | {"read": read, "matmul": summary(multiply), "weight_bytes": size}
-
-
 def build_row(name: str, plan: Plan, measured: Measured) -> dict:
     """A line of the table, as JSON's types."""
     row = ROWS[name]
     cells = {side: cell(row, side, plan, measured) for side in row.sides}
+    runs = measured.runs.get((row.shape, row.task, row.ours), [])
+    cells |= {name: set_limit(name, runs) for name in row.aims if name not in SIDES}
+    wanted = row.aims_of(plan.processor)
     small, unit = UNITS[TASKS[row.task].unit]
     ours = cells[row.ours].get("median")
     found = {"row": name, "title": row.title, "shape": row.shape, "task": row.task, "ours": row.ours, "unit": unit}
-    aims = [aimed(side, aim, ours, cells[side].get("median"), small) for side, aim in row.aims.items()]
+    aims = [aimed(side, aim, ours, cells[side].get("median"), small) for side, aim in wanted.items()]
     return found | {"small_is_better": small, "cells": cells, "aims": aims}
 
 

@@ -21,7 +21,8 @@ from benchmarks.settings import QUICK_SHAPES, SHAPES, SIDES, TASKS, TUNING_VARIA
 from benchmarks.side import Place
 
 PREPARE = "prepare"
-PACKAGES = ("paddlepaddle", "paddlenlp", "onnxruntime", "torch", "transformers", "peft", "llama-cpp-python", "numpy")
+PACKAGES = ("paddlepaddle", "paddlenlp", "onnxruntime", "torch", "transformers", "peft", "lm_eval")
+PACKAGES += ("llama-cpp-python", "numpy")
 
 
 def main(arguments: list[str]) -> int:
@@ -108,6 +109,8 @@ class Measured:
             return {"profile": self.side.profile(task)}
         if task.kind == "train":
             return self._train(task)
+        if task.kind == "score":
+            return vars(self.side.score(task))
         found = self.side.generate(task, command.get("patience", self.shape.patience))
         return {"tokens": found.tokens, "marks": found.marks}
 

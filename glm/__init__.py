@@ -19,6 +19,8 @@ _HOMES = {
     "AutoModelForCausalLM": "glm.api.auto",
     "AutoTokenizer": "glm.api.auto",
     "BatchEncoding": "glm.tokenizers",
+    "ChatGLM2Tokenizer": "glm.tokenizers",
+    "ChatGLM3Tokenizer": "glm.tokenizers",
     "ChatGLMTokenizer": "glm.tokenizers",
     "GLM4JsonTokenizer": "glm.tokenizers",
     "GLM4Tokenizer": "glm.tokenizers",

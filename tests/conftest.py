@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import glm
+from glm import kernels
 from glm.encoding.processor import GLMProcessor
 from glm.tokenizers import GLMTokenizer
 from tests import tiers
@@ -13,6 +14,13 @@ glm.tune()  # as the scripts
 TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "glm-tiny-chinese"
 
 tiers.refuse_processes()
+
+
+def pytest_sessionstart(session):
+    """Compiles the own kernels, if they can be, before a test that may start no process wants them."""
+    has_workers = getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput")
+    if not has_workers:
+        kernels.fault()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,6 +39,12 @@ def pytest_runtest_protocol(item):
         return (yield)
     finally:
         tiers.watch(None)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """As on a machine without a compiler (glm/kernels/)."""
+    monkeypatch.setattr("glm.kernels.library._loaded", lambda: (None, "a test switches them off"))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ PINS = {
     "dependencies": "requirements.txt",
     "eval": "requirements-eval.txt",
     "serve": "requirements-serve.txt",
+    "harness": "requirements-harness.txt",
     "bench": "requirements-bench.txt",
     "test": "requirements-test.txt",
 }
@@ -57,10 +58,35 @@ def test_every_extra_has_a_file(project):
     assert set(project.extras_require) == set(PINS) - {"dependencies"}
 
 
-@pytest.mark.parametrize("extra", [extra for extra in PINS if extra != "bench"])
+def test_serving_has_a_lock_of_its_own():
+    """With the versions that everything else is tested with, and neither Paddle nor PaddleNLP."""
+    served = pins("requirements-serve.lock")
+    assert pins(PINS["serve"]) <= served
+    names = {Requirement(pin).name for pin in served}
+    assert not {"paddlepaddle", "paddlenlp", "torch", "transformers", "datasets"} & names
+    versions = {(Requirement(pin).name, str(Requirement(pin).specifier)) for pin in served}
+    assert versions <= {(Requirement(pin).name, str(Requirement(pin).specifier)) for pin in pins("requirements.lock")}
+
+
+def test_what_both_files_name_has_one_version():
+    ours, theirs = ({Requirement(pin).name: pin for pin in pins(PINS[extra])} for extra in ("serve", "dependencies"))
+    assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
+
+
+def test_the_page_is_packed(project):
+    assert project.package_data == {"glm.kernels": ["sources/*"], "glm.serving": ["page/**"]}
+    assert (ROOT / "glm/serving/page/index.html").is_file()
+
+
+@pytest.mark.parametrize("extra", [extra for extra in PINS if extra not in ("bench", "harness")])
 def test_the_lock_has_them(extra):
     """`make setup` installs the lock."""
     assert pins(PINS[extra]) <= pins("requirements.lock")
+
+
+def test_the_main_installation_does_not_grow_by_the_harness():
+    locked = {Requirement(pin).name.lower() for pin in pins("requirements.lock")}
+    assert not {"lm-eval", "lm_eval", "evaluate", "torch", "transformers"} & locked
 
 
 def test_a_tiny_model_needs_the_checkout(monkeypatch, tmp_path):

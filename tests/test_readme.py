@@ -19,12 +19,12 @@ READMES = ["README.md", "README_zh.md"]
 GUIDES = (
     "finetuning", "chat", "inference", "python", "data", "files", "adapters", "generation", "runs", "errors",
     "conversion", "models", "devices", "distributed", "quantization", "indexed_data",
-    "pretraining",
+    "pretraining", "evaluation", "preference", "serving", "cpp",
 )  # fmt: skip
 PAGES = {"README.md": "README_zh.md", **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in GUIDES}}
 BOTH = [page for pair in PAGES.items() for page in pair]
 EVERY = [*READMES, *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
-LONGEST_README = 180
+LONGEST_README = 190
 # Flags of paddle.distributed.launch, and the other name of --r, which the launcher would take for its own.
 LAUNCHER = {"--gpus", "--devices", "--master", "--nnodes", "--rank", "--lora_rank"}
 # A pattern of a command → the test that runs it, on a small model and with few steps.
@@ -32,10 +32,23 @@ SEED_TEST, FINETUNE_TEST, PREDICT_TEST, INFER_TEST = (
     f"tests/scripts/test_{name}.py" for name in ("seed_commands", "finetune_scripts", "predict_script", "infer_script")
 )
 BACKENDS_TEST, CHAT_TEST = (f"tests/scripts/test_{name}.py" for name in ("infer_backends", "chat_script"))
+GUIDED_TEST = "tests/scripts/test_guided_script.py"
 DISTRIBUTED_TEST = "tests/scripts/test_seed_distributed.py"
 CONFIG_TEST = "tests/scripts/test_configs.py"
 PRETRAIN_TEST = "tests/scripts/test_pretrain_guide.py"
+EVALUATE_TEST = "tests/scripts/test_evaluate_guide.py"
+PREFERENCE_TEST = "tests/scripts/test_preference_script.py"
 RUN_BY = {
+    r"distributed\.launch .*evaluate_generation\.py": "tests/scripts/test_evaluate_ranks.py::test_through_the_launcher",
+    r"evaluate_generation\.py|output/exam-export": f"{EVALUATE_TEST}::test_every_command_runs",
+    r"-m glm\.evaluation\.harness": "tests/evaluation/harness/test_harness_lm.py::test_the_command",
+    r"-m lm_eval": "tests/evaluation/harness/test_harness_served.py::test_the_command",
+    r"distributed\.launch .*finetune_preference\.py": f"{PREFERENCE_TEST}::test_the_launched_command",
+    r"finetune_preference\.py|output/(orpo|dpo)": f"{PREFERENCE_TEST}::test_every_command_runs",
+    r"serve-env": "tests/scripts/test_serve_environment.py::test_an_export_is_served_without_paddle",
+    r"serve_generation\.py --model_path output/tour": "tests/scripts/test_tour.py::test_the_export_is_served",
+    r"serve_generation\.py .*--api_key_file": "tests/scripts/test_serve_script.py::test_with_keys_and_names",
+    r"serve_generation\.py|checkpoints/serve/": "tests/scripts/test_serve_script.py::test_it_says_what_it_serves",
     r"finetune_\S+ .*--packing True": "tests/scripts/test_packing_script.py::test_the_pages_commands",
     r"printf .*--chat": "tests/cli/test_questions.py::test_questions_of_a_pipe",
     r"output/tour|glm-4-9b-0414-tiny --chat": "tests/scripts/test_tour.py::test_every_command_runs",
@@ -57,6 +70,8 @@ RUN_BY = {
     r"export_generation_model\.py .*--format onnx": "tests/scripts/test_export_script.py::test_a_preset",
     r"export_generation_model\.py .*--lora_path": f"{SEED_TEST}::test_export_and_predict_with_lora",
     r"export_generation_model\.py": f"{SEED_TEST}::test_export_infer_and_predict",
+    r"infer_generation\.py .*--prompt_lookup": f"{BACKENDS_TEST}::test_prompt_lookup_writes_the_same_texts",
+    r"infer_generation\.py .*--(json_schema|response_format)": f"{GUIDED_TEST}::test_every_text_is_json",
     r"infer_generation\.py .*--stream": f"{BACKENDS_TEST}::test_a_stop_string_ends_a_text",
     r"infer_generation\.py .*--chat": f"{CHAT_TEST}::test_a_graph_converses",
     r"infer_generation\.py .*--output_file": f"{INFER_TEST}::test_the_graph_generates_what_the_model_generates",
@@ -139,15 +154,19 @@ def test_both_languages_have_the_same_parts(page):
 
 @pytest.mark.parametrize("page", BOTH)
 def test_flags_exist(page):
-    """Every flag that the text names belongs to a script, to the launcher or to glm.memory."""
-    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | LAUNCHER | {"--help_all"}
+    """Every flag that the text names belongs to a script, to the launcher, to pip, to glm.memory or to lm_eval."""
+    others = {"--help_all", "--model_args", "--no-deps"}
+    known = {option for script in SCRIPT_FLAGS for option in flags_of(script)} | LAUNCHER | others
     for command in (
         "glm/memory/__main__.py",
+        "glm/evaluation/harness/__main__.py",
         "glm/distributed/rank_table.py",
         "benchmarks/big_checkpoint.py",
         "benchmarks/quality.py",
+        "benchmarks/serving_client.py",
     ):
         known |= set(re.findall(r'"(--[\w-]+)"', text_of(command)))
+    known |= set(re.findall(r"(?<![\w-])--[\w-]+", text_of("cpp/src/cli/arguments.cpp")))
     assert set(re.findall(r"(?<![\w-])--\w[\w-]*", text_of(page))) - known == set()
 
 
@@ -220,10 +239,13 @@ def test_the_scripts_parser_takes_the_command(line, monkeypatch):
 
 
 def test_the_python_block(monkeypatch, capsys):
-    """As it stands there, on tiny presets; that of docs/python.md runs in tests/api/test_public_names.py."""
+    """As it stands there, on tiny presets; that of docs/python.md runs in tests/api/test_public_names.py, and that of
+    docs/serving.md in tests/scripts/test_serve_script.py.
+    """
     monkeypatch.chdir(ROOT)
     names = {}
-    [block] = [block for page, block in blocks("python") if page != "docs/python.md"]
+    others = ("docs/python.md", "docs/serving.md")
+    [block] = [block for page, block in blocks("python") if page not in others]
     exec(block, names)
     assert names["generate"]("你好") == [{"generated_text": capsys.readouterr().out.removesuffix("\n")}]
     assert [message["role"] for message in names["history"]] == ["user", "assistant"] * 2
@@ -241,7 +263,7 @@ def test_the_file_of_arguments(page, block, tmp_path):
 
 
 def test_there_are_such_blocks():
-    assert [len(blocks(kind)) for kind in ("python", "yaml", "json")] == [2, 1, 6]
+    assert [len(blocks(kind)) for kind in ("python", "yaml", "json")] == [3, 1, 13]
 
 
 @pytest.mark.parametrize("line", PYTHON)
@@ -278,18 +300,22 @@ SCRIPT_FLAGS = sorted(path.name for path in ROOT.glob("*_*.py"))
 def flags_of(script: str) -> frozenset[str]:
     if script.startswith(TRAINING):
         return frozenset(training_parser(script)._option_string_actions)
-    text = "".join(map(text_of, (script, "glm/cli/prompts.py", "glm/cli/script.py")))
+    files = (script, "glm/cli/prompts.py", "glm/cli/multiple_choice.py", "glm/cli/script.py")
+    text = "".join(map(text_of, files))
     return frozenset(re.findall(r'"(--[\w-]+)"', text))
 
 
 @cache
 def training_parser(script: str):
     """The parser of a training script, before it looks at the machine (a CPU refuses --fp16)."""
-    from glm.training import arguments, pretrain_flags
+    from glm.training import arguments, preference_flags, pretrain_flags
 
     data = arguments.InstructionDataArguments if "instruction" in script else arguments.DataArguments
     classes = [data, arguments.DecodeArguments, arguments.ModelArguments]
     if script.startswith("pretrain"):
         names = ("PretrainDataArguments", "PretrainModelArguments", "ScheduleArguments")
         classes = [getattr(pretrain_flags, name) for name in names]
+    if "preference" in script:
+        names = ("PreferenceDataArguments", "PreferenceArguments", "PreferenceModelArguments")
+        classes = [getattr(preference_flags, name) for name in names]
     return arguments.ArgumentParser([*classes, arguments.GLMTrainingArguments], allow_abbrev=False)

@@ -18,16 +18,19 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors",),
     ("files",),
-    ("device", "distributed", "pickles"),
+    ("device", "pickles"),
+    ("kernels",),
+    ("distributed",),
     ("config", "runtime"),
     ("tokenizers", "memory"),
     ("checkpoint",),
     ("model",),
     ("generation",),
     ("encoding",),
-    ("datasets", "engine", "export", "evaluation"),
+    ("datasets", "engine", "export"),
+    ("evaluation",),
     ("inference",),
-    ("api", "cli"),
+    ("api", "cli", "serving"),
     ("training",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,4 +1,4 @@
-"""Tiny random models of the three chat families, as directories: weights, config.json, bundled vocabulary."""
+"""Tiny random models of the chat families, as directories: weights, config.json, bundled vocabulary."""
 
 import json
 import shutil
@@ -15,6 +15,8 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 # Tokenizer kind → what its tiny model is.
 SHAPES = {
     "chatglm": {"family": "chatglm", "vocab_size": 800},
+    "chatglm2": {"family": "chatglm2", "vocab_size": 832, "num_key_value_heads": 2, "attention_bias": True},
+    "chatglm3": {"family": "chatglm2", "vocab_size": 832, "num_key_value_heads": 2, "attention_bias": True},
     "glm4": {"family": "glm4-remote", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": True},
     "glm4-0414": {"family": "glm4-0414", "vocab_size": 768, "num_key_value_heads": 2, "attention_bias": False},
 }
@@ -41,8 +43,19 @@ def chat_model(kind: str) -> GLMForCausalLM:
 
 def write_chat_model(kind: str, directory: Path) -> Path:
     """A directory that the scripts take."""
-    chat_model(kind).save_pretrained(directory)
-    shutil.copytree(vocabulary(kind), directory, dirs_exist_ok=True)
+    _write(chat_model(kind), vocabulary(kind), directory)
     if kind in GENERATION_FILES:
         (directory / NAME).write_text(json.dumps(GENERATION_FILES[kind]), encoding="utf-8")
     return directory
+
+
+def write_thinking_model(directory: Path) -> Path:
+    """A model that can think and answer at once: GLM-4-0414's network under GLM-4.5's vocabulary and template."""
+    shape = SHAPES["glm4-0414"] | {"vocab_size": 790}
+    _write(tiny_model(seed=3, spread=0.4, max_position_embeddings=512, **shape), DATA / "glm45-tiny", directory)
+    return directory
+
+
+def _write(model: GLMForCausalLM, vocabulary: Path, directory: Path) -> None:
+    model.save_pretrained(directory)
+    shutil.copytree(vocabulary, directory, dirs_exist_ok=True)

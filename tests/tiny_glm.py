@@ -27,6 +27,9 @@ def scatter(model, seed: int, spread: float) -> None:
     for name, parameter in model.named_parameters():
         centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         parameter.set_value((centre + spread * draw.standard_normal(parameter.shape)).astype("float32"))
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):  # of GLM-4.5, where they are as close to each other
+            buffer.set_value((7 + 0.1 * draw.standard_normal(buffer.shape)).astype("float32"))
 
 
 def make_likely(embedding, final_norm, token: int, amount: float) -> None:

@@ -1,5 +1,5 @@
-"""Writes requirements.lock and requirements-bench.lock: every package that the .txt files need in turn, for all
-supported Pythons at once."""
+"""Writes requirements.lock, requirements-serve.lock and requirements-bench.lock: every package that the .txt files need
+in turn, for all supported Pythons at once."""
 
 import re
 import subprocess
@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each lock, and the files whose packages are in it.
 LOCKS = {
     "requirements": ("requirements", "requirements-eval", "requirements-serve", "requirements-test"),
+    "requirements-serve": ("requirements-serve",),
     "requirements-bench": ("requirements-bench",),
 }
 HEADER = "# Made by `make lock` from {name}.txt; do not edit.\n"

@@ -172,6 +172,14 @@ def show(report: dict) -> None:
     console.print(f"{report['parameters']:,} parameters, {speed}")
     console.print(f"exported for {report['backend'].removeprefix('backend: ')}; exported and dynamic output: {equal}")
     console.print(f"{report['seconds_in_all']:.0f} s in all; output/quickstart/report.json, output/quickstart/loss.png")
+    served = f"--model_path {(OUTPUT / 'export').relative_to(ROOT)} --model_prefix questions"
+    console.print(f"talk to it in a browser: {python_here()} serve_generation.py {served}", soft_wrap=True)
+
+
+def python_here() -> str:
+    """This interpreter, as one types it in the checkout."""
+    path = Path(sys.executable)
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,14 @@ from glm.api.causal_lm import GLMForCausalLM
 from glm.config.glm_config import GLMConfig
 from glm.encoding.batches import prompt_batch
 from glm.generation.search import Prompt
+from glm.kernels.optimizer import AdamW
 from glm.model.lora import add_lora
 
 
 class Side(TrainedSide):
     """`glm.GLMForCausalLM`, trained as `glm.training.trainer` trains it; see `benchmarks.side`."""
+
+    optimizer_class = AdamW
 
     def __init__(self, place: Place):
         self.directory, self.shape = place.directory, place.shape

@@ -48,6 +48,10 @@ class Side:
             marks.append((step + 1, time.perf_counter() - start))
         return Generation(np.stack(steps, axis=1).tolist(), marks)
 
+    def reserve(self, task: Task) -> None:
+        """A context for all tokens of a task, before it is run."""
+        self._context(task, *prompts_of(self.directory, task).shape, task.new_tokens(self.shape))
+
     def _context(self, task: Task, rows: int, length: int, count: int):
         if task not in self.contexts:
             options = llama.llama_context_default_params()

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnxruntime
 
@@ -47,7 +46,7 @@ class Side:
 
     def _engine(self, runtime: OnnxStepRuntime) -> Engine:
         stop = StopTokens((self.end,), self.end)
-        return Engine(runtime, positions_of(self.directory), stop, EngineOptions(reuse_prefix=False))
+        return Engine(runtime, positions_of(self.directory), stop, EngineOptions(reuse_prefix=False, scores=False))
 
     def _columns(self) -> int:
         return max(self.shape.prompt, self.shape.long_prompt) + self.shape.new_tokens
@@ -66,10 +65,10 @@ def timed(engine: Engine, prompts: Sequence[Sequence[int]], config: GenerationCo
     count, ends, found = Counter(), {}, {}
     start = time.perf_counter()
     for event in engine.run([Request(ids, config) for ids in prompts]):
-        count[event.index] += 1
-        ends[count[event.index]] = time.perf_counter() - start
+        count[event.id] += 1
+        ends[count[event.id]] = time.perf_counter() - start
         if event.result:
-            found[event.index] = event.result.tokens
+            found[event.id] = event.result.tokens
     return Generation([found[index] for index in range(len(prompts))], sorted(ends.items()))
 
 
@@ -77,17 +76,9 @@ class _ProfiledRuntime(OnnxStepRuntime):
     """A runtime whose session writes down when each kernel ran."""
 
     def __init__(self, file: Path, columns: int, directory: Path):
-        self._directory = directory
-        super().__init__(file, columns, usable_cores())
-
-    def _open(self, *arguments):
-        def profiled():
-            found = onnxruntime.SessionOptions()
-            found.enable_profiling, found.profile_file_prefix = True, str(self._directory / "ort")
-            return found
-
-        self._ort = SimpleNamespace(SessionOptions=profiled, InferenceSession=onnxruntime.InferenceSession)
-        return super()._open(*arguments)
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(directory / "ort")
+        super().__init__(file, columns, usable_cores(), options=options)
 
     def operators(self, begin: float, end: float) -> list[dict]:
         """Kernels between two times of `time.perf_counter`."""

@@ -15,3 +15,9 @@ def prompts_of(directory: Path, task: Task) -> np.ndarray:
 
 def end_token(directory: Path) -> int:
     return int(np.load(directory / "inputs.npz")["eos_token_id"])
+
+
+def questions_of(directory: Path) -> tuple[list[int], list[list[int]], list[int]]:
+    """Ids of a test's shots, of its questions, and of the four letters, of which one follows a question."""
+    arrays = np.load(directory / "inputs.npz")
+    return tuple(arrays[name].tolist() for name in ("shots", "questions", "letters"))

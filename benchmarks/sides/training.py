@@ -19,6 +19,7 @@ class TrainedSide:
     """What `benchmarks.side.SideProtocol` says of training, for a side with a model and the loss of its batch."""
 
     model: nn.Layer
+    optimizer_class: type[paddle.optimizer.AdamW] = paddle.optimizer.AdamW
 
     def _loss(self) -> Tensor:
         raise NotImplementedError
@@ -32,7 +33,7 @@ class TrainedSide:
         loss = self.first_loss()
         self.model.train()
         self.trained = [p for p in self.model.parameters() if not p.stop_gradient]
-        self.optimizer = paddle.optimizer.AdamW(LEARNING_RATE, parameters=self.trained)
+        self.optimizer = self.optimizer_class(LEARNING_RATE, parameters=self.trained)
         return loss
 
     def first_loss(self) -> float:

@@ -10,12 +10,15 @@ from glm.checkpoint import open_checkpoint
 from glm.checkpoint.adapter import open_adapter
 from glm.checkpoint.adapter_merge import config_of_merged, merged
 from glm.checkpoint.adapter_settings import adapter_dtype
+from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.config.config_json import refuse_adapter
 from glm.config.fields import PlainConfig
 from glm.config.hub import download_model
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
+from glm.distributed.processes import digest
 from glm.encoding.processor import Processor, open_processor, processor_of
 from glm.errors import GLMError, UsageError
+from glm.files.checksum import sample
 from glm.generation.config_json import GenerationFile
 from glm.tokenizers import GLMTokenizer
 from glm.tokenizers.calls import TokenizerCalls
@@ -95,6 +98,23 @@ def model_source(name_or_path: str | Path, lora_path: AdapterPaths = None) -> st
     return " + ".join(map(str, (name_or_path, *adapter_paths(lora_path))))
 
 
+def model_identity(name_or_path: str | Path, lora_path: AdapterPaths = None) -> str:
+    """What tells a model from others: the digest of its config.json and samples of its weights, or its preset; and the
+    digest of each adapter.
+    """
+    name = str(name_or_path)
+    identity = f"{preset_name(name)}{' (random weights)' if preset_name(name) in UNTRAINED_PRESETS else ''}"
+    if is_directory(name):
+        directory = Path(name)
+        config = directory / CONFIG_NAME
+        content = config.read_bytes() if config.is_file() else preset_name(name)
+        identity = digest(content, *(sample(directory / file) for file in weight_names(directory)))
+    adapters = (
+        [sample(file) for file in sorted(path.glob("*")) if file.is_file()] for path in adapter_paths(lora_path)
+    )
+    return " + ".join([identity, *(digest(*contents) for contents in adapters)])
+
+
 def stream_weights(
     name_or_path: str | Path, lora_path: AdapterPaths = None
 ) -> tuple[PlainConfig, Iterator[tuple[str, np.ndarray]]]:
@@ -129,7 +149,7 @@ def _drawn(preset: str) -> Iterator[tuple[str, np.ndarray]]:
 
     paddle.set_device("cpu")
     model = GLMForCausalLM.from_pretrained(preset, dtype="float32")
-    return ((name, as_numpy(parameter)) for name, parameter in model.named_parameters())
+    return ((name, as_numpy(parameter)) for name, parameter in model.state_dict().items())
 
 
 def load_merged_model(name_or_path: str, lora_path: AdapterPaths = None, dtype: str | None = None):

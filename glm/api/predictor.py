@@ -28,6 +28,7 @@ class Predictor(ModelGenerator):
         device: str | None = None,
         lengths: tuple[int | None, int | None] = (None, None),
         stop_strings: Sequence[str] = (),
+        tensor_parallel_degree: int | None = None,
         **options,
     ) -> "Predictor":
         """A model directory or preset, on the devices of this launch.
@@ -37,6 +38,7 @@ class Predictor(ModelGenerator):
             dtype, device: the model's own, and the best one present, if not given.
             lengths, options, among them another tokenizer: of `glm.api.loading.load_processor`.
             stop_strings: see `TextGenerator`.
+            tensor_parallel_degree: how many processes of the launch share a copy of the model; all, if not given.
 
         Raises:
             GLMError: a model, adapter or tokenizer that is missing, damaged or does not fit the others.
@@ -45,9 +47,10 @@ class Predictor(ModelGenerator):
         check_dtype(dtype, device)
         require(device, "generation")
         require_dtype(device, dtype)
-        check_degrees(process_count(), 1, device)
+        degree = tensor_parallel_degree or process_count()
+        check_degrees(degree, 1, device)
         paddle.set_device(device)
-        start(process_count())
+        start(degree)
         processor = load_processor(name_or_path, lengths, **options)
         model = load_merged_model(name_or_path, lora_path, dtype)
         check_family(processor, model.config)

@@ -2,7 +2,18 @@
 
 from glm.datasets.prompts import TaskFormat
 from glm.datasets.readers import read_rows
-from glm.datasets.tasks import TASKS, LoadedExamples, load_examples
+from glm.datasets.tasks import PREFERENCE_TASKS, TASKS, LoadedExamples, load_examples, load_preferences
 from glm.encoding.examples import Example
+from glm.encoding.preference import PreferenceExample
 
-__all__ = ["TASKS", "Example", "LoadedExamples", "TaskFormat", "load_examples", "read_rows"]
+__all__ = [
+    "PREFERENCE_TASKS",
+    "TASKS",
+    "Example",
+    "LoadedExamples",
+    "PreferenceExample",
+    "TaskFormat",
+    "load_examples",
+    "load_preferences",
+    "read_rows",
+]

@@ -30,6 +30,21 @@ def read_messages(name: str, value: Any) -> list[Message]:
     return messages
 
 
+def read_turns(name: str, value: Any) -> list[Message]:
+    """Messages of any speakers in field `name`: a list, its JSON text, or a message by itself.
+
+    Raises:
+        RowProblem: naming the field, and the message that is wrong, counted from 1.
+    """
+    turns = [value] if isinstance(value, dict) else unpacked_turns(name, value)
+    if turns is None:
+        raise RowProblem(f"field '{name}' is {type_name(value)}, not a list of messages")
+    try:
+        return _normal(turns)
+    except RowProblem as problem:
+        raise RowProblem(f"field '{name}': {problem}") from problem
+
+
 def unpacked_turns(name: str, value: Any) -> list[Any] | None:
     """What stands for messages in a list or its JSON text, None for anything else; raises RowProblem."""
     value = _unpacked(name, value) if isinstance(value, str) and value.lstrip().startswith("[") else value

@@ -4,8 +4,6 @@ An entry is a directory, named after all that its arrays depend on, that appears
 other processes of the machine, or of a launch, wait for its builder.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,10 +18,10 @@ import numpy as np
 from glm.errors import GLMError
 from glm.files.atomic import atomic_directory, write_json
 from glm.files.json_files import read_json
+from glm.files.locks import lock
 
 DESCRIPTION, LOCK = "description.json", ".lock"
 WAIT_SECONDS = 1800.0
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -93,7 +91,7 @@ class IndexCache:
 
     def _wait_for(self, descriptor: int) -> None:
         end = time.monotonic() + self.wait
-        while not _lock(descriptor):
+        while not lock(descriptor):
             if time.monotonic() > end:
                 raise GLMError(
                     f"another process has been building indices in {self.folder} for {self.wait:g} s: end it, or "
@@ -105,11 +103,3 @@ class IndexCache:
 def key(description: Mapping[str, Any]) -> str:
     """The name of an entry."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _NO_LOCKS
-    return True

@@ -208,6 +208,11 @@ class Samples(Sequence[np.ndarray]):
         self._count = self.samples_of_a_pass if wanted is None else wanted
         self._blend = None
 
+    def take(self, count: int) -> Samples:
+        """So many samples instead, before they are built."""
+        self._count = count
+        return self
+
     def build(self) -> Samples:
         """Opens the indices, and builds those that are not there; errors of `IndexCache`."""
         counts = [len(self)]

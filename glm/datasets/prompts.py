@@ -51,6 +51,10 @@ class TaskFormat:
             raise UsageError(f"history_column is {name}, and rows of this task have no column of earlier turns")
         return replace(self, fields=fields)
 
+    def complete(self, row: Row, place: str) -> Row:
+        """A checked row; its place is of no use here."""
+        return row
+
     def is_usable(self, row: Row) -> bool:
         """False for a row to leave out."""
         return not self.needs_text or all(row[field.key].strip() for field in self.fields if field.required)
@@ -72,7 +76,7 @@ def _turns(messages: Sequence[Message]) -> str:
     return "".join(f"{_SPEAKERS[message['role']]}: {said(message)}\n " for message in messages)
 
 
-def _before(row: Row) -> list[Message]:
+def before_question(row: Row) -> list[Message]:
     """What the columns of system message and earlier turns say before a row's question."""
     system = [{"role": "system", "content": row["system"]}] if row.get("system", "").strip() else []
     return [*system, *row.get(HISTORY, ())]
@@ -95,7 +99,7 @@ def _conversation_source(row: Row) -> str:
     text = _belle_text(row).rstrip()
     opening = "" if text.lstrip().startswith("Human:") else "Human: "
     closing = " " if text.endswith("Assistant:") else "\n Assistant: "
-    return f"{_turns(_before(row))}{opening}{text}{closing}"
+    return f"{_turns(before_question(row))}{opening}{text}{closing}"
 
 
 def _conversation_messages(row: Row) -> list[Message]:
@@ -110,14 +114,14 @@ def _conversation_messages(row: Row) -> list[Message]:
     begun = turns.pop()[1] if turns[-1][0] == "Assistant" else ""
     turns.append(("Assistant", f"{begun}\n{row['output']}" if begun else row["output"]))
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [*_before(row), *({"role": roles[speaker], "content": text} for speaker, text in turns)]
+    return [*before_question(row), *({"role": roles[speaker], "content": text} for speaker, text in turns)]
 
 
 def _joined(texts: Iterable[str]) -> str:
     return "\n".join(filter(None, map(str.strip, texts)))
 
 
-def _alpaca_prompt(row: Row) -> str:
+def alpaca_prompt(row: Row) -> str:
     """As MindFormers' alpaca_converter.py: "instruction: input", one full stop between them dropped."""
     instruction, text = row["instruction"], row.get("input", "")
     return f"{instruction.removesuffix('.')}: {text}" if text else instruction
@@ -125,14 +129,18 @@ def _alpaca_prompt(row: Row) -> str:
 
 def _advertisement_source(row: Row) -> str:
     """The content as it is; behind earlier turns it is a turn as well."""
-    before = _before(row)
+    before = before_question(row)
     return plain_text([*before, {"role": "user", "content": row["content"]}]) if before else row["content"]
 
 
 def _advertisement_messages(row: Row) -> list[Message]:
     """As in ChatGLM-6B's own training script: earlier turns are context, and not trained."""
-    before = [{**message, "weight": 0} if is_trained(message) else message for message in _before(row)]
-    return [*before, *dialogue(row["content"], row["summary"])]
+    return [*as_context(before_question(row)), *dialogue(row["content"], row["summary"])]
+
+
+def as_context(messages: Sequence[Message]) -> list[Message]:
+    """The same, none of them trained."""
+    return [{**message, "weight": 0} if is_trained(message) else message for message in messages]
 
 
 def _chat_source(row: Row) -> str:
@@ -164,7 +172,7 @@ QUESTION_GENERATION = TaskFormat(
     messages=lambda row: dialogue(_question_source(row), _question_target(row).strip()),
 )
 HISTORY = "history"
-_BEFORE = (
+BEFORE_QUESTION = (
     Field(("system", "system_prompt"), required=False),
     Field((HISTORY,), required=False, read=read_history, empty=()),
 )
@@ -172,7 +180,7 @@ _INSTRUCTION_FIELDS = (
     Field(("instruction",), aliases=("prompt",)),
     Field(("output",), aliases=("response",)),
     Field(("input",), required=False, aliases=("query",)),
-    *_BEFORE,
+    *BEFORE_QUESTION,
 )
 
 
@@ -180,14 +188,14 @@ def _instructions(prompt: Callable[[Row], str]) -> TaskFormat:
     """Rows of an instruction and its output; `prompt` puts instruction and input together."""
     return TaskFormat(
         fields=_INSTRUCTION_FIELDS,
-        source=lambda row: plain_text([*_before(row), {"role": "user", "content": prompt(row)}]),
+        source=lambda row: plain_text([*before_question(row), {"role": "user", "content": prompt(row)}]),
         target=lambda row: row["output"],
-        messages=lambda row: [*_before(row), *dialogue(prompt(row), row["output"])],
+        messages=lambda row: [*before_question(row), *dialogue(prompt(row), row["output"])],
     )
 
 
 INSTRUCTION = _instructions(_belle_text)
-ALPACA = _instructions(_alpaca_prompt)
+ALPACA = _instructions(alpaca_prompt)
 CONVERSATION = TaskFormat(
     fields=_INSTRUCTION_FIELDS,
     source=_conversation_source,
@@ -195,7 +203,7 @@ CONVERSATION = TaskFormat(
     messages=_conversation_messages,
 )
 ADVERTISEMENT = TaskFormat(
-    fields=(Field(("content",), aliases=("prompt",)), Field(("summary",), aliases=("response",)), *_BEFORE),
+    fields=(Field(("content",), aliases=("prompt",)), Field(("summary",), aliases=("response",)), *BEFORE_QUESTION),
     source=_advertisement_source,
     target=lambda row: row["summary"],
     messages=_advertisement_messages,

@@ -14,6 +14,7 @@ from glm.errors import GLMError
 
 Row = dict[str, Any]
 See = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+Complete = Callable[[Row, str], Row]
 
 
 class RowProblem(ValueError):
@@ -66,7 +67,11 @@ class Field:
 
 
 def read_rows(
-    path: str | Path, fields: Sequence[Field] = (), skip_bad_rows: bool = False, see: See | None = None
+    path: str | Path,
+    fields: Sequence[Field] = (),
+    skip_bad_rows: bool = False,
+    see: See | None = None,
+    complete: Complete = lambda row, place: row,
 ) -> tuple[list[Row], int]:
     """Rows of a file, or of all data files of a folder in name order.
 
@@ -76,6 +81,7 @@ def read_rows(
         fields: of every row; it gets the value of each under the field's first name.
         skip_bad_rows: leave bad rows out and count them instead of raising.
         see: gets each good row, as it is in the file and as it was read.
+        complete: (row, its place) → the row, with what several fields say together; raises RowProblem for a bad one.
 
     Returns:
         The rows and the number of rows left out.
@@ -84,7 +90,7 @@ def read_rows(
         GLMError: one line with file, line and field of the first bad row, or because there is nothing to read.
     """
     parsed = (item for file in data_files(Path(path)) for item in parse_file(file, skip_bad_rows))
-    rows, skipped = check_rows(parsed, fields, skip_bad_rows, see)
+    rows, skipped = check_rows(parsed, fields, skip_bad_rows, see, complete)
     if not rows:
         detail = f"all {skipped} rows are bad; leave out --skip_bad_rows to see why" if skipped else "it holds no rows"
         raise GLMError(f"nothing to read from {path}: {detail}.")
@@ -128,14 +134,18 @@ def parse_text(text: str, name: str) -> Iterator[Parsed]:
 
 
 def check_rows(
-    parsed: Iterable[Parsed], fields: Sequence[Field], skip_bad_rows: bool, see: See | None = None
+    parsed: Iterable[Parsed],
+    fields: Sequence[Field],
+    skip_bad_rows: bool,
+    see: See | None = None,
+    complete: Complete = lambda row, place: row,
 ) -> tuple[list[Row], int]:
     """The good rows and the number of bad ones; raises GLMError for the first bad one unless they are skipped."""
     rows: list[Row] = []
     skipped = 0
     for item in parsed:
         try:
-            rows.append(check_row(item, fields))
+            rows.append(complete(check_row(item, fields), item.place))
             if see is not None:
                 see(item.value, rows[-1])
         except RowProblem as problem:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glm.datasets.hub import hub_rows, is_hub_name
+from glm.datasets.preferences import PREFERENCE, PreferenceFormat
 from glm.datasets.prompts import (
     ADVERTISEMENT,
     ALPACA,
@@ -20,6 +21,7 @@ from glm.datasets.prompts import (
 from glm.datasets.readers import Row, check_rows, read_rows
 from glm.datasets.splits import Chosen, Split, choose_files
 from glm.datasets.unread import UnreadFields
+from glm.encoding.preference import PreferenceExample
 from glm.errors import GLMError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data"
@@ -36,7 +38,7 @@ class Task:
         metrics: how predictions are scored, a key of `glm.evaluation.metrics.METRICS`.
     """
 
-    format: TaskFormat
+    format: TaskFormat | PreferenceFormat
     collection: str
     home: str
     metrics: str = "characters"
@@ -61,6 +63,8 @@ TASKS: dict[str, Task] = {
     ),
     "messages": Task(MESSAGES, "", "your own conversations", metrics="words"),
 }
+# Those whose rows have two answers to compare; how predictions are scored says nothing of them.
+PREFERENCE_TASKS: dict[str, Task] = {"preference": Task(PREFERENCE, "", "your own comparisons")}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class LoadedExamples:
     `notes` name, a line for each file, the fields of rows that nothing reads.
     """
 
-    examples: list[Example]
+    examples: list[Example] | list[PreferenceExample]
     source_description: str
     skipped: int = 0
     notes: tuple[str, ...] = ()
@@ -101,11 +105,32 @@ def load_examples(
     Raises:
         GLMError: one line; an unknown task, no data, or a bad row.
     """
-    task = TASKS.get(task_name)
-    if task is None:
-        raise GLMError(f"task_name {task_name!r} is unknown; known tasks: {', '.join(TASKS)}.")
+    task = _known(task_name, TASKS)
     if history_column is not None:
         task = replace(task, format=task.format.with_history_column(history_column))
+    return _load(task_name, task, split, data_path, data_name, skip_bad_rows)
+
+
+def load_preferences(
+    task_name: str, split: Split, data_path: str | None = None, skip_bad_rows: bool = False
+) -> LoadedExamples | None:
+    """The same of rows with two answers, as `PreferenceExample`s.
+
+    Args:
+        task_name: a key of PREFERENCE_TASKS.
+    """
+    return _load(task_name, _known(task_name, PREFERENCE_TASKS), split, data_path, None, skip_bad_rows)
+
+
+def _known(task_name: str, tasks: dict[str, Task]) -> Task:
+    if task_name not in tasks:
+        raise GLMError(f"task_name {task_name!r} is unknown; known tasks: {', '.join(tasks)}.")
+    return tasks[task_name]
+
+
+def _load(
+    task_name: str, task: Task, split: Split, data_path: str | None, data_name: str | None, skip_bad_rows: bool
+) -> LoadedExamples | None:
     if data_path is None:
         if split == "test":
             return None  # the bundled samples have none
@@ -139,7 +164,7 @@ def _load_files(chosen: Chosen, task: Task, skip_bad_rows: bool, bundled: bool =
     bad = 0
     for file in chosen.files:
         unread = UnreadFields(task.format)
-        more, left_out = read_rows(file, task.format.fields, skip_bad_rows, unread.see)
+        more, left_out = read_rows(file, task.format.fields, skip_bad_rows, unread.see, task.format.complete)
         rows += more
         bad += left_out
         notes += [f"{file}: {line}" for line in [unread.line(len(more))] if line]
@@ -156,7 +181,7 @@ def _load_hub(name: str, task: Task, split: Split, skip_bad_rows: bool) -> Loade
     if parsed is None:
         return None
     unread = UnreadFields(task.format)
-    rows, bad = check_rows(parsed, task.format.fields, skip_bad_rows, unread.see)
+    rows, bad = check_rows(parsed, task.format.fields, skip_bad_rows, unread.see, task.format.complete)
     notes = [f"{name}: {line}" for line in [unread.line(len(rows))] if line]
     return _loaded(f"{name} on the Hugging Face Hub", rows, bad, task, notes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from glm.datasets.preferences import PreferenceFormat
 from glm.datasets.prompts import TaskFormat
 from glm.encoding.messages import is_read
 
@@ -18,7 +19,7 @@ class UnreadFields:
         task: whose fields are read.
     """
 
-    def __init__(self, task: TaskFormat):
+    def __init__(self, task: TaskFormat | PreferenceFormat):
         self._task, self._rows = task, 0
         self._names: dict[str, None] = {}  # in the order in which they were met
 
@@ -29,7 +30,8 @@ class UnreadFields:
         for field in self._task.fields:
             value = checked.get(field.key)
             if isinstance(value, list):
-                parts = (key for part in value if "role" in part for key in part if not is_read(part, key))
+                messages = (part for part in value if isinstance(part, Mapping) and "role" in part)
+                parts = (key for message in messages for key in message if not is_read(message, key))
                 names += [f"{field.name_in(row)}[].{key}" for key in parts]
         self._rows += bool(names)
         self._names |= dict.fromkeys(names)

@@ -22,7 +22,11 @@ def main() -> None:
     print(f"device: {device}  (found: {found}; choose with --device)")
     for setting in glm.CPU_SETTINGS:
         print(f"{setting.name}: {setting.value or 'not set'}  ({setting.reason})")
-    if device != "cpu":
+    if device == "cpu":
+        from glm.kernels import fault
+
+        print(f"kernels: {'Paddle alone' if fault() else 'own and Paddle'}  ({fault() or 'glm/kernels is compiled'})")
+    else:
         from glm.device.probe import default_dtype, print_report, probe
         from glm.model.attention_choice import print_choice
 

@@ -62,9 +62,9 @@ def tune_cpu(environ: MutableMapping[str, str], cpuinfo: str | None = None) -> l
     return settings
 
 
-def is_off(environ: Mapping[str, str]) -> bool:
-    """Whether the user has switched all tuning off."""
-    return environ.get(SWITCH, "").lower() in _OFF
+def is_off(environ: Mapping[str, str], switch: str = SWITCH) -> bool:
+    """Whether the user has switched all tuning off, or what another variable switches."""
+    return environ.get(switch, "").lower() in _OFF
 
 
 def _mkl_cpu_type(environ: MutableMapping[str, str], cpuinfo: str) -> Setting:

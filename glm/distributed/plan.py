@@ -14,7 +14,7 @@ import numpy as np
 
 from glm.errors import GLMError
 
-COLUMN, ROW = -1, 0  # axis of Paddle's [in, out] layout
+COLUMN, ROW = -1, -2  # axis of Paddle's [in, out] layout, and of the [experts, in, out] of a sparse layer
 
 # Layer → axis of its weight.
 PLAN = {
@@ -22,6 +22,8 @@ PLAN = {
     "q_proj": COLUMN,
     "k_proj": COLUMN,
     "v_proj": COLUMN,
+    "q_b_proj": COLUMN,
+    "kv_b_proj": COLUMN,
     "o_proj": ROW,
     "gate_proj": COLUMN,
     "up_proj": COLUMN,
@@ -109,7 +111,7 @@ def rank_part(name: str, array: np.ndarray, rank: int, degree: int) -> np.ndarra
     if axis is None or degree == 1:
         return array
     where = rank_range(name, array.shape[axis], rank, degree)
-    part = array[where] if axis == ROW else array[..., where]
+    part = array[along(axis, where)]
     missing = where.stop - where.start - part.shape[axis]
     if not missing:
         return part
@@ -130,4 +132,9 @@ def whole(name: str, parts: list[np.ndarray], size: int | None = None) -> np.nda
     joined = np.concatenate(parts, axis=axis)
     if size is None or not is_padded(name):
         return joined
-    return joined[:size] if axis == ROW else joined[..., :size]
+    return joined[along(axis, slice(size))]
+
+
+def along(axis: int, where: slice) -> tuple:
+    """An index that takes this range of COLUMN or ROW, and all of the other axes."""
+    return (..., where) if axis == COLUMN else (..., where, slice(None))

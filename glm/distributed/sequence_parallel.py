@@ -68,12 +68,7 @@ class _ScatterSum(PyLayer):
         return _gathered(grad, ctx.group)
 
 
-class _GatherWhole(PyLayer):
-    @staticmethod
-    def forward(ctx, x, group):
-        ctx.group = group
-        return _gathered(x, group)
-
+class _GatherWhole(_Gather):
     @staticmethod
     def backward(ctx, grad):
         return own_share(grad, 1, ctx.group)

@@ -33,6 +33,8 @@ from glm.distributed.sequence_parallel import (
     own_share,
 )
 from glm.errors import UsageError
+from glm.kernels.activations import biased
+from glm.kernels.dropout import Dropout
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
 
@@ -44,7 +46,7 @@ class Linear(nn.Linear):
         y = paddle.matmul(x, self.weight)
         if self.bias is None:
             return y
-        return AddBias.apply(y, self.bias) if self.training and not self.bias.stop_gradient else y + self.bias
+        return AddBias.apply(y, self.bias) if self.training else y + self.bias
 
 
 class AddBias(PyLayer):
@@ -52,11 +54,12 @@ class AddBias(PyLayer):
 
     @staticmethod
     def forward(ctx, y: Tensor, bias: Tensor) -> Tensor:
-        return y + bias
+        ctx.passes_on, ctx.learns = not y.stop_gradient, not bias.stop_gradient
+        return biased(y, bias)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return grad, sum_of_rows(grad)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return grad if ctx.passes_on else None, sum_of_rows(grad) if ctx.learns else None
 
 
 def sum_of_rows(x: Tensor) -> Tensor:
@@ -66,12 +69,12 @@ def sum_of_rows(x: Tensor) -> Tensor:
 
 
 def linear(config, name: str, in_features: int, out_features: int, bias: bool = True) -> nn.Layer:
-    """The linear layer `name` of the plan, with the part of its weight [in, out] that belongs to this rank.
+    """The linear layer `name`, with the part of its weight [in, out] that belongs to this rank by the plan.
 
     Cut by columns, [..., in] → [..., out / degree]; cut by rows, [..., in / degree] → [..., out]. Each rank has one of
-    the key/value heads where they are fewer than the ranks: [..., in] → [..., head_dim].
+    the key/value heads where they are fewer than the ranks: [..., in] → [..., head_dim]. Not in the plan: whole.
     """
-    if config.tensor_parallel_degree <= 1:
+    if config.tensor_parallel_degree <= 1 or name not in PLAN:
         return Linear(in_features, out_features, bias_attr=None if bias else False)
     divided = has_own_tokens(config, name)
     if PLAN[name] == COLUMN:
@@ -112,10 +115,10 @@ def embedding(config, rows: int, width: int) -> nn.Layer:
 
 def dropout(config, rate: float) -> nn.Dropout:
     """Dropout between the tensor-parallel parts: alike on all ranks, or of each rank's own tokens."""
-    return OwnDropout(rate, Ranks(config)) if config.sequence_parallel else nn.Dropout(rate)
+    return OwnDropout(rate, Ranks(config)) if config.sequence_parallel else Dropout(rate)
 
 
-class OwnDropout(nn.Dropout):
+class OwnDropout(Dropout):
     """Dropout of what each rank has for itself, with random numbers of its own."""
 
     def __init__(self, rate: float, ranks: "Ranks"):
@@ -151,6 +154,12 @@ class Ranks:
     def copy(self, x: Tensor) -> Tensor:
         """x as it is; its gradients of all ranks are added up."""
         return mp_ops._c_identity(x, group=self.group) if self.degree > 1 else x
+
+    def add_up(self, x: Tensor) -> Tensor:
+        """The sum over the ranks; its gradient is each rank's as it is."""
+        if self.degree <= 1:
+            return x
+        return mp_ops._mp_allreduce(x, group=self.group, use_calc_stream=True, use_model_parallel=True)
 
     def gather_columns(self, x: Tensor, width: int) -> Tensor:
         """The columns [..., W] of all ranks beside each other, without the padding: [..., width]."""
@@ -232,15 +241,16 @@ def tensor_parallel() -> dict[str, int]:
 
 
 def start(degree: int) -> None:
-    """Joins the processes of a launch into one tensor-parallel group, as prediction needs it; training leaves that to
-    PaddleNLP's arguments.
+    """Joins the processes of a launch into tensor-parallel groups of so many, as prediction and evaluation need it;
+    training leaves that to PaddleNLP's arguments. With several groups, processes beside each other share one.
 
     Raises:
-        UsageError: the launch has another number of processes.
+        UsageError: the number of processes is no multiple of the degree.
     """
-    if degree != process_count():
-        raise UsageError(f"tensor_parallel_degree {degree} needs as many processes; launched: {process_count()}")
+    if process_count() % degree:
+        raise UsageError(f"tensor_parallel_degree {degree} does not divide the {process_count()} processes launched")
     if degree > 1 and not dist.is_initialized():
         strategy = fleet.DistributedStrategy()
-        strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": degree, "pp_degree": 1, "sharding_degree": 1}
+        sizes = {"dp_degree": process_count() // degree, "mp_degree": degree, "pp_degree": 1, "sharding_degree": 1}
+        strategy.hybrid_configs = sizes
         fleet.init(is_collective=True, strategy=strategy)

@@ -7,7 +7,7 @@ both.
 """
 
 from glm.config.fields import ConfigFields
-from glm.config.shapes import elements, lora_shapes, parameter_shapes
+from glm.config.shapes import active_shapes, elements, lora_shapes, parameter_shapes
 from glm.memory.generation import generation
 from glm.memory.run import FP32, Memory, Run
 from glm.memory.training import training
@@ -18,7 +18,7 @@ HEADROOM = 0.1  # of a device, left to its driver, to the kernels' workspace and
 
 
 def estimate(config: ConfigFields, run: Run) -> Memory:
-    """The memory of one rank; every rank of a plan needs the same.
+    """The memory of one rank: of the last one, which needs most where its part of the vocabulary is padded.
 
     Raises:
         UsageError: training at a degree at which the model only predicts.
@@ -39,6 +39,7 @@ def estimate(config: ConfigFields, run: Run) -> Memory:
         step_workspace=step_workspace,
         cache=cache,
         generation_workspace=generation_workspace,
+        active=elements(active_shapes(config), config) * run.weight_size,
     )
 
 

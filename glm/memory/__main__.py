@@ -10,6 +10,7 @@ from rich.table import Table
 from glm.cli.script import ScriptParser, run_script
 from glm.config.fields import DTYPES, ConfigFields, PlainConfig
 from glm.config.presets import PRESETS, preset_name
+from glm.config.shapes import active_shapes, elements, parameter_shapes
 from glm.errors import GLMError, UsageError
 from glm.memory import HEADROOM, Memory, Run, estimate, fits
 from glm.memory.run import OPT_LEVELS, SHARDING, TRAIN
@@ -33,7 +34,16 @@ def main() -> None:
     degree = arguments.tensor_parallel_degree
     divides = arguments.sequence_parallel
     config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree, sequence_parallel=divides)
-    print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", estimate(config, run), run)
+    memory = estimate(config, run)
+    print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", memory, run)
+    if config.n_routed_experts:
+        whole = config.changed(tensor_parallel_degree=1, sequence_parallel=False)
+        stored, used = elements(parameter_shapes(whole), whole), elements(active_shapes(whole), whole)
+        print(
+            f"stored: {stored / 1e9:.2f} billion weights, of which a token is multiplied by {used / 1e9:.2f} billion "
+            f"({config.num_experts_per_tok} of {config.n_routed_experts} experts); a rank reads "
+            f"{readable(memory.active)} for it"
+        )
     if arguments.device_memory is not None:
         degrees = {d: {"tensor_parallel_degree": d, "sequence_parallel": divides and d > 1} for d in DEGREES}
         print_fits(lambda d: config.changed(**degrees[d]), run, arguments.device_memory)
@@ -54,7 +64,7 @@ def _parse() -> Namespace:
     run("--sharding", choices=SHARDING, default=Run.sharding, help="partitions optimizer states; stage2: gradients too")
     run("--sharding_parallel_degree", type=int, default=Run.sharding_degree, help="devices that sharding uses")
     numbers = {"batch_size": "rows per device", "src_length": "tokens of a source", "tgt_length": "tokens of a target"}
-    numbers |= {"max_length": "tokens of a packed row; 0: a row has a source and a target"}
+    numbers |= {"max_length": "in training, tokens of a pack of such rows; 0: rows are not packed"}
     for flag, text in (numbers | {"num_beams": "beams of generation", "r": "rank of LoRA"}).items():
         run(f"--{flag}", type=int, default=getattr(Run, flag), help=text)
     run("--device_memory", type=float, metavar="GIB", help="says which degrees fit")

@@ -2,17 +2,16 @@
 
 from glm.config.chunks import DENSE_TOKENS, block_scores
 from glm.config.fields import ConfigFields
-from glm.config.shapes import cache_shapes
+from glm.config.shapes import cache_numbers
 from glm.memory.run import FP32, Run
-from glm.memory.sizes import ROTARY, bias_size
+from glm.memory.sizes import ROTARY, bias_size, widest_mlp
 from glm.memory.training import MLPS
 
 
 def generation(config: ConfigFields, run: Run) -> tuple[int, int]:
     """The cache of a batch at the last token, and what comes on top when reading the prompt or a step needs most."""
-    size, degree = run.weight_size, config.tensor_parallel_degree
-    kept = (shape for parts in cache_shapes(config) for _, shape in parts)
-    column = sum(heads * config.kv_replicas // degree * width for heads, width in kept) * size  # of one token
+    size = run.weight_size
+    column = cache_numbers(config) * size  # of one token
     rows = run.batch_size * run.num_beams
     prefix = run.batch_size * run.src_length * (column + size)
     tails = rows * run.tgt_length * column
@@ -39,8 +38,8 @@ def _prefill(config: ConfigFields, run: Run) -> int:
     heads = heads * config.head_dim // degree
     rotated = 1 if ROTARY[config.position_type](config) else 0  # queries and keys, beside those that were not yet
     attention = scores + tokens * (2 * config.hidden_size + (2 + rotated) * heads) * size
-    inner = (MLPS[config.mlp_type].inputs + 1) * config.intermediate_size // degree
-    mlp = tokens * (inner + 3 * config.hidden_size) * size
+    inner = (MLPS[config.mlp_type].inputs + 1) * widest_mlp(config) // degree
+    mlp = tokens * (inner + (3 + 3 * config.num_experts_per_tok) * config.hidden_size) * size
     tables = int(tokens * config.head_dim * ROTARY[config.position_type](config)) * FP32
     return bias_size(config, run, run.src_length) + tables + int(max(attention, mlp))
 

@@ -22,14 +22,14 @@ class Run:
         recompute: blocks keep their inputs only, and run once more in the backward pass.
         batch_size: rows per device.
         src_length, tgt_length: tokens of source and target; a training row has both.
-        max_length: tokens of a packed training row, all of which may be trained; 0: rows are not packed.
+        max_length: tokens of a pack of training rows, all of which may be trained; 0: rows are not packed.
         num_beams: of generation.
         r: rank of the LoRA adapters.
         sharding, sharding_degree: ZeRO (arXiv:1910.02054): stage1 shares the optimizer's states out, stage2 the
             gradients too.
 
     Raises:
-        UsageError: a value that is not one of those above, or a number below 1.
+        UsageError: a value that is not one of those above, a number below 1, or packs without training.
     """
 
     train: str = "none"
@@ -55,6 +55,11 @@ class Run:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least 1")
         if self.max_length < 0:
             raise UsageError(f"max_length is {self.max_length}, and must be at least 1, or 0 without packing")
+        if self.max_length and self.train == "none":
+            raise UsageError(
+                f"max_length is {self.max_length} and train none: only training packs rows, so give --train full or "
+                "lora, or leave --max_length out"
+            )
         if (self.sharding == "none") != (self.sharding_degree == 1):
             raise UsageError(
                 f"sharding is {self.sharding} and its degree {self.sharding_degree}: give both --sharding and a "
@@ -94,6 +99,7 @@ class Memory:
         step_workspace: what a training step needs beside them when it needs most.
         cache: keys and values of the prompts and, with the copies that one step makes, of the beams.
         generation_workspace: what generation needs beside it when it needs most.
+        active: of the weights, those that a token is multiplied by; with experts far fewer.
     """
 
     weights: int
@@ -103,6 +109,7 @@ class Memory:
     step_workspace: int
     cache: int
     generation_workspace: int
+    active: int
 
     @property
     def standing(self) -> int:

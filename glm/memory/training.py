@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from glm.config.fields import ConfigFields
-from glm.config.shapes import ADAPTED, block_shapes
+from glm.config.shapes import block_shapes, parameter_shapes
 from glm.memory.head import head_memory
 from glm.memory.run import FP32, Run
 from glm.memory.sizes import Sizes
@@ -20,20 +20,15 @@ class _MLP:
     Attributes:
         inputs: layers that read the block's second norm.
         kept: by the activation and by the last layer.
-        backward: alive when its largest gradients are.
-        stream: tensors [B·T, H] alive then.
+        backward: alive when the activation's gradient is computed.
     """
 
     inputs: int
     kept: int
     backward: int
-    stream: int
 
 
-MLPS = {
-    "plain": _MLP(inputs=1, kept=2, backward=3, stream=4),
-    "gated": _MLP(inputs=2, kept=4, backward=6, stream=2),
-}
+MLPS = {"plain": _MLP(inputs=1, kept=2, backward=3), "gated": _MLP(inputs=2, kept=4, backward=6)}
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class _Block:
         linear: what attention and its linear layers keep.
         second: what the norm before the MLP and the MLP's first layers keep.
         behind: what the norms behind attention and MLP keep.
+        masks: which elements dropout behind attention and behind the MLP left, a byte each.
         scores: softmax and dropout of the attention weights.
         mlp: inputs and outputs of the activation.
         casts: half-precision copies of the weights, at O1.
@@ -54,25 +50,22 @@ class _Block:
     linear: int
     second: int
     behind: int
+    masks: int
     scores: int
     mlp: int
     casts: int
 
     @property
     def all(self) -> int:
-        return self.start + self.linear + self.second + self.behind + self.scores + self.mlp + self.casts
+        attention = self.start + self.linear + self.scores
+        return attention + self.second + self.behind + self.masks + self.mlp + self.casts
 
 
 def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
-    half, mixed = sizes.half, run.mixed
-    # Each of q, k and v keeps its input. It is one tensor, unless a cast or a collective makes a copy for each.
-    # Sequence parallelism keeps one for all, and makes one cast.
-    apart = (mixed or config.tensor_parallel_degree > 1) and not config.sequence_parallel
+    half, mixed, lora = sizes.half, run.mixed, run.train == "lora"
     mlp = MLPS[config.mlp_type]
     stream = sizes.own * sizes.wide  # a norm keeps its input
-    read, read_again = (sizes.own * half * (count if apart else 1) for count in (len(ADAPTED), mlp.inputs))
-    masks = 2 * sizes.own if config.hidden_dropout else 0
-    adapters = len(ADAPTED) * run.batch_size * run.row_length * run.r * half if run.train == "lora" else 0
+    read, read_again = (sizes.own * half * (count if sizes.apart else 1) for count in (sizes.adapted, mlp.inputs))
     # The softmax is float32 and keeps its output; dropout keeps a byte each, the matmul what comes out of it.
     score = FP32 + (half + 1 if config.attention_dropout else half if half < FP32 else 0)
     activation = sizes.wide if config.linear_bias else half  # what it reads
@@ -81,21 +74,49 @@ def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
     return _Block(
         start=stream,
         # Queries and keys are float32 where all scores are computed; values and what they add up to are not.
-        linear=read + (sizes.queries + sizes.keys) * scored + sizes.pairs + masks + adapters,
+        linear=read + (sizes.queries + sizes.keys) * scored + (_adapters(run, sizes) if lora else 0),
         second=stream + read_again,
         behind=2 * stream if config.post_norms else 0,
+        masks=2 * sizes.own if config.hidden_dropout else 0,
         scores=sizes.scores * score,
-        mlp=sizes.inner * (activation + (mlp.kept - 1) * half),
+        # Every layer counts as one with experts, which keeps the pairs' inputs for both matrices, and their outputs.
+        mlp=sizes.inner * (activation + (mlp.kept - 1) * half) + sizes.pairs * (2 * half + FP32),
         casts=_matrices(config) // config.tensor_parallel_degree * half if mixed else 0,
     )
 
 
+def _adapters(run: Run, sizes: Sizes) -> int:
+    """What adapters of the layers behind queries, keys and values keep: their input, unless it is what the linear
+    layers keep; and its products with A.
+
+    Mixed precision makes a cast for each.
+    """
+    inputs = sizes.adapted if run.mixed else int(sizes.apart)
+    return (inputs * sizes.own + sizes.adapted * sizes.rows * sizes.width * run.r) * sizes.half
+
+
+def _frozen(config: ConfigFields, run: Run, sizes: Sizes) -> int:
+    """What LoRA does not keep: below the first adapters nothing needs a gradient, unless recompute asks for one."""
+    if run.train != "lora":
+        return 0
+    mask = sizes.own if config.embedding_dropout else 0
+    copies = sizes.adapted * sizes.own * sizes.half if sizes.apart else 0
+    return mask + (0 if run.recompute else sizes.own * sizes.wide + copies)
+
+
 def _matrices(config: ConfigFields) -> int:
-    return sum(prod(shape) for shape in block_shapes(config).values() if len(shape) == 2)
+    shapes = block_shapes(config, sparse=config.n_routed_experts > 0).values()
+    return sum(prod(shape) for shape in shapes if len(shape) > 1)
+
+
+def _mlp_weight(config: ConfigFields) -> int:
+    """Numbers of a rank's part of one weight of an MLP; of all experts of a layer together."""
+    widest = max(config.intermediate_size, config.n_routed_experts * config.moe_intermediate_size)
+    return widest * config.hidden_size // config.tensor_parallel_degree
 
 
 def training(config: ConfigFields, run: Run) -> tuple[int, int]:
-    """Kept activations, and what comes on top when a step needs most, which is at one of six moments."""
+    """Kept activations, and what comes on top when a step needs most, which is at one of seven moments."""
     sizes = Sizes(config, run)
     block = _block(config, run, sizes)
     earlier = config.num_hidden_layers - 1
@@ -103,41 +124,62 @@ def training(config: ConfigFields, run: Run) -> tuple[int, int]:
     again = sizes.own * sizes.wide
     before = earlier * (again if run.recompute else block.all)  # kept while the last block runs backward
     masks = sizes.own if config.embedding_dropout else 0
-    before += masks + sizes.tables + (sizes.bias if run.recompute else 0)
+    before += masks - _frozen(config, run, sizes) + sizes.tables + (sizes.bias if run.recompute else 0)
     kept = before + (again if run.recompute else block.all)
     head, workspace = head_memory(config, run, sizes)
     moments = (
         kept + head + workspace,
+        kept + _last_norm_backward(config, run, sizes),
+        before + _norm_backward(config, run, sizes, block),
         before + _mlp_backward(config, run, sizes, block),
         before + _attention_backward(config, run, sizes, block),
         before + _tokens_backward(config, run, sizes, block),
-        2 * _waiting_gradient(config, run, sizes),  # of the head and of the look-up, before they are added
+        _embedding_backward(config, run, sizes),
     )
     activations = before + block.all + (0 if run.recompute else head)
     return activations, max(0, max(moments) - activations)
 
 
+def _last_norm_backward(config: ConfigFields, run: Run, sizes: Sizes) -> int:
+    """The norm in front of the head: its input, and the gradient of its output."""
+    return sizes.own * (sizes.wide + sizes.half) + sizes.norm + _waiting_gradient(config, run, sizes)
+
+
+def _norm_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
+    """The norm behind the last block's MLP: gradients of the residual and of the norm's output stand beside all that
+    the block keeps but the mask that led there.
+    """
+    if not config.post_norms:
+        return 0
+    return block.all - block.masks // 2 + _stream(run, sizes, 2) + sizes.norm + _waiting_gradient(config, run, sizes)
+
+
+def _stream(run: Run, sizes: Sizes, gradients: int) -> int:
+    """Gradients [B·T, H]; recompute has the block's output, and its gradient as it was given, besides."""
+    return (gradients + 2 * run.recompute) * sizes.own * sizes.wide
+
+
 def _mlp_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
-    """The last block when the activation's gradient is computed: what it read, and gradients of all sides."""
-    weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
-    gradients = _waiting_gradient(config, run, sizes) + (weight if run.train == "full" else 0)
+    """The last block when the gradients of the MLP's last layer are computed, or that of its activation."""
+    weight = _mlp_weight(config) * run.weight_size
     mlp, size = MLPS[config.mlp_type], sizes.wide if config.linear_bias else sizes.half
-    kept = block.start + block.linear + block.second + block.behind // 2 + block.scores + block.casts
-    return kept + mlp.backward * sizes.inner * size + mlp.stream * sizes.own * sizes.wide + gradients
+    # Of its input and weight, beside those of the residual and of its output.
+    last = block.mlp + sizes.inner * sizes.half + (weight if run.train == "full" else 0) + _stream(run, sizes, 2)
+    activation = mlp.backward * sizes.inner * size + _stream(run, sizes, 1)
+    around = block.start + block.linear + block.second + block.behind // 2 + block.masks // 2 + block.scores
+    return around + block.casts + max(last, activation) + _waiting_gradient(config, run, sizes)
 
 
 def _attention_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:
-    """The last block when the softmax runs backward."""
+    """The last block when the softmax runs backward, beside the residual's gradient."""
     scores = _block_backward(config, sizes) if sizes.in_blocks else _dense_backward(config, sizes)
-    # Recompute has the block's output and a gradient of its size besides; in blocks, the stream's gradient counts.
-    stream = (2 * run.recompute + sizes.in_blocks) * sizes.own * sizes.wide
-    around = block.start + block.linear + block.casts + stream
+    around = block.start + block.linear + block.casts + _stream(run, sizes, 1)
     return around + scores + _waiting_gradient(config, run, sizes)
 
 
 def _dense_backward(config: ConfigFields, sizes: Sizes) -> int:
-    """Output and two gradients in float32, and the dropout's mask."""
-    return sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0))
+    """Output and two gradients in float32, and the dropout's mask; the context is gone."""
+    return sizes.scores * (3 * FP32 + (1 if config.attention_dropout else 0)) - sizes.queries * sizes.half
 
 
 def _block_backward(config: ConfigFields, sizes: Sizes) -> int:
@@ -158,13 +200,30 @@ def _tokens_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block
     if not config.sequence_parallel:
         return 0
     whole, inner = sizes.hidden * sizes.half, sizes.inner * sizes.half
-    weight = config.intermediate_size * config.hidden_size // config.tensor_parallel_degree * run.weight_size
+    weight = _mlp_weight(config) * run.weight_size
     weight, inputs = weight if run.train == "full" else 0, MLPS[config.mlp_type].inputs
     # Recompute has the block's output besides.
     stream = (3 if run.recompute else 2) * sizes.own * sizes.wide
     behind = max(whole * min(run.batch_size, 2), whole + inner + weight)
     before = inputs * inner + weight + max(2 * whole, whole + inputs * weight)
     return block.all + max(behind, before - block.mlp) + stream + _waiting_gradient(config, run, sizes)
+
+
+def _embedding_backward(config: ConfigFields, run: Run, sizes: Sizes) -> int:
+    """The end of the backward pass: a table's gradient beside that of its rows.
+
+    Paddle's look-up in a part of the vocabulary has three of its table's size at once on other devices than GPUs
+    (phi/kernels/custom/c_embedding_grad_kernel.cc). Gradients of tables that ranks have whole are copied to be summed
+    over the tokens of all, while the gradients of all tokens wait for the look-up of the words.
+    """
+    if run.train != "full":
+        return 0
+    words = (3 if sizes.shared else 1) * sizes.head * run.weight_size
+    shapes = parameter_shapes(config).items()
+    positions = max((prod(shape) for name, shape in shapes if name.startswith("model.positions.")), default=0)
+    positions *= (1 + config.sequence_parallel) * run.weight_size
+    rows = (1 + sizes.shared) * sizes.hidden * sizes.wide
+    return max(words + rows, positions + sizes.hidden * sizes.wide) + _waiting_gradient(config, run, sizes)
 
 
 def _waiting_gradient(config: ConfigFields, run: Run, sizes: Sizes) -> int:

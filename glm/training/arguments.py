@@ -67,6 +67,8 @@ class GLMTrainingArguments(TrainingFlags, TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.max_steps == 0:
+            raise UsageError("max_steps is 0, and must be at least 1: leave it out to train --num_train_epochs")
         refuse_unsupported(self)
         if self.sequence_parallel:
             check_sequence_parallel(self)

@@ -70,6 +70,12 @@ class DataArguments:
             "help": "Target tokens continue counting text positions instead of block positions; GLM (2021) only."
         },
     )
+    enable_thinking: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "Train and evaluate with thinking on or off, as prompts say it; default: the chat template's."
+        },
+    )
 
 
 @dataclass
@@ -160,7 +166,7 @@ class DecodeArguments:
 
 
 @dataclass
-class ModelArguments:
+class TunedModelArguments:
     """Which model, and what of it is trained."""
 
     model_name_or_path: str = field(
@@ -180,13 +186,6 @@ class ModelArguments:
         default="safetensors",
         metadata={"help": "How full weights are written.", "choices": ["safetensors", "pdparams"]},
     )
-    label_smoothing: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "Share of the target probability that is spread over the whole vocabulary; default: 0.1, chat "
-            "models 0."
-        },
-    )
     lr_decay_ratio: float = field(
         default=0.1, metadata={"help": "The linear schedule ends at learning_rate times this."}
     )
@@ -198,7 +197,11 @@ class ModelArguments:
     lora_alpha: Optional[float] = field(default=None, metadata={"help": "LoRA scaling is lora_alpha / r; default 2·r."})
     lora_targets: str = field(
         default="attention",
-        metadata={"help": "attention = query, key, value; all = every linear layer.", "choices": ["attention", "all"]},
+        metadata={
+            "help": "attention = query, key, value; all = every linear layer, but not those of experts; experts = "
+            "those, too. Routers are never adapted.",
+            "choices": ["attention", "all", "experts"],
+        },
     )
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapters' input."})
     lora_path: Optional[str] = field(
@@ -211,6 +214,30 @@ class ModelArguments:
     )
     save_peft: bool = field(
         default=False, metadata={"help": "Write the final adapter in Hugging Face PEFT's format as well, under peft/."}
+    )
+
+
+@dataclass
+class ModelArguments(TunedModelArguments):
+    """Which model, and what of it is trained."""
+
+    label_smoothing: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "Share of the target probability that is spread over the whole vocabulary; default: 0.1, chat "
+            "models 0."
+        },
+    )
+    router_bias_update_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Models with experts: after each step the routers' biases move by this towards an even load "
+            "(arXiv:2408.15664; 1e-3 in pretraining). Fine-tuning leaves them alone."
+        },
+    )
+    router_balance_loss: float = field(
+        default=0.0,
+        metadata={"help": "Models with experts: weight of the sequence-wise loss of an uneven load, such as 1e-4."},
     )
 
 

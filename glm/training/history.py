@@ -1,6 +1,7 @@
 """The loss of every step of a run, as lines of JSON and as a picture, and the metrics of every evaluation."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,23 @@ class LossHistory:
     Args:
         directory: where `loss_history.jsonl` and `loss.png` go.
         write: whether this process writes them.
+        panels: what is drawn below the loss: title → names of figures that are kept beside it.
     """
 
-    def __init__(self, directory: Path, write: bool = True):
-        self.directory, self.write = directory, write
+    def __init__(self, directory: Path, write: bool = True, panels: Mapping[str, Sequence[str]] | None = None):
+        self.directory, self.write, self.panels = directory, write, panels or {}
         self.rows: list[dict] = []
         self.evaluations: list[dict] = []
 
-    def add(self, step: int, loss: paddle.Tensor, learning_rate: float) -> None:
-        """Adds the loss of a micro-batch to its step; losses stay on the device until they are written."""
+    def add(self, step: int, loss: paddle.Tensor, learning_rate: float, **figures: paddle.Tensor) -> None:
+        """Adds the loss of a micro-batch, and figures beside it, to its step; they stay on the device until they are
+        written."""
+        added = {"loss": loss, **figures}
         if self.rows and self.rows[-1]["step"] == step:
-            self.rows[-1]["loss"] = self.rows[-1]["loss"] + loss
+            row = self.rows[-1]
+            row |= {name: row[name] + value for name, value in added.items()}
         else:
-            self.rows.append({"step": step, "loss": loss, "learning_rate": learning_rate})
+            self.rows.append({"step": step, "loss": loss, "learning_rate": learning_rate, **figures})
 
     def add_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of an evaluation into `eval_history.jsonl` at once; a step's later ones replace them."""
@@ -46,8 +51,12 @@ class LossHistory:
 
     def mean_loss(self, after: int = 0) -> float:
         """Of all steps behind one, those before a resumption too."""
-        losses = [float(row["loss"]) for row in self.rows if row["step"] > after]
-        return sum(losses) / max(1, len(losses))
+        return self.mean("loss", after)
+
+    def mean(self, name: str, after: int = 0) -> float:
+        """The same of the loss, or of a figure beside it; steps that did not have it do not count."""
+        values = [float(row[name]) for row in self.rows if row["step"] > after and name in row]
+        return sum(values) / max(1, len(values))
 
     def steps_after(self, step: int) -> int:
         return sum(row["step"] > step for row in self.rows)
@@ -57,14 +66,14 @@ class LossHistory:
         if not self.write:
             return
         for row in self.rows:
-            row["loss"] = float(row["loss"])
+            row |= {name: float(value) for name, value in row.items() if isinstance(value, paddle.Tensor)}
         self._write(HISTORY_NAME, self.rows)
 
     def finish(self) -> None:
         """Writes the rows and draws them."""
         self.flush()
         if self.write and self.rows:
-            draw_losses(self.rows, self.directory / PICTURE_NAME)
+            draw_losses(self.rows, self.directory / PICTURE_NAME, self.panels)
 
     def _write(self, name: str, rows: list[dict]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -76,22 +85,45 @@ class LossHistory:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def draw_losses(rows: list[dict], path: Path) -> None:
-    """A picture of the loss over the steps: every step, and a running mean."""
+def draw_losses(rows: list[dict], path: Path, panels: Mapping[str, Sequence[str]] | None = None) -> None:
+    """A picture of the loss over the steps, every step and a running mean; below it running means of other figures.
+
+    Args:
+        panels: title → names of figures of the rows.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    panels = panels or {}
+    count = 1 + len(panels)
+    figure, grid = pyplot.subplots(
+        count, figsize=(8, 1.5 + 3 * count), squeeze=False, sharex=True, layout="constrained"
+    )
     steps, losses = (np.array([row[name] for row in rows]) for name in ("step", "loss"))
-    width = max(1, len(losses) // 50)
-    mean = np.convolve(losses, np.ones(width) / width, mode="valid")
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="every step")
-    axes.plot(steps[width - 1 :], mean, color="#08519c", linewidth=1.8, label=f"mean of {width} steps")
-    axes.set(xlabel="step", ylabel="loss", title=f"training loss: {losses[0]:.3f} → {mean[-1]:.3f}")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    behind, mean, width = _running_mean(steps, losses)
+    loss_axes = grid[0][0]
+    loss_axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="every step")
+    loss_axes.plot(behind, mean, color="#08519c", linewidth=1.8, label=f"mean of {width} steps")
+    loss_axes.set(ylabel="loss", title=f"training loss: {losses[0]:.3f} → {mean[-1]:.3f}")
+    for axes, (title, names) in zip(grid[1:, 0], panels.items(), strict=True):
+        for name in names:
+            known = [(row["step"], row[name]) for row in rows if name in row]
+            if known:
+                axes.plot(*_running_mean(*np.array(known).T)[:2], linewidth=1.8, label=name)
+        axes.set(title=title)
+    for axes in grid[:, 0]:
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    grid[-1][0].set(xlabel="step")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     pyplot.close(figure)
+
+
+def _running_mean(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The last steps of windows, the means over them, and how wide they are: a fiftieth of all steps."""
+    width = max(1, len(values) // 50)
+    return steps[width - 1 :], np.convolve(values, np.ones(width) / width, mode="valid"), width

@@ -152,7 +152,7 @@ def load_splits(
         if getattr(training, flag):
             samples = Samples(sources, name, settings)
             count = _trained_samples(samples, training, resume) if flag == "do_train" else _evaluated(samples, training)
-            splits[name] = Samples(sources, name, settings, count)
+            splits[name] = samples.take(count)
     for name, samples in splits.items():
         note(f"{name}: {len(samples):,} samples of {data.max_length} tokens, of {samples.tokens:,} in its documents")
     return splits

@@ -66,8 +66,8 @@ class PretrainTrainer(GLMTrainer):
 
     def _training_figures(self, seconds: float) -> dict[str, float]:
         figures = super()._training_figures(seconds)
-        speeds = self.throughput.figures(figures["train_samples_per_second"])
-        return figures | {f"train_{name}": value for name, value in speeds.items()}
+        del figures["train_real_token_share"]  # a sample is full
+        return figures | {"train_mfu": self.throughput.figures(figures["train_samples_per_second"])["mfu"]}
 
     def _loss_metrics(self, loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": exp(loss) if loss < _LARGEST else inf}

@@ -11,12 +11,14 @@ import paddle
 from paddlenlp.trainer.trainer_callback import PrinterCallback, ProgressCallback
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 
+from glm import kernels
 from glm.api.causal_lm import GLMForCausalLM
 from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
 from glm.device.probe import probe_collectives
 from glm.distributed.processes import advise, barrier, process_count, require_agreement, require_shared
 from glm.distributed.rank_table import environment_note
+from glm.files.locks import hold_directory
 from glm.model.lora import GLMLoRAModel
 from glm.training.arguments import GLMTrainingArguments
 from glm.training.bar import BarCallback
@@ -103,7 +105,13 @@ def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str]
     Args:
         resume: the checkpoint to resume from.
         changes: what the run does otherwise since then, a line each.
+
+    Raises:
+        UsageError: another run is writing into the same directory.
     """
+    if trainer.args.should_save:
+        hold_directory(Path(trainer.args.output_dir))
+    barrier()
     if resume:
         for line in (f"resuming from {resume}", *changes):
             note(line)
@@ -111,6 +119,8 @@ def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str]
         if trainer.args.should_save:
             clear_directory(trainer.args.output_dir, lora=isinstance(trainer.model, GLMLoRAModel))
         barrier()
+    if paddle.get_device() == "cpu" and kernels.fault() and not kernels.is_chosen_off():
+        note(f"Paddle's own kernels compute alone, which takes up to 1.5 times as long: {kernels.fault()}")
     sizes, trained = trainer.weight_sizes()
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
@@ -118,8 +128,6 @@ def run_training(trainer: GLMTrainer, resume: str | None, changes: Sequence[str]
     metrics = result.metrics
     if not metrics:  # the checkpoint was at the end already
         return
-    rate = metrics["train_samples_per_second"] * trainer.train_dataset.mean_tokens
-    metrics |= {"train_tokens_per_second": round(rate, 1)}
     metrics |= {"parameters": sizes, "trained_parameters": trained}
     if trainer.is_world_process_zero():
         trainer.save_metrics("train", metrics)

@@ -17,8 +17,9 @@ from glm.pickles.unpickle import verify_pickle
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
 STATE_NAME = "trainer_state.json"
+REFERENCE_NAME = "reference_logps.npz"  # of preference tuning
 # What a run leaves that was killed before its first checkpoint: a fresh start may go over it.
-LEFT_BEFORE_A_CHECKPOINT = ("runs", HISTORY_NAME, EVALUATIONS_NAME, ".*.tmp-*")
+LEFT_BEFORE_A_CHECKPOINT = ("runs", HISTORY_NAME, EVALUATIONS_NAME, REFERENCE_NAME, ".*.tmp-*")
 NOT_THE_MODELS = frozenset({"dtype", "torch_dtype", "tensor_parallel_degree"})  # fields that every writing sets anew
 PEFT_FOLDER, EXPORT_FOLDER = "peft", "export"  # of --save_peft and --do_export
 ADAPTER_FILES = (PADDLE_CONFIG, PADDLE_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS)
@@ -80,7 +81,7 @@ def check_same_adapter(checkpoint: str | None, r: int, alpha: float | None, targ
     found = {
         "r": (saved["r"], r),
         "lora_alpha": (saved["lora_alpha"], 2 * r if alpha is None else alpha),
-        "lora_targets": ("attention" if modules <= set(TARGETS["attention"]) else "all", targets),
+        "lora_targets": (_targets(modules), targets),
     }
     for name, (old, new) in found.items():
         if old != new:
@@ -88,6 +89,13 @@ def check_same_adapter(checkpoint: str | None, r: int, alpha: float | None, targ
                 f"{checkpoint} is of a run with --{name} {old}, and this one has --{name} {new}: its adapter cannot go "
                 f"on as another one; pass --{name} {old}, or choose another output_dir"
             )
+
+
+def _targets(modules: set[str]) -> str:
+    """Which --lora_targets made an adapter of these modules."""
+    if any(r"\.experts\.\d" in module for module in modules):
+        return "experts"
+    return "attention" if modules <= set(TARGETS["attention"]) else "all"
 
 
 def model_changes(checkpoint: str, config: GLMConfig) -> list[str]:

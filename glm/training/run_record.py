@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from glm.checkpoint.file_names import CONFIG_NAME, weight_names
-from glm.config.presets import UNTRAINED_PRESETS, is_directory, preset_name
+from glm.api.loading import model_identity
+from glm.checkpoint.file_names import CONFIG_NAME
+from glm.config.presets import is_directory, preset_name
 from glm.distributed.processes import digest
 from glm.encoding.examples import Example
 from glm.errors import GLMError, UsageError
 from glm.files.atomic import write_json
-from glm.files.checksum import sample
 from glm.files.json_files import read_json
 from glm.training.arguments import DecodeArguments, GLMTrainingArguments
 from glm.training.sampler import EpochSampler, Place
@@ -78,6 +78,13 @@ class RunRecord:
     splits: dict[str, str]
     base: str
     order: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What it trains for, in words."""
+        if self.order:
+            return "pretraining"
+        return "preference tuning" if "loss_type" in self.flags else "fine-tuning"
 
     @property
     def judged_by(self) -> list:
@@ -156,16 +163,15 @@ def changes_since(checkpoint: Path, record: RunRecord, step: int) -> list[str]:
     if found is None:
         return []
     old = found[0]
+    if old.kind != record.kind:
+        raise UsageError(
+            f"{checkpoint} is of {old.kind}, and this run is {record.kind}: choose another output_dir, and give it the "
+            "checkpoint as --model_name_or_path, or --lora_path"
+        )
     changed = {name: (old.flags[name], value) for name, value in record.flags.items() if _differs(old, name, value)}
     for name, why in _ANOTHER_RUN.items():
         if name in changed:
             raise UsageError(_another_run(checkpoint, f"--{name}", *changed[name], why))
-    if bool(old.order) != bool(record.order):
-        kinds = ("fine-tuning", "pretraining")
-        raise UsageError(
-            f"{checkpoint} is of {kinds[bool(old.order)]}, and this run is {kinds[bool(record.order)]}: choose another "
-            "output_dir, and give it the checkpoint as --model_name_or_path"
-        )
     for name, value in record.order.items():
         if old.order.get(name, value) != value:
             raise UsageError(_another_order(checkpoint, name, old, record))
@@ -227,11 +233,8 @@ def _split_lines(old: RunRecord, new: RunRecord) -> Iterable[str]:
 def _base(options: Any, seed: int) -> str:
     """The model that a run starts from: its config.json and samples of its weights, or its name."""
     name = str(options.model_name_or_path)
-    directory = Path(name) if is_directory(name) else None
-    config = directory / CONFIG_NAME if directory else None
-    content = config.read_bytes() if config and config.is_file() else preset_name(name)
-    if options.from_scratch:
-        return f"random weights of seed {seed}, {digest(content)}"
-    if not directory:
-        return f"{preset_name(name)}{' (random weights)' if preset_name(name) in UNTRAINED_PRESETS else ''}"
-    return digest(content, *(sample(directory / file) for file in weight_names(directory)))
+    if not options.from_scratch:
+        return model_identity(name)
+    config = Path(name) / CONFIG_NAME
+    content = config.read_bytes() if is_directory(name) and config.is_file() else preset_name(name)
+    return f"random weights of seed {seed}, {digest(content)}"

@@ -7,7 +7,7 @@ from math import prod
 import paddle
 
 from glm.config.fields import ConfigFields
-from glm.config.shapes import parameter_shapes
+from glm.config.shapes import active_shapes
 
 _ENOUGH = 0.02  # seconds that the measured matmul takes
 _SMALLEST, _LARGEST, _TIMES = 512, 8192, 5
@@ -16,17 +16,15 @@ _SMALLEST, _LARGEST, _TIMES = 512, 8192, 5
 def flops_per_token(config: ConfigFields, length: int) -> float:
     """Arithmetic of a trained token of a causal model: forward once, backward twice.
 
-    6 for each weight of a matmul (not for the table that ids are looked up in), and 6·L·N·D·length for scores and
-    weighted values, of which a causal model needs half: PaLM (arXiv:2204.02311), appendix B, counts them whole.
+    6 for each weight of a matmul (of a token's own experts, and not for the table that ids are looked up in), and
+    6·L·N·D·length for scores and weighted values, of which a causal model needs half: PaLM (arXiv:2204.02311),
+    appendix B, counts them whole.
     Recomputed forward passes do not count.
     """
-    weights = sum(
-        prod(shape)
-        for name, shape in parameter_shapes(config).items()
-        if len(shape) == 2 and (config.tie_word_embeddings or name != "model.embed_tokens.weight")
-    )
-    attention = config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
-    return 6.0 * weights + 6.0 * attention
+    weights = sum(prod(shape) for shape in active_shapes(config).values() if len(shape) > 1)
+    widths = config.head_dim + config.value_dim  # of scores, and of weighted values
+    attention = config.num_hidden_layers * config.num_attention_heads * widths * length
+    return 6.0 * weights + 3.0 * attention
 
 
 def measured_peak(dtype: str) -> float:

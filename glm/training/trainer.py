@@ -1,9 +1,10 @@
 """GLMTrainer: PaddleNLP's Trainer with GLM's schedule, evaluation by generation, and runs that resume exactly."""
 
-import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import ClassVar
 
 import paddle
 from paddle.utils import unique_name
@@ -16,15 +17,17 @@ from glm.cli.console import note
 from glm.distributed.processes import written_together
 from glm.encoding.dataset import EncodedDataset
 from glm.encoding.packing import PackedDataset
-from glm.evaluation.generation import GenerationEvaluation
+from glm.evaluation.generation import GenerationEvaluation, write_predictions
 from glm.evaluation.perplexity import LossEvaluation
 from glm.evaluation.replica import Replica
-from glm.files.atomic import atomic_directory, atomic_write
+from glm.files.atomic import atomic_directory
+from glm.kernels.optimizer import take_kernels
 from glm.model.lora import GLMLoRAModel
 from glm.model.parameters import full_shape
 from glm.training import random_state
 from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
+from glm.training.resumed_place import note_left_over, note_place
 from glm.training.run_directory import STATE_NAME, check_training_state, saved_step
 from glm.training.run_record import RunRecord, read_record, write_record
 from glm.training.sampler import EpochSampler, Place, training_batch
@@ -42,9 +45,11 @@ class GLMTrainer(Trainer):
 
     Attributes:
         sampler_class: the order of the rows.
+        panels: what is drawn below the loss (`LossHistory`).
     """
 
     sampler_class = EpochSampler
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class GLMTrainer(Trainer):
         random_state.seed_replica(self.args)
         self.evaluation, self.label_smoothing = evaluation, label_smoothing
         self.lr_decay_ratio, self.weight_format, self.record = lr_decay_ratio, weight_format, record
-        self.history = LossHistory(Path(self.args.output_dir), write=self.is_world_process_zero())
+        self.history = LossHistory(Path(self.args.output_dir), self.is_world_process_zero(), self.panels)
         self._rng_to_restore: str | None = None
         self._resumed_step, self._logged_step, self._draws_anew, self._best_is_settled = 0, 0, False, False
         self._found: tuple[RunRecord, Place, int] | None = None  # in the checkpoint that the run resumes from
@@ -88,9 +93,12 @@ class GLMTrainer(Trainer):
         self._real_columns += inputs["attention_mask"].sum()  # stays on the device
         loss = super().training_step(model, inputs, step_control)
         # With tensor_parallel_config enable_delay_scale_loss, PaddleNLP divides the step's gradients instead.
-        part = loss / self.args.gradient_accumulation_steps if self._enable_delay_scale_loss() else loss
-        self.history.add(self.state.global_step + 1, self._mean_over_replicas(part), self._get_learning_rate())
+        self._remember(loss / self.args.gradient_accumulation_steps if self._enable_delay_scale_loss() else loss)
         return loss
+
+    def _remember(self, part: paddle.Tensor) -> None:
+        """Keeps a micro-batch's part of its step's loss."""
+        self.history.add(self.state.global_step + 1, self._mean_over_replicas(part), self._get_learning_rate())
 
     def log(self, logs, **kwargs):
         """PaddleNLP's, with the learning rate of the step itself, not the next one's, and a resumed run's figures.
@@ -109,7 +117,8 @@ class GLMTrainer(Trainer):
     def _training_figures(self, seconds: float) -> dict[str, float]:
         """The mean loss of all steps, and the speed of those since resuming: PaddleNLP mixes the two up."""
         steps = self.history.steps_after(self._resumed_step)
-        speeds = {"samples": self._rows_trained / seconds, "steps": steps / seconds}
+        samples = self._rows_trained / seconds
+        speeds = {"samples": samples, "steps": steps / seconds, "tokens": samples * self.train_dataset.mean_tokens}
         rates = {f"train_{name}_per_second": round(rate, 4) for name, rate in speeds.items()}
         share = float(self._real_columns) / max(1, self._columns)
         return rates | {"train_loss": self.history.mean_loss(), "train_real_token_share": round(share, 4)}
@@ -137,6 +146,13 @@ class GLMTrainer(Trainer):
         warmup = self.args.warmup_steps or int(num_training_steps * self.args.warmup_ratio)
         self.lr_scheduler = linear_schedule(self.args.learning_rate, warmup, num_training_steps, self.lr_decay_ratio)
         return self.lr_scheduler
+
+    def create_optimizer(self, lr_scheduler=None):
+        """PaddleNLP's, with a faster step where kernels serve; several ranks' gradients are clipped by PaddleNLP."""
+        optimizer = super().create_optimizer(lr_scheduler)
+        if self.args.world_size == 1:
+            take_kernels(optimizer)
+        return optimizer
 
     def create_optimizer_and_scheduler(self, num_training_steps: int):
         super().create_optimizer_and_scheduler(self._steps_in_all(num_training_steps))
@@ -196,8 +212,9 @@ class GLMTrainer(Trainer):
         """PaddleNLP's loop, unless the checkpoint is the last one already: it would train a step beyond the end."""
         sampler, max_steps = self._sampler, self._steps_in_all(max_steps)
         if not self._resumed_step or self._resumed_step < max_steps:
-            self._say_place(max_steps)
-            self._say_left_over()
+            if self._found:
+                note_place(sampler, max_steps, *self._found)
+            note_left_over(sampler, len(self.train_dataset))
             if sampler.added_steps:
                 epochs = sampler.epochs_until(max_steps)
             return super()._inner_training_loop(args, model, train_dataloader, len_dataloader, max_steps, epochs, *rest)
@@ -206,30 +223,6 @@ class GLMTrainer(Trainer):
         note(f"{self._rng_to_restore} {where}: nothing left to train")
         self.state = TrainerState.load_from_json(str(Path(self._rng_to_restore) / STATE_NAME))
         return TrainOutput(self._resumed_step, 0.0, {})
-
-    def _say_place(self, max_steps: int) -> None:
-        """Where a run resumes whose steps, or epochs, have other rows than before."""
-        if not self._found:
-            return
-        (record, _, before), sampler = self._found, self._sampler
-        unit, was = sampler.dataset.unit, (PackedDataset if record.flags.get("packing") else EncodedDataset).unit
-        changed = (before, was) != (sampler.rows_per_step, unit)
-        if changed or sampler.added_steps:
-            had = f", and had {before if was == unit else self._counted(before, was)}"
-            rows = f"a step has {self._counted(sampler.rows_per_step, unit)}{had * changed}"
-            place = f"epoch {sampler.start.epoch + 1} after its row {sampler.start.row}"
-            note(f"{rows}: the run resumes in {place}, and ends at step {max_steps}")
-
-    def _say_left_over(self) -> None:
-        """Where more than a twentieth of an epoch fills no step, as may be with few packs."""
-        sampler, count = self._sampler, len(self.train_dataset)
-        if 20 * sampler.left_over > count:
-            left = f"{sampler.left_over} of {self._counted(count, sampler.dataset.unit)}"
-            note(f"each epoch leaves out {left}, which fill no step of {sampler.rows_per_step}: choose smaller steps")
-
-    @staticmethod
-    def _counted(count: int, unit: str) -> str:
-        return f"{count} {unit if count != 1 else unit.removesuffix('s')}"
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if not resume_from_checkpoint:
@@ -362,13 +355,8 @@ class GLMTrainer(Trainer):
         """
         dataset = eval_dataset or self.eval_dataset
         self.model.eval()
-        replica = Replica(self.args.dataset_rank, self.args.dataset_world_size)
-        loss, self.predictions = self.evaluation.run(self.model, dataset, replica)
-        metrics = self._loss_metrics(loss)
-        if self.predictions:
-            metrics |= self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
-            self._write_predictions(dataset, metric_key_prefix)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        measured = self._measured(dataset, metric_key_prefix)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         if self.state.global_step:
             self.history.add_evaluation(self.state.global_step, metrics)
         self.log(metrics)
@@ -376,16 +364,21 @@ class GLMTrainer(Trainer):
         self.model.train()
         return metrics
 
+    @property
+    def _replica(self) -> Replica:
+        return Replica(self.args.dataset_rank, self.args.dataset_world_size)
+
+    def _measured(self, dataset: EncodedDataset, prefix: str) -> dict[str, float]:
+        """Figures of the model on a split."""
+        loss, self.predictions = self.evaluation.run(self.model, dataset, self._replica)
+        metrics = self._loss_metrics(loss)
+        if self.predictions:
+            metrics |= self.evaluation.score(*map(list, zip(*self.predictions, strict=True)))
+            if self.is_world_process_zero():
+                path = Path(self.args.output_dir) / f"{prefix}_predictions.jsonl"
+                write_predictions(path, dataset.examples, self.predictions)
+        return metrics
+
     def _loss_metrics(self, loss: float) -> dict[str, float]:
         """Figures of an evaluation that follow from its loss."""
         return {"loss": loss}
-
-    def _write_predictions(self, dataset: EncodedDataset, prefix: str) -> None:
-        if not self.is_world_process_zero():
-            return
-        rows = (
-            {"source": example.source, "prediction": prediction, "reference": reference}
-            for example, (prediction, reference) in zip(dataset.examples, self.predictions, strict=True)
-        )
-        with atomic_write(Path(self.args.output_dir) / f"{prefix}_predictions.jsonl", "w", "utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

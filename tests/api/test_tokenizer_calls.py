@@ -124,6 +124,8 @@ def test_the_frame_is_the_familys(kind):
     frames = {
         "glm-chinese": [tokenizer.cls_token_id, *bare, tokenizer.eos_token_id],
         "chatglm": [*bare, *tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"])],
+        "chatglm2": [*tokenizer.convert_tokens_to_ids(["[gMASK]", "sop"]), *bare],
+        "chatglm3": [*tokenizer.convert_tokens_to_ids(["[gMASK]", "sop"]), *bare],
         "glm4": [*tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"]), *bare],
         "glm4-0414": bare,
     }

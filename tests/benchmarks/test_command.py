@@ -9,7 +9,7 @@ import pytest
 import benchmarks.__main__ as command
 from benchmarks import plan as planning
 from benchmarks.processes import ROOT
-from benchmarks.settings import ROWS
+from benchmarks.rows import ROWS
 
 pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
 

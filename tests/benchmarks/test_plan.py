@@ -10,7 +10,7 @@ from benchmarks import plan as planning
 from benchmarks import processes
 from benchmarks.plan import Act, Measured, Plan, execute, rounds, take_turns
 from benchmarks.processes import Environment, Worker, clean_environment, first_token, run_once
-from benchmarks.settings import ROWS
+from benchmarks.rows import ROWS
 from benchmarks.worker import parse
 
 pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
@@ -52,7 +52,7 @@ def test_training_tasks_are_acts_of_their_own_and_the_others_share_their_sides()
 def test_a_shape_is_prepared_for_the_sides_that_open_it():
     assert Plan(("glm-beam", "decode8-fp32"), 5).shapes == {
         "glm": ["onnx-fp32", "paddlenlp", "eager"],
-        "glm4": ["onnx-fp32", "transformers", "llama-f32", "loop", "eager"],
+        "glm4": ["onnx-fp32", "transformers", "llama-f32", "machine", "loop", "eager"],
     }
 
 

@@ -13,9 +13,11 @@ from glm.model.parameters import as_numpy
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
 from benchmarks.quality_score import BATCH, score
+from glm.runtime.onnx_columns import OnnxColumnRuntime
 from glm.runtime.onnx_step import OnnxStepRuntime
 
 MASK = 7
+KINDS = {"fp32": weights_of("fp32"), "int4": weights_of("int4"), "columns": weights_of("int8", opset=17)}
 FAMILIES = {"glm": BlockPositions([MASK]), "glm4": TextPositions()}
 
 
@@ -41,10 +43,11 @@ def test_perplexity_is_that_of_the_loss(tmp_path, family):
     model = tiny_model(seed=1, spread=0.2, family=family)
     rows, positions = rows_of(family), FAMILIES[family]
     runtimes = {}
-    for kind in ("fp32", "int4"):
+    for kind, stored in KINDS.items():
         weights = ((name, as_numpy(parameter)) for name, parameter in model.named_parameters())
-        write_step_graph(model.config, weights, weights_of(kind), tmp_path / kind)
-        runtimes[kind] = OnnxStepRuntime(tmp_path / f"{kind}.onnx", model.config.max_position_embeddings, threads=1)
+        write_step_graph(model.config, weights, stored, tmp_path / kind)
+        opened = OnnxColumnRuntime if stored.operators.standard else OnnxStepRuntime
+        runtimes[kind] = opened(tmp_path / f"{kind}.onnx", model.config.max_position_embeddings, threads=1)
     found = score({**runtimes, "again": runtimes["fp32"]}, rows, positions, "test")
     batch = training_batch(rows, positions, 0)
     with paddle.no_grad():
@@ -56,3 +59,4 @@ def test_perplexity_is_that_of_the_loss(tmp_path, family):
     assert (found["again"].agreement, found["again"].divergence) == (1.0, 0.0)
     assert found["int4"].agreement < 1.0
     assert found["int4"].divergence > 1e-3
+    assert 1e-7 < found["columns"].divergence < found["int4"].divergence

@@ -6,7 +6,7 @@ import pytest
 from tiny_chat import write_chat_model
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
-from benchmarks import big_checkpoint, big_export, quality, quality_layer
+from benchmarks import big_checkpoint, big_export, big_serving, quality, quality_layer
 
 pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
 
@@ -45,6 +45,22 @@ def test_quality_of_every_kind_of_weights(model, output, monkeypatch, capsys):
 def test_what_is_missing_is_one_line(model, output, arguments, said, capsys):
     assert quality.main(["--model", str(model), "--output", str(output), *arguments]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("benchmarks.quality: ") and not output.exists()
+
+
+@pytest.mark.long
+def test_a_checkpoint_is_exported_and_served(tmp_path, output, monkeypatch, capsys):
+    monkeypatch.setattr(big_checkpoint, "CONFIG", big_checkpoint.CONFIG | NARROW)
+    arguments = ["--directory", str(tmp_path / "work"), "--layers", "1", "--vocabulary", "512"]
+    assert big_serving.main([*arguments, "--output", str(output)]) == 0, capsys.readouterr().err
+    report, shown = json.loads(output.read_text(encoding="utf-8")), capsys.readouterr().out
+    assert [load["streams"] for load in report["loads"]] == [1, 2] and report["ready_seconds"] > 0
+    for load in report["loads"]:
+        assert load["output_tokens"] == load["streams"] * big_serving.ROUNDS * big_serving.NEW_TOKENS
+        assert load["decode"] > 0 and load["limit"] > 0
+    # Twice the texts of one reading of the weights, but for their caches.
+    one, two = (load["limit"] for load in report["loads"])
+    assert one < two < 2 * one
+    assert "start to ready" in shown and not (tmp_path / "work").exists()
 
 
 def test_a_checkpoint_is_exported_and_decodes(tmp_path, output, monkeypatch, capsys):

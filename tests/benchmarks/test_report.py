@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -37,8 +38,14 @@ def test_the_report_is_json_and_has_every_run():
 
 def test_the_table_shows_values_ratios_and_aims():
     text = printed(report(llama=0.0099))
-    assert "5.00×" in text and "at least 2.6×" in text and "91%" in text and "0.99×" in text
-    assert text.count("met") == 2 and text.count("missed") == 1 and "FAILED" not in text
+    assert "5.00×" in text and "at least 2.6×" not in text and "91%" in text and "0.99×" in text
+    assert text.count("met") == 1 and text.count("missed") == 1 and "FAILED" not in text
+
+
+def test_aims_are_those_of_the_processor():
+    plan, measured = measured_decode(llama=0.0099)
+    text = printed(START | build_report(replace(plan, processor="amd"), measured))
+    assert "at least 2.6×" in text and text.count("met") == 2
 
 
 def test_a_failed_side_shows_its_reason():
@@ -96,14 +103,41 @@ def test_the_stages_of_a_start_are_its_profile():
     assert "3.00×" in text and "**missed**" in text and "| loaded | 4.00 | 1.00 |" in text
 
 
+def test_a_skipped_row_says_why():
+    line = "C++, decode b=1 int4: output/cpp/glm_infer is not built: make cpp"
+    found = report() | {"skipped": [line]}
+    assert f"SKIPPED {line}" in printed(found) and f"## Skipped\n\n- {line}" in page(found)
+    assert "kipped" not in page(report()) and "SKIPPED" not in printed(report())
+
+
 def test_the_page_has_command_versions_machine_and_limits(tmp_path):
-    write_docs(report(), tmp_path / "docs" / "benchmarks.md")
+    write_docs(of_processor("AMD EPYC"), tmp_path / "docs")
     text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert "`python -m benchmarks` on 2030-01-02 03:04 UTC" in text and "onnxruntime 1.0" in text
     assert "## Physical limits" in text and "cores" in text and "| decode b=1 fp32 | glm, ONNX Runtime fp32 |" in text
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.endswith(" |") and line.count("|") > 3
+
+
+def of_processor(name: str) -> dict:
+    found = report()
+    found["machine"]["processor"] = name
+    return found
+
+
+def test_kinds_of_processors_have_pages_of_their_own(tmp_path):
+    for name, page_name, others in (
+        ("Intel(R) Xeon(R) Processor", "benchmarks-intel", ["benchmarks.md"]),
+        ("AMD EPYC", "benchmarks", ["benchmarks-intel.md"]),
+        ("Neoverse-N1", "benchmarks-other", ["benchmarks-intel.md", "benchmarks.md"]),
+    ):
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        write_docs(of_processor(name), tmp_path)
+        text = (tmp_path / f"{page_name}.md").read_text(encoding="utf-8")
+        assert f"({page_name}.svg)" in text and (tmp_path / f"{page_name}.svg").is_file()
+        assert all(f"({other})" in text for other in others) and f"({page_name}.md)" not in text
+        assert before.items() <= {path.name: path.read_bytes() for path in tmp_path.iterdir()}.items()
 
 
 def test_a_quick_run_says_so():

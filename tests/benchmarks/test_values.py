@@ -2,7 +2,9 @@
 
 import pytest
 
-from benchmarks.settings import ROWS, SHAPES, SIDES, TASKS, Shape, Task
+from benchmarks.plan import Measured, Plan
+from benchmarks.rows import ROWS
+from benchmarks.settings import LONGEST_FIRST, SHAPES, SIDES, TASKS, Shape, Task
 from benchmarks.side import pace, projected_seconds
 from benchmarks.values import aimed, build_row, missed, summary, value_of
 from tests.benchmarks.made import generation, measured_decode
@@ -61,6 +63,7 @@ def test_a_row_compares_with_every_peer_and_the_limit():
     assert row["cells"]["machine"]["median"] == pytest.approx(110.0)
     assert ratios == pytest.approx({"transformers": 5.0, "llama-f32": 2.0, "machine": 100 / 110})
     assert missed([row]) == []
+    assert {aim["side"]: aim["aim"] for aim in row["aims"]} == {"transformers": None, "llama-f32": 1.0, "machine": 0.88}
     slower = build_row("decode-fp32", *measured_decode(llama=0.009))
     assert missed([slower]) == ["decode-fp32"]
 
@@ -68,12 +71,22 @@ def test_a_row_compares_with_every_peer_and_the_limit():
 def test_a_failed_side_is_an_error_and_its_aim_missed():
     row = build_row("decode-fp32", *measured_decode(llama_f32=[{"error": "no [room]"}]))
     assert row["cells"]["llama-f32"] == {"error": "no [room]"}
-    assert [aim["met"] for aim in row["aims"]] == [True, False, True]
+    assert [aim["met"] for aim in row["aims"]] == [None, False, True]
 
 
 def test_a_side_that_failed_late_keeps_its_good_runs():
     row = build_row("decode-fp32", *measured_decode(llama_f32=[generation(0.1, 0.02), {"error": "died"}]))
     assert row["cells"]["llama-f32"]["median"] == pytest.approx(50.0)
+
+
+def test_memory_is_compared_with_the_size_of_the_weights():
+    runs = [{"seconds": 0.2, "peak_memory": peak, "weights": 100} for peak in (108, 120, 109)]
+    measured = Measured(prepared={"glm4": {}}, runs={("glm4", "memory", "cpp-int4"): runs})
+    row = build_row("cpp-memory-int4", Plan(("cpp-memory-int4",), 3), measured)
+    assert row["aims"][0] == {"side": "weights", "aim": 1.1, "ratio": pytest.approx(1.09), "met": True}
+    measured.runs["glm4", "memory", "cpp-int4"] = [{"error": "died"}]
+    row = build_row("cpp-memory-int4", Plan(("cpp-memory-int4",), 3), measured)
+    assert row["aims"][0]["met"] is False and row["cells"]["weights"] == {"error": "was not run"}
 
 
 def test_the_tables_fit_together():
@@ -83,14 +96,24 @@ def test_the_tables_fit_together():
 
 
 def test_the_aims_are_those_of_the_issue():
-    aims = {name: dict(row.aims) for name, row in ROWS.items() if not name.startswith("glm-")}
-    assert aims["train"] == {"transformers": 1.3} and aims["lora"] == {"peft": 1.3}
-    assert aims["prefill-128"] == aims["prefill-2048"] == {"transformers": 2.0}
-    assert aims["decode-fp32"] == {"transformers": 2.6, "llama-f32": 1.0, "machine": 0.85}
-    assert aims["decode8-fp32"] == {"transformers": 4.0, "llama-f32": 1.0}
-    assert aims["decode-int8"] == {"transformers": 6.0, "llama-q8_0": 1.0, "machine": None}
-    assert aims["decode-int4"] == {"transformers": 9.0, "llama-q4_0": 1.0, "machine": None}
-    assert aims["beam"] == {"transformers": 3.0} and ROWS["glm-beam"].aims == {"paddlenlp": 20.0}
-    assert aims["start-fp32"] == aims["start-int4"] == {"transformers": 0.5}
-    assert aims["memory-int4"] == {"transformers": 0.6}
+    intel, amd = ({name: row.aims_of(kind) for name, row in ROWS.items()} for kind in ("intel", "amd"))
+    assert intel["train"] == {"transformers": 1.15, "machine": 0.7} and amd["lora"] == {"peft": 1.7, "machine": 0.7}
+    assert intel["prefill-128"] == {"transformers": 1.5} and intel["prefill-2048"] == {"transformers": 1.3}
+    assert amd["prefill-128"] == amd["prefill-2048"] == {"transformers": 2.0}
+    assert intel["decode-fp32"] == {"transformers": None, "llama-f32": 1.0, "machine": 0.88}
+    assert amd["decode-fp32"] == {"transformers": 2.6, "llama-f32": 1.0, "machine": 0.88}
+    assert intel["decode8-fp32"] == {"transformers": None, "llama-f32": 1.2, "machine": None}
+    assert intel["decode-int8"] == {"transformers": None, "llama-q8_0": 1.15, "machine": 0.75}
+    assert intel["decode-int4"] == {"transformers": None, "llama-q4_0": 1.15, "machine": 0.75}
+    for aims in (intel, amd):
+        assert aims["decode16-fp32"] == {"llama-f32": 1.2, "machine": None}
+        assert aims["decode8-int4"] == aims["decode16-int4"] == {"llama-q4_0": 1.2, "machine": None}
+        assert aims["beam"]["machine"] == 0.75 and aims["eager-decode"] == {"onnx-fp32": 0.7}
+        assert aims["eager-128"] == aims["eager-2048"] == {"onnx-fp32": 0.9}
+        assert aims["glm-beam"] == {"paddlenlp": 20.0} and aims["glm-greedy"] == {"paddlenlp": None, "machine": None}
+        assert aims["start-fp32"] == aims["start-int4"] == {"transformers": 0.5}
+        assert aims["memory-int4"] == {"transformers": 0.6}
+        assert aims["cpp-start-int4"]["first-token"] * LONGEST_FIRST == 0.25
+        assert aims["cpp-memory-int4"]["weights"] == aims["cpp-memory-fp32"]["weights"] == 1.1
+        assert (aims["cpp-decode-int4"]["onnx-int4"], aims["cpp-decode-fp32"]["onnx-fp32"]) == (1.15, 1.0)
     assert (SHAPES["glm4"].prompt, SHAPES["glm4"].long_prompt) == (128, 2048)

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,13 @@ def entity(question: str) -> str:
 @pytest.fixture(scope="module")
 def regenerated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("samples")
-    for script in ("make_samples.py", "make_chat_samples.py"):
+    for script in ("make_samples.py", "make_chat_samples.py", "make_preference_samples.py"):
         subprocess.run([sys.executable, str(DATA / script), "--output", str(folder)], check=True, capture_output=True)
     return folder
 
 
 def test_all_samples_are_there():
-    assert len(FILES) == 12
+    assert len(FILES) == 14
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -122,13 +123,13 @@ def test_advertisements_say_every_attribute():
     assert len(orders) > 100
 
 
-@pytest.mark.parametrize("task", ["adgen", "alpaca", "messages"])
+@pytest.mark.parametrize("task", ["adgen", "alpaca", "messages", "preference"])
 def test_names_in_dev_questions_are_new(task):
     sys.path.insert(0, str(DATA))
-    from make_chat_samples import SEED
     from make_samples import make_names
 
-    _, names = make_names(random.Random(SEED))
+    script = import_module("make_preference_samples" if task == "preference" else "make_chat_samples")
+    _, names = make_names(random.Random(script.SEED))
     train, dev = ("\n".join(map(question, rows(f"{task}/{split}.json"))) for split in ("train", "dev"))
     assert sum(name in dev for name in names) > 25
     assert not [name for name in names if name in train]
@@ -137,7 +138,7 @@ def test_names_in_dev_questions_are_new(task):
 def question(row: dict) -> str:
     said = row.get("messages", [])
     return " ".join(
-        [row.get("content", ""), row.get("instruction", ""), row.get("input", ""), *(m["content"] for m in said)]
+        [*(row.get(name, "") for name in ("content", "instruction", "input", "prompt")), *(m["content"] for m in said)]
     )
 
 
@@ -177,3 +178,15 @@ def test_chat_rows_are_spelt_in_known_characters():
     known = set("".join(training_text())) | set(map(chr, range(128)))
     for name in ("adgen", "alpaca", "messages"):
         assert set((DATA / name / "train.json").read_text(encoding="utf-8")) <= known
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_comparisons(split):
+    """In half of them both answers are sentences that are right answers elsewhere."""
+    found = rows(f"preference/{split}.json")
+    assert all(list(row) == ["prompt", "chosen", "rejected"] for row in found)
+    assert all(row["chosen"] != row["rejected"] and row["chosen"][-1] in ".。" for row in found)
+    assert len({tuple(row.values()) for row in found}) == len(found)
+    english = sum(row["prompt"].startswith("The shop") for row in found)
+    sentences = sum(row["rejected"][-1] in ".。" and row["rejected"][0] not in "I我" for row in found)
+    assert 0.4 < english / len(found) < 0.6 and 0.4 < sentences / len(found) < 0.6

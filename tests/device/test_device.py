@@ -204,7 +204,7 @@ def test_python_m_glm_device():
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"device: {next(iter(device_counts()))}  (found: ")
     names = [line.split(":")[0] for line in lines[1:]]
-    assert names == ["MKL_DEBUG_CPU_TYPE", "MKL_NUM_THREADS", "FLAGS_use_stride_kernel", "mallopt"]
+    assert names == ["MKL_DEBUG_CPU_TYPE", "MKL_NUM_THREADS", "FLAGS_use_stride_kernel", "mallopt", "kernels"]
 
 
 device_command = partial(run_main, main)
@@ -292,8 +292,9 @@ LIGHT = [
     "glm.datasets",
     "glm.checkpoint",
 ]
-LIGHT += ["glm.datasets.preprocess", "glm.engine", "glm.runtime.step", "glm.runtime.onnx_step"]
-LIGHT += ["glm.checkpoint.convert", "glm.memory.__main__", "glm.cli.console"]
+LIGHT += ["glm.datasets.preprocess", "glm.engine", "glm.runtime.step", "glm.runtime.onnx_step", "glm.serving.server"]
+LIGHT += ["glm.serving.export_service", "glm.checkpoint.convert", "glm.memory.__main__", "glm.cli.console"]
+LIGHT += ["glm.cli.multiple_choice"]
 
 
 def test_serving_imports_no_framework():

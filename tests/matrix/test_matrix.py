@@ -87,8 +87,8 @@ def made(name: str, folder: Path) -> Namespace:
 
 
 def own_form(config: GLMConfig) -> str:
-    """GLM-4-9B is published in its remote code's names."""
-    return "remote" if config.family == "glm4-remote" else "hf"
+    """GLM-4-9B is published in its remote code's names, and so are ChatGLM2 and 3."""
+    return "remote" if config.family in ("glm4-remote", "chatglm2") else "hf"
 
 
 def run(model: Namespace, output: str, *flags: str):
@@ -125,8 +125,8 @@ def test_train(model, ability):
     before = weights(GLMForCausalLM.from_pretrained(model.directory))
     assert same(saved, weights(trainer.model))
     still = [name for name, array in saved.items() if np.array_equal(array, before[name])]
-    # A key bias moves all scores of a query alike, which softmax does not see.
-    assert not [name for name in still if not name.endswith("k_proj.bias")]
+    # A key bias moves all scores of a query alike, which softmax does not see; a router's bias has no gradient.
+    assert not [name for name in still if not name.endswith(("k_proj.bias", "e_score_correction_bias"))]
     ability("train")
 
 
@@ -176,6 +176,8 @@ def predictor(model) -> Predictor:
 @pytest.fixture(scope="module")
 def exported(model, predictor) -> Path:
     """The model in both formats; ONNX from the weights as they lie in the directory."""
+    if predictor.model.config.kv_lora_rank:
+        pytest.skip("no graph has latents yet: tests/scripts/test_latent_scripts.py has the refusal")
     prefix, processor = model.folder / "infer" / "glm", predictor.processor
     export_directory(predictor.model, processor, prefix)
     config, weights = stream_weights(str(model.directory))

@@ -94,18 +94,25 @@ def measure_training(config: GLMConfig, run: Run, functions: dict = CPU, device:
 
 
 def training_batch(config: GLMConfig, run: Run) -> dict[str, paddle.Tensor]:
-    """Rows without padding, whose targets are trained; of a packed row all tokens."""
+    """Rows without padding, whose targets are trained; of a pack all tokens, which holds the longest rows."""
     draw, rows, width = np.random.default_rng(0), run.batch_size, run.row_length
     labels = draw.integers(1, config.vocab_size, (rows, width))
     labels[:, : 0 if run.max_length else run.src_length] = -100
     position = np.stack([np.arange(width), np.zeros(width, "int64")])
-    return {
+    return ({"visible_rows": _packs(run)} if run.max_length else {}) | {
         "input_ids": paddle.to_tensor(draw.integers(1, config.vocab_size, (rows, width))),
         "attention_mask": paddle.ones([rows, width], "int64"),
         "position_ids": paddle.to_tensor(np.stack([position] * rows)),
         "prefix_length": paddle.full([rows], run.src_length, "int64"),
         "labels": paddle.to_tensor(labels),
     }
+
+
+def _packs(run: Run) -> paddle.Tensor:
+    """`visible_rows` of packs of causal rows, the longest ones behind each other."""
+    columns, longest = np.arange(run.max_length), run.src_length + run.tgt_length
+    seen = np.stack([columns, np.minimum((columns // longest + 1) * longest, run.max_length)])
+    return paddle.to_tensor(np.stack([seen] * run.batch_size).astype("int32"))
 
 
 def measure_generation(config: GLMConfig, run: Run, functions: dict = CPU, device: int = 0) -> Measured:

@@ -1,4 +1,4 @@
-"""A rank of tests/memory/test_estimate.py on the simulated NPU: prints what it measured, a line of JSON per run.
+"""A rank of tests/memory/test_estimate_ranks.py on the simulated NPU: prints what it measured, a line of JSON per run.
 
 Arguments: the runs as a list, and in a second one what their configurations have besides.
 """
@@ -23,7 +23,7 @@ paddle.set_device("npu")
 tensor_parallel.start(process_count())
 get_rng_state_tracker().add(tensor_parallel.LOCAL_SEED, 1 + dist.get_rank())  # PaddleNLP's arguments do it in training
 runs = json.loads(sys.argv[1])
-changes = json.loads(sys.argv[2]) if len(sys.argv) > 2 else [{}] * len(runs)
+changes = json.loads(sys.argv[2])
 for run, change in zip(runs, changes, strict=True):
     shape = {"max_position_embeddings": 2048} | tensor_parallel.tensor_parallel() | change
     config = measurement.config_of(**shape)

@@ -79,6 +79,7 @@ def test_the_command_reads_scaled_positions(monkeypatch, capsys, tmp_path, caplo
         (["--preset", "glm-9b"], f"preset 'glm-9b' is not one of glm-tiny-chinese, {LARGE}, {TEN}, chatglm-6b, "),
         (["--preset", TEN, "--batch_size", "0"], "batch_size is 0, and must be at least 1"),
         (["--preset", TEN, "--max_length", "-5"], "max_length is -5, and must be at least 1, or 0 without packing"),
+        (["--preset", TEN, "--max_length", "2048"], "max_length is 2048 and train none: only training packs rows"),
         (["--preset", TEN, "--tensor_parallel_degree", "0"], "tensor_parallel_degree is 0, and must be at least 1"),
         (["--preset", TEN, "--device_memory", "-1"], "device_memory is -1.0 GiB, and must be above 0"),
         (["--preset", TEN, "--train", "half"], "invalid choice: 'half'"),

@@ -165,7 +165,8 @@ DECODING = {
     "beams": {"num_beams": 3},
     "drawn": {"do_sample": True, "temperature": 2.0, "seed": 5},
 }
-FLAGS = {"chatglm": ["--num_beams", "3"], "glm4": ["--do_sample", "--temperature", "2", "--seed", "5"], "glm4-0414": []}
+_BEAMS, _DRAWN = ["--num_beams", "3"], ["--do_sample", "--temperature", "2", "--seed", "5"]
+FLAGS = {"chatglm": _BEAMS, "chatglm2": _BEAMS, "chatglm3": _DRAWN, "glm4": _DRAWN, "glm4-0414": []}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -221,7 +222,7 @@ def test_max_length_alone_leaves_half_for_the_text(graph, monkeypatch):
 
     def lengths(*arguments):
         monkeypatch.setattr("sys.argv", [*words, *arguments])
-        processor = open_export(infer_generation.export_options(infer_generation.parse()))[0].processor
+        processor = open_export(infer_generation.options_of(infer_generation.parse()))[0].processor
         return processor.src_length, processor.tgt_length
 
     assert lengths("100") == (50, 50)

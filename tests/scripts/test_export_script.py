@@ -17,7 +17,7 @@ from glm.model.lora import load_lora
 
 SCRIPT = "export_generation_model.py"
 TEXT = "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"
-PRESETS = ("chatglm-6b-tiny", "glm-4-9b-0414-tiny")
+PRESETS = ("chatglm-6b-tiny", "glm-4-9b-0414-tiny", "glm-4.5-tiny")
 # Flags → kind of weights, block size, symmetric, and how far logits may be from the model's (relative).
 KINDS = {
     "fp32": ([], ("fp32", None, None), 1e-5),
@@ -84,6 +84,42 @@ def test_a_preset(run, tmp_path, preset, kind):
     model.eval()
     far = distance(graph_logits(tmp_path / "infer" / "glm", processor), model_logits(model, processor))
     assert (far < tolerance) and (kind == "fp32" or far > 1e-4)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("fp32", 32), ("int8", 8)])
+def test_standard_operators(run, tmp_path, kind, bits):
+    result = export(run, PRESETS[1], tmp_path / "glm", "--opset", "17", "--weights", kind)
+    manifest = read_manifest(tmp_path, "glm", "onnx")
+    assert (manifest.opset, manifest.weights, manifest.block_size) == (17, kind, None)
+    named = "float32" if kind == "fp32" else kind
+    lines = result.out.splitlines()
+    assert lines[0].startswith(f"exported {manifest.parameters:,} parameters ({named}, opset 17) to ")
+    assert bits - 1 < float(re.search(r"([\d.]+) bits per weight", lines[1])[1]) < bits + 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--opset", "17"], "--opset 17 is of --format onnx, and this is --format paddle: add --format onnx, or leave"),
+        (["--format", "onnx", "--opset", "13"], "opset 13 is not offered: choose 17, or leave it out"),
+        (
+            ["--format", "onnx", "--opset", "17", "--weights", "int4"],
+            "weights 'int4' are ONNX Runtime's own, and opset",
+        ),
+        (
+            ["--format", "onnx", "--opset", "17", "--weights", "int8", "--block_size", "32"],
+            "weights of opset 17 have no",
+        ),
+        (
+            ["--format", "onnx", "--opset", "17", "--asymmetric"],
+            "weights of opset 17 have no blocks, but a scale a col",
+        ),
+    ],
+)
+def test_what_the_form_does_not_have_is_one_line(run, tmp_path, flags, line):
+    result = run(SCRIPT, "--model_name_or_path", PRESETS[1], "--output_path", tmp_path / "glm", *flags)
+    assert (result.code, result.out) == (2, "") and result.err.startswith(f"error: {line}")
+    assert result.err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_an_adapter_is_merged(run, model, adapter, tmp_path):

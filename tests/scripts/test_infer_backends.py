@@ -36,6 +36,16 @@ def both(run, exported, model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def standard(run, model, tmp_path_factory):
+    """A directory with the model in standard ONNX operators."""
+    directory = tmp_path_factory.mktemp("standard")
+    where = ["--model_name_or_path", model, "--output_path", directory / "glm", "--format", "onnx", "--opset", "17"]
+    result = run("export_generation_model.py", *where)
+    assert result.code == 0, result.err
+    return directory
+
+
+@pytest.fixture(scope="module")
 def infer(run, both):
     return lambda *more, **options: run("infer_generation.py", "--model_path", both, *SHORT, *more, **options)
 
@@ -65,6 +75,17 @@ def test_onnx_runtime_writes_what_the_model_writes(infer, wanted, sources, tmp_p
     assert (tmp_path / "texts").read_bytes() == wanted(way)
 
 
+@needs_onnx_runtime
+@pytest.mark.parametrize("way", DECODING)
+def test_standard_operators_write_what_the_model_writes(run, standard, wanted, sources, tmp_path, way):
+    where = ["--model_path", standard, *SHORT, *DECODING[way]]
+    texts = ["--input_file", sources, "--batch_size", "3", "--output_file", tmp_path / "texts"]
+    result = run("infer_generation.py", *where, *texts)
+    assert result.code == 0, result.err
+    assert (tmp_path / "texts").read_bytes() == wanted(way)
+    assert result.err.startswith("backend: onnx_runtime on cpu (")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_stream_is_the_text(infer, wanted, sources, tmp_path, backend):
     result = infer("--backend", backend, "--stream", "--input_file", sources, "--output_file", tmp_path / "texts")
@@ -81,6 +102,22 @@ def test_a_stop_string_ends_a_text(infer, backend, more):
     result = infer("--backend", backend, "--stop", stop, "--stop", "never", *more, TEXT)
     assert result.code == 0, result.err
     assert result.texts == [whole[: whole.index(stop)]]
+
+
+REPEATING = ["--repetition_penalty", "0.5", "--min_tgt_length", "30"]  # what was said becomes likelier
+
+
+@pytest.mark.parametrize("more", [REPEATING, ["--do_sample", "--seed", "3", "--temperature", "0.4"]], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_prompt_lookup_writes_the_same_texts(infer, backend, more):
+    """A text that repeats itself, so that there is something to guess; and it is said what came of it."""
+    asked = ["--backend", backend, "--stream", *more, "--tgt_length", "40", TEXT + TEXT]
+    plain, found = infer(*asked), infer("--prompt_lookup", "6", *asked)
+    assert (found.code, found.out) == (0, plain.out), found.err
+    assert "prompt lookup" not in plain.err
+    told = re.search(r"; prompt lookup: ([\d,]+) of ([\d,]+) guessed tokens right, in ([\d,]+) call", found.err)
+    assert told or more != REPEATING
+    assert told is None or (int(told[3]) <= int(told[2]) and int(told[1]) <= int(told[2]))
 
 
 @needs_onnx_runtime
@@ -129,8 +166,6 @@ def test_what_cannot_be(infer, exported, run):
     assert empty.code == 2 and "empty stop string" in empty.err
     chat = infer("--chat", stdin="你好\n")
     assert chat.code == 2 and "holds no conversations" in chat.err
-    early = infer("--backend", "fastdeploy", "--stream", TEXT)
-    assert early.code == 2 and "backend fastdeploy shows nothing before the end of a text" in early.err
 
 
 @pytest.mark.parametrize("name", ["glm.pdiparams", "glm.json", "cog-pretrain.model"])
@@ -152,6 +187,17 @@ WRONG = {
         2,
         "--kv_cache_size is for decoder step graphs",
     ),
+    "guesses of a loop": (
+        ["--backend", "paddle", "--prompt_lookup", "8"],
+        2,
+        "--prompt_lookup is for decoder step graphs, and paddle runs the full loop as one graph",
+    ),
+    "guesses of beams": (
+        ["--prompt_lookup", "8", "--num_beams", "3"],
+        2,
+        "--prompt_lookup is for texts of one beam, and num_beams is 3: leave one of them out",
+    ),
+    "fewer guesses than none": (["--prompt_lookup", "-1"], 2, "--prompt_lookup is -1, and must be at least 0"),
     "number of a gpu": (["--backend", "onnx_runtime", "--device", "gpu:x"], 2, "device 'gpu:x' has a wrong number"),
     "number of a cpu": (["--backend", "onnx_runtime", "--device", "cpu:7"], 2, "device 'cpu:7' has a wrong number"),
     "threads": (["--cpu_threads", "-1"], 2, "cpu_threads is -1"),

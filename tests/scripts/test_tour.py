@@ -1,10 +1,12 @@
 """The READMEs' tour, as it stands there, in a directory of its own."""
 
+import json
 import re
 import shlex
 
 import pytest
 from commands import ROOT
+from test_serve_script import Served
 
 
 def tour(readme: str) -> list[list[str]]:
@@ -15,9 +17,13 @@ def tour(readme: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def done(run, tmp_path_factory) -> dict[str, object]:
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tour")
+
+
+@pytest.fixture(scope="module")
+def done(run, folder) -> dict[str, object]:
     """What each command printed, in their order."""
-    folder = tmp_path_factory.mktemp("tour")
     results = {}
     for words in tour("README.md"):
         result = run(words[0], *words[1:], cwd=folder, stdin="你好\n/exit\n")
@@ -48,3 +54,12 @@ def test_it_converses(done):
     """What random weights say may be nothing at all."""
     command = next(command for command in done if command.endswith("--chat"))
     assert "tokens in" in done[command].err
+
+
+def test_the_export_is_served(done, folder):
+    """The block behind the tour's."""
+    with Served("--model_path", folder / "output" / "tour-export") as server:
+        prompt = {"prompt": "答案：9层，上下文：祥信塔共有9层。", "max_tokens": 32, "temperature": 0}
+        status, answer = server.ask("/v1/completions", prompt)
+    assert status == 200
+    assert json.loads(answer)["choices"][0]["text"].startswith("在已知答案的前提下")

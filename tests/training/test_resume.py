@@ -55,6 +55,20 @@ def kill_at_step(step: int, arguments: list[str]) -> None:
     process.wait()
 
 
+def test_two_runs_do_not_write_into_one_directory(model, data, tmp_path):
+    first = subprocess.Popen(
+        command(model, data, tmp_path / "run", max_steps=5000), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    next(line for line in first.stderr if "step 2/" in line)
+    second = subprocess.run(
+        command(model, data, tmp_path / "run", overwrite_output_dir=True), cwd=ROOT, capture_output=True, text=True
+    )
+    first.kill()
+    first.wait()
+    assert second.returncode == 2
+    assert "error: another run is writing into" in second.stderr and "Traceback" not in second.stderr
+
+
 def kill_while_saving(output: Path, arguments: list[str]) -> str:
     """Kills a run between the beginning and the end of a checkpoint; returns its name."""
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)

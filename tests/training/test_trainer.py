@@ -230,3 +230,9 @@ def test_a_package_that_scoring_lacks_is_said_before_anything_is_trained(model, 
         train(model, data, tmp_path / "run", do_eval=True, max_steps=1)
     assert not (tmp_path / "run" / "loss_history.jsonl").exists()
     train(model, data, tmp_path / "run", do_eval=True, prediction_loss_only=True, max_steps=1)
+
+
+def test_no_steps_are_none_of_an_epoch(steady_model, data, tmp_path):
+    """PaddleNLP would take 0 for the whole of --num_train_epochs."""
+    with pytest.raises(UsageError, match="max_steps is 0, and must be at least 1"):
+        train(steady_model, data, tmp_path / "run", max_steps=0)

@@ -21,7 +21,7 @@ def texts(device: str, prefix: Path) -> list:
     runtime = PaddleStepRuntime(RuntimeOptions(*files, device=device, device_id=1, capacity=32))
     engine = Engine(runtime, TextPositions(), StopTokens((2,), 0), EngineOptions(chunk=4))
     found = [[result.tokens for result in engine.generate(PROMPTS, config)] for config in CONFIGS]
-    return [found, str(getattr(engine._slots.cache.store, "place", "host"))]
+    return [found, str(getattr(engine.core.slots.cache.store, "place", "host"))]
 
 
 if __name__ == "__main__":

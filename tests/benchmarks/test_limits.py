@@ -1,0 +1,62 @@
+"""What a machine allows, by hand."""
+
+import pytest
+
+from benchmarks.limits import limit, read_rate
+from benchmarks.rows import Row, processor_kind
+from benchmarks.settings import Shape
+from tests.benchmarks.made import WORK
+
+SHAPE = Shape({}, train_batch=2, train_source=10, train_target=5, prompt=128, new_tokens=33)
+BYTES = 4 * 1000  # of float32: 900 of blocks and 100 of the head
+
+
+def allowed(task: str, read: float, matmul: float, side: str = "onnx-fp32") -> float:
+    rates = [{"read": read, "matmul": matmul}] * 2
+    return limit(Row("a row", "glm4", task, side, {}), SHAPE, WORK, rates)["median"]
+
+
+def test_a_step_reads_all_weights_once_for_all_rows():
+    assert allowed("decode", read=BYTES, matmul=1e12) == pytest.approx(1)
+    assert allowed("decode-8", read=BYTES, matmul=1e12) == pytest.approx(8)
+    four_bits = 900 * (0.5 + 4 / 128) + 100 * (1 + 4 / 128)
+    assert allowed("decode", read=four_bits, matmul=1e12, side="onnx-int4") == pytest.approx(1)
+
+
+def test_weights_are_read_at_the_rate_of_as_many_bytes():
+    rate = {"read": 1.0, "read_of": {"64": 3.0, "128": 2.0}, "matmul": 1e12}
+    assert [read_rate(rate, size) for size in (10, 64, 65, 129)] == [3.0, 3.0, 2.0, 1.0]
+    found = limit(
+        Row("a row", "glm4", "decode", "onnx-fp32", {}), SHAPE, WORK, [rate | {"read_of": {"4096": 2 * BYTES}}]
+    )
+    assert found["median"] == pytest.approx(2) and found["read"]["median"] == 2 * BYTES
+
+
+def test_a_step_of_many_rows_is_as_slow_as_its_multiplications():
+    assert allowed("decode-16", read=1e12, matmul=2 * 1000) == pytest.approx(1)
+
+
+def test_beams_read_the_prompt_once_and_weights_once_a_step():
+    prompt = 2 * (900 * 128 + 100)
+    # A second for the prompt, and one for each of 32 steps: five rows are multiplied in less.
+    assert allowed("beam", read=BYTES, matmul=prompt) == pytest.approx(33 / 33)
+    assert allowed("beam", read=2 * BYTES, matmul=prompt) == pytest.approx(33 / 17)
+    assert allowed("beam", read=1e12, matmul=prompt) == pytest.approx(33 / (1 + 32 * 5 * 2000 / prompt))
+
+
+def test_training_multiplies_three_times_and_adapters_twice():
+    forward = 2 * (900 * 30 + 100 * 10)  # the head sees trained tokens alone
+    assert allowed("train", read=1.0, matmul=3 * forward, side="eager") == pytest.approx(30)
+    assert allowed("lora", read=1.0, matmul=2 * forward, side="eager") == pytest.approx(30)
+
+
+def test_a_prompt_multiplies_its_tokens_and_one_row_of_the_head():
+    assert allowed("prefill", read=1.0, matmul=2 * (900 * 128 + 100)) == pytest.approx(128)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("Intel(R) Xeon(R) Processor @ 2.50GHz", "intel"), ("AMD EPYC", "amd"), ("Neoverse-N1", None), ("", None)],
+)
+def test_kinds_of_processors(name, kind):
+    assert processor_kind(name) == kind

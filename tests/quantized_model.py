@@ -1,0 +1,66 @@
+"""A Paddle model that computes as an 8-bit export of standard operators does, with exact sums.
+
+Written from glm/export/onnx/columns.py's description, not with its code: weights by the largest number of their column,
+activations by that of their token.
+"""
+
+import copy
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from glm import GLMForCausalLM
+from glm.model.experts import Experts
+
+
+def in_8_bits(model: GLMForCausalLM) -> GLMForCausalLM:
+    """A copy of a model without LoRA adapters."""
+    model = copy.deepcopy(model)
+    for layer in model.sublayers():
+        if isinstance(layer, nn.Linear):
+            layer.forward = _linear(layer.weight.numpy(), None if layer.bias is None else layer.bias.numpy())
+        if isinstance(layer, Experts):
+            layer.forward = _experts(layer)
+    table = model.model.embed_tokens.weight
+    if model.lm_head is None:
+        model.logits = _linear(table.numpy().T, None)
+    numbers, scales = _quantized(table.numpy(), axis=1)
+    table.set_value(numbers * scales)
+    return model
+
+
+def _quantized(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers from -127 to 127, and their scales, float32."""
+    scales = np.abs(array).max(axis=axis, keepdims=True) / np.float32(127)
+    return np.round(array / scales), scales
+
+
+def _linear(weight_KN: np.ndarray, bias_N: np.ndarray | None):
+    """x [..., K] → [..., N]."""
+    weights, scales_1N = _quantized(weight_KN, axis=0)
+
+    def forward(x: Tensor) -> Tensor:
+        array = x.numpy()
+        scales = np.abs(array).max(axis=-1, keepdims=True) * np.float32(1 / 127)
+        found = np.round(array / np.maximum(scales, 1e-30)).astype("float64") @ weights.astype("float64")
+        found = found.astype("float32") * scales * scales_1N[0]
+        return paddle.to_tensor(found if bias_N is None else found + bias_N)
+
+    return forward
+
+
+def _experts(layer: Experts):
+    """All of them side by side, one matrix a projection; those that a token does not take weigh nothing."""
+    gate, up = (
+        _linear(np.concatenate(list(part.weight.numpy()), axis=1), None) for part in (layer.gate_proj, layer.up_proj)
+    )
+    down = _linear(np.concatenate(list(layer.down_proj.weight.numpy())), None)
+    experts, _, inner = layer.gate_proj.weight.shape
+
+    def forward(x_MH: Tensor, chosen_MJ: Tensor, weights_MJ: Tensor) -> Tensor:
+        weights_MA = paddle.zeros([x_MH.shape[0], experts]).put_along_axis(chosen_MJ, weights_MJ, axis=1)
+        active = layer.activation(gate(x_MH)) * up(x_MH)
+        return down(active * weights_MA.repeat_interleave(inner, axis=1))
+
+    return forward
