@@ -166,7 +166,8 @@ def test_a_read_can_be_interrupted(folder):
     thread = threading.Thread(target=interrupting)
     thread.start()
     with pytest.raises(InterruptedReadError, match="the reading of a prompt was interrupted"):
-        runtime.prefill(*arguments)
+        for _ in range(200):  # on a busy machine a read may be over before the thread has its turn
+            runtime.prefill(*arguments)
     ended.set()
     thread.join()
     runtime.interrupt()  # nothing is under way
