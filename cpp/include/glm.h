@@ -44,7 +44,8 @@ GLM_API int glm_options_check(const glm_options *options);
 
 /* Opens the export that "model_path" and "model_prefix" name. What belongs to a model ("backend", "cpu_threads",
  * "src_length", "max_length", "kv_cache_size", "plain", "stop" …) is taken from the options here, how text is drawn
- * in each call. While the backend fastdeploy loads its graph, the process's working directory is another. */
+ * in each call. Meanwhile the process's environment has ORT_GQA_DISABLE_FLASH_ATTENTION, which ONNX Runtime reads, for a
+ * model of at most 4,096 positions, and while the backend fastdeploy loads its graph, the working directory is another. */
 GLM_API int glm_open(const glm_options *options, glm_model **model);
 GLM_API void glm_close(glm_model *model);
 
@@ -79,7 +80,8 @@ GLM_API int64_t glm_generated_tokens(const glm_model *model);
 GLM_API int glm_conversation_new(glm_model *model, const glm_options *options, glm_conversation **conversation);
 GLM_API void glm_conversation_free(glm_conversation *conversation);
 
-/* Pieces of the answer, as soon as they are certain; it is remembered, unless the callback ended it. */
+/* Pieces of the answer, as soon as they are certain; it is remembered, unless the callback ended it. Of models that
+ * think (GLM-4.5 and those after it) pieces of thoughts have the index 1, and of what is said the index 0. */
 GLM_API int glm_conversation_ask(glm_conversation *conversation, const char *question, glm_on_text on_text,
                                  void *user);
 

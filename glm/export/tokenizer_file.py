@@ -22,7 +22,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from glm.encoding.plain_chat import plain_joints, without_content
+from glm.encoding.chat_formats import CHAT_FORMATS
+from glm.encoding.chat_processor import THINKING
+from glm.encoding.messages import ROLES
+from glm.encoding.plain_chat import plain_chat, without_content
 from glm.encoding.processor import Processor
 from glm.tokenizers.base import Tokenizer
 from glm.tokenizers.byte_pairs import PIECE_PATTERN
@@ -37,11 +40,8 @@ _NO_AFFIX = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
 def tokenizer_file(processor: Processor) -> bytes | None:
-    """The content of the file, None for a tokenizer that C++ does not read (`Tokenizer.in_cpp`), and for a
-    tokenizer.json of another form than GLM-4's."""
+    """The content of the file, None for a tokenizer.json of another form than GLM-4's."""
     tokenizer = processor.tokenizer
-    if isinstance(tokenizer, Tokenizer) and not tokenizer.in_cpp:
-        return None
     sections = {"NAME": _texts(_names(tokenizer)), "IDS_": _lists(_ids(tokenizer)), "ADDD": _added(tokenizer)}
     if isinstance(tokenizer, BytePairTokenizer):
         sections |= {"PIEC": _pieces(tokenizer), "CHAR": _ranges(character_ranges(tokenizer.characters_found))}
@@ -57,11 +57,31 @@ def _names(tokenizer) -> dict[str, str]:
     names = {"kind": tokenizer.kind}
     if hasattr(tokenizer, "_pieces"):
         names["model"] = tokenizer.vocabulary_file
-    if isinstance(tokenizer, BytePairTokenizer) and (joints := plain_joints(tokenizer)):
-        names |= {f"chat {before}>{after}": text for (before, after), text in joints.items()}
-        if (empty := without_content(tokenizer)) is not None:
-            names["chat empty"] = empty
+    if not isinstance(tokenizer, Tokenizer):
+        return names
+    names |= {f"behind {token.text}": token.behind for token in tokenizer.written_tokens if token.behind}
+    variables = tokenizer.readable_variables()
+    names["chat variables"] = ", ".join(sorted(variables)) or "none"
+    if CHAT_FORMATS[tokenizer.kind].roles != ROLES:
+        return names
+    names |= _chat("", tokenizer)
+    if THINKING in variables:
+        for mode, enabled in (("on ", True), ("off ", False)):
+            names |= _chat(mode, tokenizer.with_template_variables({THINKING: enabled}))
     return names
+
+
+def _chat(mode: str, tokenizer: Tokenizer) -> dict[str, str]:
+    """What a chat template writes, with thinking, without, or where nobody says which; {} if it is no plain one."""
+    chat = plain_chat(tokenizer)
+    if chat is None:
+        return {}
+    names = {f"{before}>{after}": text for (before, after), text in chat.joints.items()}
+    names |= {"strips": "answers"} if chat.strips else {}
+    names |= {"question end": chat.question_end} if chat.question_end else {}
+    if (empty := without_content(tokenizer)) is not None:
+        names["empty"] = empty
+    return {f"chat {mode}{name}": text for name, text in names.items()}
 
 
 def _ids(tokenizer) -> dict[str, Sequence[int]]:
@@ -93,7 +113,7 @@ def _added(tokenizer) -> bytes:
             flags = _SPECIAL * (index in special) | _LEFT | _RIGHT | _OWN * (text in tokenizer.added_tokens) | _WRITTEN
             entries.append((index, flags, text))
     else:
-        written = tokenizer._splitter._by_text
+        written = {token.text: token for token in tokenizer.written_tokens}
         for text, index in tokenizer.added_tokens.items():
             token = written.get(text)
             sides = _LEFT * token.lstrip | _RIGHT * token.rstrip | _WRITTEN if token else 0

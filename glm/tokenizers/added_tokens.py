@@ -78,12 +78,15 @@ class Splitter:
 
     `mark` hides the special ones in a text that a user wrote, so that a template can be filled with it: `split` then
     takes the template's own tokens for tokens, and the user's for text.
+
+    Attributes:
+        by_text: the tokens, the longest first.
     """
 
     def __init__(self, tokens: Iterable[AddedToken]):
         # The longest first: of two that fit at one place, the longer is meant.
         ordered = sorted(tokens, key=lambda token: -len(token.text))
-        self._by_text = {token.text: token for token in ordered}
+        self.by_text = {token.text: token for token in ordered}
         special = [token for token in ordered if token.special]
         self._pattern = _any_of(token.pattern for token in ordered)
         self._others = _any_of(token.pattern for token in ordered if not token.special)
@@ -103,7 +106,7 @@ class Splitter:
         for match in pattern.finditer(text):
             if match.start() < start:  # white space that an earlier token took along
                 continue
-            token, before = self._by_text[match[0]], text[start : match.start()]
+            token, before = self.by_text[match[0]], text[start : match.start()]
             before = before.rstrip() if token.lstrip else before
             if before:
                 yield before

@@ -30,7 +30,6 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
         default_config: tokenizer_config.json where the directory has none, or lacks the entry.
         prefix, suffix: tokens around a prompt.
         stop_tokens: tokens that end an output.
-        in_cpp: whether programs without Python read it (cpp/).
 
     Args:
         files: the vocabulary file, or what was read of a directory.
@@ -43,7 +42,6 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
     prefix: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[tuple[str, ...]] = ()
     stop_tokens: ClassVar[tuple[str, ...]]
-    in_cpp: ClassVar[bool] = True
 
     def __init__(self, files: KeptFiles | str | Path, **config):
         self._files = files = KeptFiles.of(files, self.vocabulary_file)
@@ -182,6 +180,11 @@ class Tokenizer(VocabularyQueries, RoleTokens, ChatCalls, TokenizerCalls):
         if not 0 <= ids < self.vocab_size:
             raise GLMError(f"token id {ids} is outside the vocabulary of {len(self)}; use the model's tokenizer.")
         return self._piece(int(ids))
+
+    @property
+    def written_tokens(self) -> list[AddedToken]:
+        """The added tokens that a text may spell."""
+        return [*self._splitter.by_text.values()]
 
     @property
     def role_tokens(self) -> dict[str, str]:

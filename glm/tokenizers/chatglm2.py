@@ -79,7 +79,6 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
     default_config = {"name_or_path": "THUDM/chatglm2-6b", **_CONFIG}  # noqa: RUF012
     prefix = ("[gMASK]", "sop")
     stop_tokens = ("</s>",)
-    in_cpp = False
     model_input_names = ("input_ids", "attention_mask", "position_ids")
     default_template = ROUND_TEMPLATE
     # In the order of their ids, behind the pieces.

@@ -17,8 +17,9 @@ from write_onnx import write_export
 from glm.generation.config_json import NAME as GENERATION_FILE
 from glm.inference.exported import ExportOptions, open_export
 
-WITHOUT_CPP = {"chatglm2", "chatglm3"}  # whose tokenizers it does not read
-NAMES = ("glm-chinese", *(kind for kind in KINDS if kind not in WITHOUT_CPP), "glm4-moe")
+SPARSE_KINDS = ("glm45", "glm47")  # models with experts
+CHATS = (*KINDS, *SPARSE_KINDS)
+NAMES = ("glm-chinese", *CHATS)
 SEED = 11
 
 
@@ -60,9 +61,9 @@ def write_model(name: str, folder: Path) -> Path:
     """A tiny random model, some tokens of which end its texts."""
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
-    elif name == "glm4-moe":
-        sizes = SPARSE | {"moe_intermediate_size": 32, "max_position_embeddings": 512}
-        model, files = tiny_model(seed=3, spread=0.4, family=name, **sizes), DATA / "glm4-0414-tiny"
+    elif name in SPARSE_KINDS:
+        sizes = SPARSE | {"moe_intermediate_size": 32, "max_position_embeddings": 512, "vocab_size": 790}
+        model, files = tiny_model(seed=3, spread=0.4, family="glm4-moe", **sizes), DATA / f"{name}-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)
     model.save_pretrained(folder)

@@ -1,48 +1,20 @@
 """The tokenizers in C++ give Python's ids and texts, streamed as well."""
 
-import json
 import random
-import shutil
-import subprocess
 
 import pytest
-from cpp_texts import DATA, NASTY, random_texts, samples
-from shared_files import SHARED
+from cpp_texts import NASTY, random_texts, samples
+from tokenize_program import NAMES, tokenize_program
 
-from glm.encoding.processor import open_processor
-from glm.export.tokenizer_file import NAME, tokenizer_file
 from glm.tokenizers.stream import StreamDecoder
 
 pytestmark = pytest.mark.long
 
-TINY = {kind: DATA / f"{kind}-tiny" for kind in ("chatglm", "glm4", "glm4-0414")} | {
-    "glm-chinese": DATA / "glm-tiny-chinese"
-}
-# The published vocabularies that there are.
-REAL = {"glm-chinese": "cog-pretrain.model", "chatglm": "ice_text.model"}
 
-
-@pytest.fixture(scope="module", params=[*TINY, *(f"real {kind}" for kind in REAL)])
+@pytest.fixture(scope="module", params=NAMES)
 def case(request, tmp_path_factory, programs):
     """A tokenizer and what asks the same of C++."""
-    name = request.param
-    folder = tmp_path_factory.mktemp("tokenizer")
-    if name in TINY:
-        shutil.copytree(TINY[name], folder, dirs_exist_ok=True)
-    else:
-        file = SHARED / "real" / "tokenizers" / REAL[name.removeprefix("real ")]
-        if not file.is_file():
-            pytest.skip(f"{file} is not there")
-        shutil.copy(file, folder)
-    processor = open_processor(folder)
-    (folder / NAME).write_bytes(tokenizer_file(processor))
-
-    def ask(questions: list[dict]) -> list[dict]:
-        lines = "".join(json.dumps(each) + "\n" for each in questions)
-        run = subprocess.run([programs / "tokenize", folder], input=lines, capture_output=True, text=True, timeout=600)
-        assert run.returncode == 0, run.stderr
-        return [json.loads(line) for line in run.stdout.strip("\n").split("\n")]
-
+    processor, ask = tokenize_program(request.param, tmp_path_factory.mktemp("tokenizer"), programs)
     return processor.tokenizer, ask
 
 
@@ -92,6 +64,11 @@ def test_sample_texts(case):
 @pytest.mark.slow
 def test_all_sample_texts(case):
     check_texts(case, [*dict.fromkeys(samples())], stream=False)
+
+
+@pytest.mark.slow
+def test_many_random_texts(case):
+    check_texts(case, random_texts(20_000, seed=5), stream=False)
 
 
 def test_long_runs(case):

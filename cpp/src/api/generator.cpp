@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "runtime/open.h"
+#include "runtime/tuning.h"
 
 namespace glm {
 
@@ -61,11 +62,12 @@ Generator::Generator(const Options& options) {
              ".onnx has ONNX Runtime's own: export with --format onnx --opset 17, or use --backend onnx_runtime");
     if (!manifest.names(TokenizerFile::kName))
         fail(manifest.path.string(), " names no ", TokenizerFile::kName,
-             ": export the model again; ChatGLM2, ChatGLM3 and a tokenizer.json of another form than GLM-4's are read "
-             "by infer_generation.py");
+             ": export the model again; a tokenizer.json of another form than GLM-4's is read by infer_generation.py");
     backend_ = "backend: " + choice.name + " on cpu (" + choice.reason +
                (manifest.quantized ? "; " + manifest.weights + " weights" : "") + ")";
     check_ = std::make_unique<Check>(directory, manifest);
+    // Here, not where the graph is opened: the environment is not to change under the other thread.
+    const AttentionOf attention(manifest.max_position + 1);
     // Loading the graph takes longest, so the tokenizer is read meanwhile.
     auto loading = std::async(std::launch::async, [&] {
         return open_step(choice, manifest, directory, options.model_prefix, static_cast<int>(options.cpu_threads));
@@ -127,15 +129,22 @@ std::vector<Id> Generator::stream(const std::vector<Id>& prompt, const Generatio
     GrowingText text(StopStrings(processor_->tokenizer(), stop_strings_), processor_->cleaning());
     const auto show = [&](const std::string& piece) { return !piece.empty() && on_piece(piece); };
     bool stopped = false;
-    const Request request{prompt, config, [&](Id id) {
-                              require_whole();
-                              written.push_back(id);
-                              stopped = show(text.put(id));
-                              return stopped || text.found();
-                          }};
-    run({request}, 1, [](std::size_t, const std::vector<Id>&) {});
+    stream_ids(prompt, config, [&](Id id) {
+        written.push_back(id);
+        stopped = show(text.put(id));
+        return stopped || text.found();
+    });
     if (!stopped) show(text.end());
     return written;
+}
+
+void Generator::stream_ids(const std::vector<Id>& prompt, const GenerationConfig& config,
+                           const std::function<bool(Id)>& on_token) {
+    const Request request{prompt, config, [&](Id id) {
+                              require_whole();
+                              return on_token(id);
+                          }};
+    run({request}, 1, [](std::size_t, const std::vector<Id>&) {});
 }
 
 std::string Generator::answer(const std::vector<Id>& ids) const {
@@ -179,22 +188,48 @@ Conversation::Conversation(Generator& generator, const Options& options)
     if (!options.system || options.system->empty()) return;
     if (!generator.processor().has_system_messages())
         throw UsageError("this model's conversations have no system message: leave out --system");
-    messages_.push_back({"system", *options.system});
+    messages_.push_back({"system", *options.system, {}});
 }
 
-void Conversation::ask(const std::string& question, const Generator::OnPiece& on_piece) {
+void Conversation::ask(const std::string& question, const OnPiece& on_piece) {
     Messages asked = messages_;
-    asked.push_back({"user", question});
+    asked.push_back({"user", question, {}});
+    const std::vector<Id> prompt = generator_.processor().messages_prompt(asked);
+    const auto answered = generator_.processor().thinks() ? thinking_answer(prompt, on_piece) : answer(prompt, on_piece);
+    if (!answered) return;
+    asked.push_back(*answered);
+    messages_ = std::move(asked);
+}
+
+// Nothing where it was ended.
+std::optional<Message> Conversation::answer(const std::vector<Id>& prompt, const OnPiece& on_piece) {
     std::string text;
     bool stopped = false;
-    const std::vector<Id> prompt = generator_.processor().messages_prompt(asked);
     const std::vector<Id> written = generator_.stream(prompt, config_, [&](const std::string& piece) {
         text += piece;
-        return stopped = on_piece(piece);
+        return stopped = on_piece({false, piece});
     });
-    if (stopped) return;
-    asked.push_back({"assistant", generator_.has_stop_strings() ? text : generator_.answer(written)});
-    messages_ = std::move(asked);
+    if (stopped) return std::nullopt;
+    return Message{"assistant", generator_.stop_strings().empty() ? generator_.answer(written) : text, {}};
+}
+
+std::optional<Message> Conversation::thinking_answer(const std::vector<Id>& prompt, const OnPiece& on_piece) {
+    Message message{"assistant", {}, {}};
+    GrowingAnswer text = generator_.processor().growing_answer(generator_.stop_strings());
+    const auto show = [&](const AnswerPieces& pieces) {
+        for (const AnswerPiece& piece : pieces) {
+            (piece.is_thought ? message.thoughts : message.content) += piece.text;
+            if (on_piece(piece)) return true;
+        }
+        return false;
+    };
+    bool stopped = false;
+    generator_.stream_ids(prompt, config_, [&](Id id) {
+        stopped = show(text.put(id));
+        return stopped || text.found();
+    });
+    if (stopped || show(text.end())) return std::nullopt;
+    return message;
 }
 
 }  // namespace glm

@@ -28,6 +28,10 @@ public:
     // Pieces of what follows a prompt, as soon as they are certain. The ids that were written.
     std::vector<Id> stream(const std::vector<Id>& prompt, const GenerationConfig& config, const OnPiece& on_piece);
 
+    // The ids of what follows a prompt while they are written: true from `on_token` ends them.
+    void stream_ids(const std::vector<Id>& prompt, const GenerationConfig& config,
+                    const std::function<bool(Id)>& on_token);
+
     // The text that a user sees of generated ids.
     std::string answer(const std::vector<Id>& ids) const;
 
@@ -36,7 +40,7 @@ public:
 
     GenerationConfig config(const Options& options) const { return processor_->config(options.decoding); }
     Processor& processor() { return *processor_; }
-    bool has_stop_strings() const { return !stop_strings_.empty(); }
+    const std::vector<std::string>& stop_strings() const { return stop_strings_; }
     const std::string& backend() const { return backend_; }
     std::string notes();
     std::int64_t generated = 0;  // tokens of the newest call
@@ -63,10 +67,15 @@ public:
     // Throws UsageError for a model that holds none, a system message that it has no place for, or beams.
     Conversation(Generator& generator, const Options& options);
 
+    using OnPiece = std::function<bool(const AnswerPiece& piece)>;  // true ends the answer
+
     // Pieces of the answer. It is remembered when all are taken.
-    void ask(const std::string& question, const Generator::OnPiece& on_piece);
+    void ask(const std::string& question, const OnPiece& on_piece);
 
 private:
+    std::optional<Message> answer(const std::vector<Id>& prompt, const OnPiece& on_piece);
+    std::optional<Message> thinking_answer(const std::vector<Id>& prompt, const OnPiece& on_piece);
+
     Generator& generator_;
     GenerationConfig config_;
     Messages messages_;

@@ -212,8 +212,8 @@ int glm_conversation_ask(glm_conversation* conversation, const char* question, g
     return guarded([&] {
         require(conversation, "conversation");
         require(on_text, "on_text");
-        conversation->conversation.ask(checked_text(question, "the question"), [&](const std::string& piece) {
-            return on_text(user, 0, piece.data(), piece.size()) != 0;
+        conversation->conversation.ask(checked_text(question, "the question"), [&](const glm::AnswerPiece& piece) {
+            return on_text(user, piece.is_thought, piece.text.data(), piece.text.size()) != 0;
         });
     });
 }

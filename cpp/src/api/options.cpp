@@ -88,6 +88,12 @@ const std::map<std::string, Setter>& setters() {
         {"no_block_position",
          [](Options& o, const std::string& v) { o.processor.no_block_position = truth("no_block_position", v); }},
         {"plain", [](Options& o, const std::string& v) { o.processor.plain = truth("plain", v); }},
+        {"enable_thinking",
+         [](Options& o, const std::string& v) {
+             if (v != "true" && v != "false")
+                 fail_usage("argument --enable_thinking: '", v, "' is neither true nor false (see --help)");
+             o.processor.thinking = v == "true";
+         }},
         {"stop", [](Options& o, const std::string& v) { o.stop.push_back(v); }},
         {"batch_size",
          [](Options& o, const std::string& v) { o.batch_size = whole("batch_size/--predict_batch_size", v); }},

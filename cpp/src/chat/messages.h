@@ -1,26 +1,26 @@
-// Plain conversations as text: a system message or none, then questions and answers in turn
-// (glm/encoding/chat_formats.py, chat_roles.py, plain_chat.py).
+// Plain conversations: a system message or none, then questions and answers in turn.
 #pragma once
 
 #include <string>
 #include <vector>
-
-#include "tokenizer/tokenizer.h"
 
 namespace glm {
 
 struct Message {
     std::string role;  // system, user or assistant
     std::string content;
+    std::string thoughts;  // of an assistant's message, told apart from its content
 };
 using Messages = std::vector<Message>;
 
-// What ChatGLM-6B reads: a first question as it is, later ones with the rounds before them.
-std::string round_prompt(const Messages& messages);
+// How ChatGLM-6B and ChatGLM2 read a conversation (glm/encoding/chat_rounds.py).
+struct Rounds {
+    std::size_t first = 0;    // number of the first round
+    std::string gap = "\n";   // between the parts of a round, and between rounds
+    bool bare = true;         // whether a first question stands alone
 
-// What GLM-4 reads: the texts of its chat template between the messages, special tokens that a message spells marked.
-// Throws Error where the template is no plain one.
-std::string role_prompt(const Tokenizer& tokenizer, const Messages& messages);
+    std::string text(const Messages& messages) const;
+};
 
 // Without what comes before the second question, but for system messages; {} where there is no second one.
 Messages without_oldest(const Messages& messages);

@@ -24,15 +24,22 @@ constexpr std::int64_t kDrawnFrom = 50;  // top_k of sampling: the default of th
 Processor::Processor(const fs::path& directory, const ProcessorOptions& options, const Manifest& manifest)
     : tokenizer_(directory), generation_(GenerationFile::read(directory)), plain_(options.plain) {
     const std::string& kind = tokenizer_.kind();
-    kind_ = kind == "glm-chinese" ? Kind::kGlm : kind == "chatglm" ? Kind::kRounds : Kind::kRoles;
+    kind_ = kind == "glm-chinese"                        ? Kind::kGlm
+            : kind == "chatglm" || kind == "chatglm2" ? Kind::kRounds
+                                                      : Kind::kRoles;
+    if (kind == "chatglm2") rounds_ = {1, "\n\n", false};
+    const bool fills_blank = kind == "glm-chinese" || kind == "chatglm";
     if (kind_ == Kind::kGlm && plain_)
         throw UsageError(
             "GLM (2021) has no chat template, so its prompts are always plain text: leave out --plain");
     if (kind_ != Kind::kGlm && options.no_block_position)
         fail_usage("no_block_position is an option of GLM (2021), this is a ", kind, " model: leave it out");
-    positions_.blank = kind_ != Kind::kRoles;
+    if (kind_ == Kind::kGlm && options.thinking)
+        throw UsageError("enable_thinking is for chat models whose template has it: leave it out");
+    if (kind_ != Kind::kGlm) chat_.emplace(tokenizer_, options.thinking);
+    positions_.blank = fills_blank;
     positions_.inside_blank = !options.no_block_position;
-    positions_.ranked = kind_ == Kind::kRounds;
+    positions_.ranked = kind == "chatglm";
     positions_.masks = tokenizer_.mask_ids();
     choose_lengths(options);
     check_lengths();
@@ -125,11 +132,16 @@ GenerationConfig Processor::config(const ChosenOptions& given) const {
 
 Cleaning Processor::cleaning() const {
     if (plain_ || kind_ == Kind::kGlm) return plain_cleaning();
-    return kind_ == Kind::kRounds ? round_cleaning() : role_cleaning();
+    return tokenizer_.kind() == "chatglm" ? round_cleaning() : role_cleaning();
+}
+
+GrowingAnswer Processor::growing_answer(const std::vector<std::string>& stop_strings) const {
+    return {StopStrings(tokenizer_, stop_strings), ThoughtReader(cleaning(), chat_->opens_thoughts()),
+            tokenizer_.added_id("<|assistant|>")};
 }
 
 std::vector<Id> Processor::text_prompt(const std::string& text) {
-    if (kind_ != Kind::kGlm && !plain_) return messages_prompt({{"user", text}});
+    if (kind_ != Kind::kGlm && !plain_) return messages_prompt({{"user", text, {}}});
     if (kind_ == Kind::kGlm) return tokenizer_.build_inputs(last_of(tokenizer_.text_ids(text), src_length_ - 3));
     const std::int64_t room = src_length_ - static_cast<std::int64_t>(tokenizer_.frame_size());
     if (room < 1)
@@ -150,8 +162,8 @@ std::vector<Id> Processor::messages_prompt(const Messages& messages) {
     if (kind_ == Kind::kRounds && src_length_ <= frame)
         fail_usage("a prompt of ", src_length_, " tokens has no room for text beside ", frame, " special ones");
     const std::vector<Id> ids = kind_ == Kind::kRounds
-                                    ? tokenizer_.build_inputs(tokenizer_.text_ids(round_prompt(messages), true))
-                                    : tokenizer_.text_ids(role_prompt(tokenizer_, messages));
+                                    ? tokenizer_.build_inputs(tokenizer_.text_ids(rounds_.text(messages), true))
+                                    : tokenizer_.text_ids(chat_->text(messages));
     if (static_cast<std::int64_t>(ids.size()) <= src_length_) return ids;
     ++truncated;
     return kind_ == Kind::kRounds ? round_ids(messages) : role_ids(messages);
@@ -159,7 +171,7 @@ std::vector<Id> Processor::messages_prompt(const Messages& messages) {
 
 std::vector<Id> Processor::role_ids(Messages messages) const {
     while (true) {
-        std::vector<Id> ids = tokenizer_.text_ids(role_prompt(tokenizer_, messages));
+        std::vector<Id> ids = tokenizer_.text_ids(chat_->text(messages));
         if (static_cast<std::int64_t>(ids.size()) <= src_length_) return ids;
         Messages shorter = without_oldest(messages);
         if (shorter.empty())
@@ -171,9 +183,9 @@ std::vector<Id> Processor::role_ids(Messages messages) const {
 
 std::vector<Id> Processor::round_ids(Messages messages) const {
     const std::size_t room = static_cast<std::size_t>(src_length_) - tokenizer_.frame_size();
-    std::vector<Id> ids = tokenizer_.text_ids(round_prompt(messages), true);
+    std::vector<Id> ids = tokenizer_.text_ids(rounds_.text(messages), true);
     while (ids.size() > room && !(messages = without_oldest(messages)).empty())
-        ids = tokenizer_.text_ids(round_prompt(messages), true);
+        ids = tokenizer_.text_ids(rounds_.text(messages), true);
     if (ids.size() > room) ids.resize(room);
     return tokenizer_.build_inputs(ids);
 }

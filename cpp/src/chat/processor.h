@@ -9,6 +9,8 @@
 #include "chat/cleaning.h"
 #include "chat/messages.h"
 #include "chat/positions.h"
+#include "chat/role_chat.h"
+#include "chat/thoughts.h"
 #include "export/generation_file.h"
 #include "export/manifest.h"
 #include "generation/config.h"
@@ -21,6 +23,7 @@ struct ProcessorOptions {
     std::optional<std::int64_t> max_length;              // of both together
     bool no_block_position = false;
     bool plain = false;  // the text as it is, without chat template
+    std::optional<bool> thinking;  // whether answers begin with thoughts; what the chat template says, if not given
 };
 
 class Processor {
@@ -38,6 +41,9 @@ public:
     GenerationConfig config(const ChosenOptions& given) const;
 
     Cleaning cleaning() const;
+    // What tells an answer's thoughts apart, of a model that has them.
+    bool thinks() const { return tokenizer_.kind() == "glm45"; }
+    GrowingAnswer growing_answer(const std::vector<std::string>& stop_strings) const;
     std::vector<Id> stop_ids() const;
     bool holds_conversations() const { return kind_ != Kind::kGlm; }
     bool has_system_messages() const { return kind_ == Kind::kRoles; }
@@ -65,6 +71,8 @@ private:
     Tokenizer tokenizer_;
     GenerationFile generation_;
     Kind kind_;
+    Rounds rounds_;
+    std::optional<RoleChat> chat_;  // of a chat model
     bool plain_;
     Positions positions_;
     std::int64_t src_length_ = 0, tgt_length_ = 0;

@@ -11,7 +11,7 @@ namespace cli {
 
 const char* const kHelp = R"(usage: glm_infer --model_path DIRECTORY [flags] [TEXT ...]
 
-Generate text with an exported GLM, ChatGLM-6B, GLM-4-9B or GLM-4-0414. The export, the flags and the texts are those of
+Generate text with an exported GLM, ChatGLM or GLM-4. The export, the flags and the texts are those of
 infer_generation.py; this program needs no Python.
 
   glm_infer --model_path checkpoints/infer "答案：9层，上下文：祥信塔共有9层。"
@@ -40,6 +40,7 @@ texts:
   --ids                                 texts are token ids, and so is what is printed
   --stream                              show each token as soon as it is generated
   --chat, --system TEXT                 a conversation, and instructions before it
+  --enable_thinking true|false          think before an answer, or do not; default: what the chat template says
 
 decoding:
   --min_tgt_length N  --num_beams N  --length_penalty X  --no_repeat_ngram_size N
@@ -60,7 +61,7 @@ const std::map<std::string, Flag>& flags() {
              {"model_path", "model_dir", "model_prefix", "backend", "device", "cpu_threads", "max_length",
               "kv_cache_size", "batch_size", "predict_batch_size", "src_length", "tgt_length", "min_tgt_length",
               "num_beams", "length_penalty", "no_repeat_ngram_size", "temperature", "top_k", "top_p", "min_p",
-              "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "stop", "system"})
+              "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "stop", "system", "enable_thinking"})
             made[name] = Flag::kValue;
         for (const char* name : {"no_block_position", "plain", "do_sample", "no-do_sample"}) made[name] = Flag::kTrue;
         for (const char* name : {"input_file", "output_file", "stream", "chat", "ids", "help"}) made[name] = Flag::kHere;

@@ -67,7 +67,20 @@ std::optional<std::string> read_question() {
     }
 }
 
-int show(void*, size_t, const char* text, size_t size) {
+constexpr size_t kThoughts = 1;  // the index of a piece of them
+
+// Thoughts are dim on a terminal; elsewhere an empty line behind them sets them apart.
+void switch_to(bool thoughts) {
+    if (::isatty(STDOUT_FILENO)) std::fputs(thoughts ? "\x1b[2m" : "\x1b[22m", stdout);
+}
+
+// `user`: whether the piece before was one of thoughts.
+int show(void* user, size_t index, const char* text, size_t size) {
+    bool& thinking = *static_cast<bool*>(user);
+    const bool thinks = index == kThoughts;
+    if (thinks != thinking) switch_to(thinks);
+    if (thinking && !thinks) std::fputs("\n\n", stdout);
+    thinking = thinks;
     std::fwrite(text, 1, size, stdout);
     std::fflush(stdout);
     return interrupted || std::ferror(stdout);
@@ -88,8 +101,10 @@ void answer(glm_model* model, glm_conversation* conversation, const std::string&
     const auto start = std::chrono::steady_clock::now();
     interrupted = false;
     catch_interrupts(SA_RESTART);
-    const int status = glm_conversation_ask(conversation, question.c_str(), show, nullptr);
+    bool thinking = false;
+    const int status = glm_conversation_ask(conversation, question.c_str(), show, &thinking);
     catch_interrupts(0);
+    if (thinking) switch_to(false);
     if (status != GLM_OK) {  // a turn that does not fit ends nothing: the user says something else
         std::cerr << "error: " << glm_last_error() << '\n';
         return;

@@ -1,7 +1,22 @@
-// What Paddle's libraries read from the environment when they are loaded (glm/device/tuning.py).
+// What libraries read from the environment when they are loaded (glm/device/tuning.py), or open a graph.
 #pragma once
 
+#include <cstdint>
+
 namespace glm {
+
+// Sessions of ONNX Runtime that are opened while it lives attend as is best for a model of so many positions; who set
+// the variable has it as it is set (glm/runtime/onnx_step.py).
+class AttentionOf {
+public:
+    explicit AttentionOf(std::int64_t positions);
+    ~AttentionOf();
+    AttentionOf(const AttentionOf&) = delete;
+    AttentionOf& operator=(const AttentionOf&) = delete;
+
+private:
+    bool chosen_;
+};
 
 // Sets the kind of processor for MKL, and Paddle's flag of strides; what the user has set stays, and GLM_TUNE=0 leaves
 // all of it alone.

@@ -1,4 +1,5 @@
-// sentencepiece models: GLM (2021)'s as it is, ChatGLM-6B's with pieces for line ends, tabs and runs of blanks.
+// sentencepiece models: those of GLM (2021), ChatGLM2 and ChatGLM3 as they are, ChatGLM-6B's with pieces for line ends,
+// tabs and runs of blanks.
 #pragma once
 
 #include <map>

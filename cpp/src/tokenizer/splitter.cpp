@@ -22,6 +22,10 @@ std::string marked(std::string_view token) {
     return std::string(token.substr(0, first)) + std::string(kMark) + std::string(token.substr(first));
 }
 
+bool ends_with(std::string_view text, std::string_view end) {
+    return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
 }  // namespace
 
 Splitter::Splitter(const std::vector<AddedToken>& tokens) {
@@ -38,7 +42,9 @@ const AddedToken* Splitter::token_at(std::string_view text, std::size_t place, W
     if (!first_bytes_[static_cast<unsigned char>(text[place])]) return nullptr;
     for (const AddedToken* token : tokens_) {
         const bool asked = which == Which::kAll || token->special == (which == Which::kSpecial);
-        if (asked && text.compare(place, token->text.size(), token->text) == 0) return token;
+        if (asked && text.compare(place, token->text.size(), token->text) == 0 &&
+            ends_with(text.substr(0, place), token->behind))
+            return token;
     }
     return nullptr;
 }

@@ -12,18 +12,17 @@ namespace {
 // An unfinished UTF-8 character is at most three bytes, each shown as one replacement character.
 constexpr std::size_t kLongestUnfinished = 3;
 
-// The longest end of a text that a string begins with, the whole string left out.
-std::size_t overlap(std::u32string_view text, std::u32string_view string) {
-    for (std::size_t size = std::min(text.size(), string.size() - 1); size > 0; --size)
-        if (text.substr(text.size() - size) == string.substr(0, size)) return size;
-    return 0;
-}
-
 std::u32string from(const std::u32string& text, std::size_t start) {
     return start < text.size() ? text.substr(start) : std::u32string();
 }
 
 }  // namespace
+
+std::size_t overlap(std::u32string_view text, std::u32string_view string) {
+    for (std::size_t size = std::min(text.size(), string.size() - 1); size > 0; --size)
+        if (text.substr(text.size() - size) == string.substr(0, size)) return size;
+    return 0;
+}
 
 std::u32string StreamDecoder::put(Id id) {
     window_.push_back(id);

@@ -5,11 +5,15 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tokenizer/tokenizer.h"
 
 namespace glm {
+
+// How many characters of the end of a text a string begins with, the whole string left out.
+std::size_t overlap(std::u32string_view text, std::u32string_view string);
 
 // Gives the text that each new id completes; everything joined is the text of all ids.
 class StreamDecoder {

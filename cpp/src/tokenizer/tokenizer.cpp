@@ -11,8 +11,9 @@ namespace {
 
 std::unique_ptr<Codec> open_codec(const TokenizerFile& file, const fs::path& directory) {
     const std::string& kind = file.name("kind");
-    if (kind == "glm4" || kind == "glm4-0414") return std::make_unique<BytePairs>(file);
-    if (kind != "glm-chinese" && kind != "chatglm") fail("its kind is '", kind, "', which is not known here");
+    if (kind == "glm4" || kind == "glm4-0414" || kind == "glm45") return std::make_unique<BytePairs>(file);
+    if (kind != "glm-chinese" && kind != "chatglm" && kind != "chatglm2" && kind != "chatglm3")
+        fail("its kind is '", kind, "', which is not known here");
     const std::string& name = file.name("model");
     if (name.empty() || fs::path(name).filename() != name) fail("it names the vocabulary file '", name, "'");
     if (kind == "chatglm") return std::make_unique<LayoutPieces>(directory / name);
@@ -85,6 +86,12 @@ std::string Tokenizer::text_of(const std::vector<Id>& ids) const {
     }
     flush();
     return text;
+}
+
+std::optional<Id> Tokenizer::added_id(std::string_view text) const {
+    for (const AddedToken& token : file_.added)
+        if (token.has_own_id && token.text == text) return token.id;
+    return std::nullopt;
 }
 
 std::vector<Id> Tokenizer::build_inputs(const std::vector<Id>& ids) const {

@@ -1,7 +1,8 @@
-// The tokenizers of GLM (2021), ChatGLM-6B, GLM-4-9B and GLM-4-0414: the ids and texts of glm/tokenizers.
+// The tokenizers of every kind of model: the ids and texts of glm/tokenizers.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -29,6 +30,9 @@ public:
     // A prompt's ids with the tokens that every prompt of this model has around it.
     std::vector<Id> build_inputs(const std::vector<Id>& ids) const;
     std::size_t frame_size() const { return prefix_.size() + suffix_.size(); }
+
+    // Of a token that is no piece of the vocabulary.
+    std::optional<Id> added_id(std::string_view text) const;
 
     const std::string& kind() const { return file_.name("kind"); }
     const TokenizerFile& file() const { return file_; }

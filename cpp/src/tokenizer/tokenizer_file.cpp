@@ -98,6 +98,9 @@ TokenizerFile TokenizerFile::parse(std::string_view bytes) {
         const std::string_view content = reader.sized();
         if (section != kSections.end()) section->second(ByteReader(content), file);
     }
+    for (AddedToken& token : file.added)
+        if (const auto behind = file.names.find("behind " + token.text); behind != file.names.end())
+            token.behind = behind->second;
     file.name("kind");
     file.list("size");
     return file;

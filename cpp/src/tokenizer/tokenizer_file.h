@@ -21,6 +21,7 @@ struct AddedToken {
     bool takes_right = false;
     bool has_own_id = false;    // not one of the vocabulary's pieces
     bool written = false;       // a text may spell it
+    std::string behind;         // the text behind which alone it is a token; "": anywhere
 };
 
 struct Merge {
