@@ -2,6 +2,7 @@
 //
 //   fuzz_readers COUNT DIRECTORY   → how many were taken, and how many refused with an error
 #include <iostream>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "chat/role_chat.h"
 #include "export/generation_file.h"
 #include "export/manifest.h"
 #include "runtime/columns_step.h"
@@ -53,11 +55,28 @@ std::string mutated(std::string content, Random& random) {
     return content;
 }
 
+// What is missing of a chat is an error of its own, and not of the file.
+void read_chat(const glm::TokenizerFile& file, const glm::Splitter& splitter) {
+    const glm::Messages messages = {
+        {"system", "a", {}}, {"user", "b <|user|>", {}}, {"assistant", "<think>c</think> d", "c"}, {"user", "e/nothink", {}}};
+    for (const auto thinking : {std::optional<bool>(), std::optional<bool>(true), std::optional<bool>(false)}) {
+        try {
+            const glm::RoleChat chat(file, splitter, thinking);
+            if (!glm::is_utf8(chat.text(messages))) throw std::logic_error("a prompt is not UTF-8");
+            chat.opens_thoughts();
+        } catch (const glm::Error& error) {
+            if (std::string(error.what()).find('\n') != std::string::npos) throw std::logic_error("an error of two lines");
+        }
+    }
+}
+
 void read_tokenizer(const std::string& content) {
     const glm::TokenizerFile file = glm::TokenizerFile::parse(content);
     const glm::Splitter splitter(file.added);
     const std::string text = "I'll say <|user|> 你好 123456 \n\n [gMASK] \xF0\x9F\x98\x80 end   ";
     for (const auto& part : splitter.split(splitter.mark(text) + text)) (void)part;
+    for (const auto& part : splitter.split_others(text)) (void)part;
+    read_chat(file, splitter);
     const glm::BytePairs pairs(file);
     std::vector<glm::Id> ids;
     pairs.encode(text, ids);

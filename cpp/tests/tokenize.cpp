@@ -46,7 +46,7 @@ json conversation(const glm::Tokenizer& tokenizer, const json& asked) {
         messages.push_back({each["role"], each["content"], each.value("reasoning_content", "")});
     std::optional<bool> thinking;
     if (!asked["thinking"].is_null()) thinking = asked["thinking"].get<bool>();
-    const glm::RoleChat chat(tokenizer, thinking);
+    const glm::RoleChat chat(tokenizer.file(), tokenizer.splitter(), thinking);
     return {{"ids", tokenizer.text_ids(chat.text(messages))}, {"opens", chat.opens_thoughts()}};
 }
 

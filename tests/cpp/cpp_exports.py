@@ -16,6 +16,7 @@ from write_onnx import write_export
 
 from glm.generation.config_json import NAME as GENERATION_FILE
 from glm.inference.exported import ExportOptions, open_export
+from glm.tokenizers import GLMTokenizer
 
 SPARSE_KINDS = ("glm45", "glm47")  # models with experts
 CHATS = (*KINDS, *SPARSE_KINDS)
@@ -57,8 +58,12 @@ class Export:
         return [[int(word) for word in line.split()] for line in lines]
 
 
-def write_model(name: str, folder: Path) -> Path:
-    """A tiny random model, some tokens of which end its texts."""
+def write_model(name: str, folder: Path, likely: Sequence[str] = ()) -> Path:
+    """A tiny random model, some tokens of which end its texts.
+
+    Args:
+        likely: tokens whose logits are spread wider than others, so that texts have them; of GLM-4's families.
+    """
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
     elif name in SPARSE_KINDS:
@@ -66,6 +71,10 @@ def write_model(name: str, folder: Path) -> Path:
         model, files = tiny_model(seed=3, spread=0.4, family="glm4-moe", **sizes), DATA / f"{name}-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)
+    if likely:
+        head = model.lm_head.weight.numpy()
+        head[:, GLMTokenizer.from_pretrained(files).convert_tokens_to_ids(likely)] *= 3
+        model.lm_head.weight.set_value(head)
     model.save_pretrained(folder)
     shutil.copytree(files, folder, dirs_exist_ok=True)
     size = model.config.vocab_size
@@ -74,6 +83,6 @@ def write_model(name: str, folder: Path) -> Path:
     return folder
 
 
-def make_export(name: str, folder: Path) -> Path:
-    write_export(write_model(name, folder / "model"), folder / "export")
+def make_export(name: str, folder: Path, **options) -> Path:
+    write_export(write_model(name, folder / "model", **options), folder / "export")
     return folder / "export"

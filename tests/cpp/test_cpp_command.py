@@ -84,6 +84,8 @@ SAME = (
     "--input_file /nowhere",
     "--batch_size",
     "--backend paddle",
+    "--enable_thinking true",
+    "--enable_thinking x",
 )
 
 
@@ -290,21 +292,10 @@ def test_results_that_cannot_be_printed(export, words):
     assert run.stderr.decode().splitlines()[-1].startswith("error: the results cannot be printed")
 
 
-def test_a_conversation(export, glm_export):
-    """Turn by turn what Python says, with a system message, an empty line, a question of several lines and /clear."""
-    generator = export.generator(lengths=(60, 8))
-    config = generator.processor.generation_config(min_length=8)
-    questions = ["你好", "第二个 <|user|> 问题", "三\n行", "四", "五" * 20]
-    stdin = "你好\n\n第二个 <|user|> 问题\n" + '"""\n三\n行\n"""\n四\n' + "五" * 20 + "\n/clear\n你好\n/exit\nnever\n"
-    talk, answers = generator.conversation(config, "说话"), []
-    for question in questions:
-        answers.append("".join(talk.ask(question)))
-    answers.append("".join(generator.conversation(config, "说话").ask("你好")))
-    words = ["--chat", "--system", "说话", "--src_length", 60, "--tgt_length", 8, "--min_tgt_length", 8]
-    run = export.infer(*words, stdin=stdin)
-    assert run.stdout == "".join(answer + "\n" for answer in answers)
-    assert "an empty line says this" in run.stderr
+def test_a_model_that_holds_no_conversations(glm_export):
     assert "GLM (2021) model holds no conversations" in glm_export.infer("--chat", code=2, stdin="x\n").stderr
+    run = glm_export.infer("--enable_thinking", "true", "x", code=2)
+    assert "enable_thinking is for chat models whose template has it: leave it out" in run.stderr
 
 
 def test_an_interrupt_at_a_question(export):

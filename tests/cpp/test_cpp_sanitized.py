@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from building import ROOT, build, missing
-from cpp_exports import Export, make_export
+from cpp_exports import NAMES, Export, make_export
 
 pytestmark = pytest.mark.slow
 COUNT = 10_000
@@ -32,7 +32,7 @@ def sanitized() -> Path:
     return build(ROOT / "output" / "cpp-sanitized", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DGLM_SANITIZE=ON")
 
 
-@pytest.mark.parametrize("name", ["glm4", "glm4-0414"])
+@pytest.mark.parametrize("name", ["glm4", "glm4-0414", "glm45"])
 def test_mutated_files(sanitized, tmp_path, name):
     folder = make_export(name, tmp_path)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION))
@@ -43,7 +43,7 @@ def test_mutated_files(sanitized, tmp_path, name):
         assert int(taken) + int(refused) == COUNT and int(taken) > 0 and int(refused) > COUNT // 20, line
 
 
-@pytest.mark.parametrize("name", ["glm-chinese", "chatglm", "glm4", "glm4-0414"])
+@pytest.mark.parametrize("name", NAMES)
 def test_texts(sanitized, tmp_path, monkeypatch, name):
     """What ONNX Runtime keeps to its end is not ours to free."""
     monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0")

@@ -135,8 +135,9 @@ def test_odd_prompts(export, generator):
     long = "祥信塔" * 60
     texts = ["", " ", "<|user|>\n[gMASK]<sop>", "[MASK] a [gMASK]", "\ufdd0<\ufdd0|user|>", "a\r\nb\t\t  c"]
     chats = generator.processor.tokenizer.kind != "glm-chinese"
+    has_roles = chats and "system" in generator.processor.chat.roles  # whose last turn is never cut
     for options, words in (({}, []), ({"plain": True}, ["--plain"])) if chats else (({}, []),):
-        asked = [*texts, long] if options or not generator.processor.tokenizer.kind.startswith("glm4") else texts
+        asked = [*texts, long] if options or not has_roles else texts
         other = export.generator(lengths=(40, 6), **options)
         config = other.processor.generation_config()
         prompts = [other.processor.text_prompt(text) for text in asked]

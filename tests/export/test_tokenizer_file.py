@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from glm.encoding.plain_chat import joined, plain_joints
+from glm.encoding.chat_formats import chat_format
+from glm.encoding.chat_processor import THINKING
+from glm.encoding.messages import normal_messages
+from glm.encoding.plain_chat import NOTHING, plain_chat
 from glm.encoding.processor import open_processor
 from glm.export.tokenizer_file import MAGIC, NAME, tokenizer_file
 from glm.export.writing import write_side_files
@@ -15,13 +18,19 @@ from glm.tokenizers.character_classes import LETTER, NUMBER, WHITE_SPACE, charac
 from glm.tokenizers.chat_template import ChatTemplate
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-KINDS = ("glm-tiny-chinese", "chatglm-tiny", "glm4-tiny", "glm4-0414-tiny")
+ROLES = ("chatglm3-tiny", "glm4-tiny", "glm4-0414-tiny", "glm45-tiny", "glm47-tiny")
+KINDS = ("glm-tiny-chinese", "chatglm-tiny", "chatglm2-tiny", *ROLES)
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": " 你好\n"},
-    {"role": "assistant", "content": "a"},
+    {"role": "assistant", "content": " a\n"},
     {"role": "user", "content": "b"},
 ]
+Z1 = """\
+[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>
+{{ m.content.split('</think>')[-1].strip() if m.role == 'assistant' else m.content }}{% endfor %}\
+{% if add_generation_prompt %}<|assistant|>
+<think>{% endif %}"""
 
 
 def sections(content: bytes) -> dict[str, bytes]:
@@ -47,7 +56,7 @@ def test_sections(name):
         assert count == tokenizer.vocab_size
         for index in (0, 5, count - 1):
             assert pieces[offsets[index] : offsets[index + 1]] == tokenizer.token_bytes(index)
-    if tokenizer.kind == "glm4-0414":
+    if tokenizer.vocabulary_file == "tokenizer.json":
         wanted.add("MERG")
         count, left, right, merged = struct.unpack_from("<4I", found["MERG"])
         assert 12 * count + 4 == len(found["MERG"])
@@ -58,15 +67,9 @@ def test_sections(name):
 def test_an_export_has_it(tmp_path):
     from glm import GLMConfig
 
-    processor = open_processor(DATA / KINDS[2])
+    processor = open_processor(DATA / "glm4-tiny")
     write_side_files(GLMConfig(family="glm4-remote", vocab_size=768), processor, tmp_path)
     assert (tmp_path / NAME).read_bytes() == tokenizer_file(processor)
-
-
-@pytest.mark.parametrize("name", ["chatglm2-tiny", "chatglm3-tiny"])
-def test_what_cpp_does_not_read_has_none(name):
-    """glm_infer says so, and what reads them."""
-    assert tokenizer_file(open_processor(DATA / name)) is None
 
 
 @pytest.mark.parametrize("change", ["pre_tokenizer", "normalizer", "byte_fallback"])
@@ -83,14 +86,48 @@ def test_another_tokenizer_json_has_none(tmp_path, change):
     assert tokenizer_file(open_processor(tmp_path)) is None
 
 
-@pytest.mark.parametrize("name", KINDS[2:])
-def test_joints_write_what_the_template_writes(name):
+def modes(tokenizer):
+    """The tokenizer, and those that think and that do not, where its template has the choice."""
+    chosen = (True, False) if THINKING in tokenizer.readable_variables() else ()
+    return [tokenizer, *(tokenizer.with_template_variables({THINKING: enabled}) for enabled in chosen)]
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_plain_chat_is_what_the_template_writes(name):
     tokenizer = open_processor(DATA / name).tokenizer
-    joints = plain_joints(tokenizer)
-    for talk in (TALK, TALK[1:], TALK[1:2], TALK[:2]):
-        wanted = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
-        assert joined(joints, talk) == wanted or not tokenizer.chat_template
-    assert joints["", "user"].startswith("[gMASK]<sop>")
+    thought = {"role": "assistant", "content": "\n\n<think>b</think>", "reasoning_content": "b"}
+    talks = [TALK, TALK[1:], TALK[1:2], TALK[:2]] + [[*TALK[:2], thought, TALK[3]]] * (tokenizer.kind == "glm45")
+    for each in modes(tokenizer):
+        chat = plain_chat(each)
+        for talk in map(normal_messages, talks):
+            assert each.text_ids(chat.text(talk)) == chat_format(each).prompt_ids(each, talk), talk
+
+
+def test_thinking_is_in_the_file():
+    """GLM-4.5 marks questions that want no thoughts, and GLM-4.7 the answers' beginnings."""
+    older, newer = (modes(open_processor(DATA / name).tokenizer) for name in ("glm45-tiny", "glm47-tiny"))
+    assert [plain_chat(each).question_end for each in older] == ["", "", "/nothink"]
+    openings = [plain_chat(each).joints["user", ""] for each in newer]
+    assert openings == ["<|assistant|><think>", "<|assistant|><think>", "<|assistant|></think>"]
+    names = sections(tokenizer_file(open_processor(DATA / "glm45-tiny")))["NAME"]
+    assert b"chat off question end" in names and b"chat on user>assistant" in names
+
+
+def test_an_answer_that_says_nothing_may_be_refused():
+    """A template that has no place for one is plain all the same."""
+    tokenizer = open_processor(DATA / "glm4-tiny").tokenizer
+    source = "{% for m in messages %}{{ m.content or raise_exception('empty') }}|{% endfor %}"
+    tokenizer._templates = {"default": ChatTemplate.of(source)}
+    chat = plain_chat(tokenizer)
+    assert chat.joints["user", "assistant"] == "|" and ("user", NOTHING) not in chat.joints
+
+
+def test_answers_without_their_thoughts():
+    """As GLM-Z1 has earlier ones."""
+    tokenizer = open_processor(DATA / "glm4-tiny").tokenizer
+    tokenizer._templates = {"default": ChatTemplate.of(Z1)}
+    chat = plain_chat(tokenizer)
+    assert chat.strips and chat.text(TALK).endswith("<|assistant|>\na<|user|>\nb<|assistant|>\n<think>")
 
 
 @pytest.mark.parametrize(
@@ -103,10 +140,10 @@ def test_joints_write_what_the_template_writes(name):
         "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
     ],
 )
-def test_templates_that_do_more_have_no_joints(template):
+def test_templates_that_do_more_are_not_plain(template):
     tokenizer = open_processor(DATA / "glm4-tiny").tokenizer
     tokenizer._templates = {"default": ChatTemplate.of(template)}
-    assert plain_joints(tokenizer) is None
+    assert plain_chat(tokenizer) is None
 
 
 def test_characters_are_those_of_the_library():

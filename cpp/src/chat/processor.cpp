@@ -36,7 +36,7 @@ Processor::Processor(const fs::path& directory, const ProcessorOptions& options,
         fail_usage("no_block_position is an option of GLM (2021), this is a ", kind, " model: leave it out");
     if (kind_ == Kind::kGlm && options.thinking)
         throw UsageError("enable_thinking is for chat models whose template has it: leave it out");
-    if (kind_ != Kind::kGlm) chat_.emplace(tokenizer_, options.thinking);
+    if (kind_ != Kind::kGlm) chat_.emplace(tokenizer_.file(), tokenizer_.splitter(), options.thinking);
     positions_.blank = fills_blank;
     positions_.inside_blank = !options.no_block_position;
     positions_.ranked = kind == "chatglm";

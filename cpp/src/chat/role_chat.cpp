@@ -31,7 +31,8 @@ std::string behind_thoughts(const std::string& text) {
 
 }  // namespace
 
-RoleChat::RoleChat(const Tokenizer& tokenizer, std::optional<bool> thinking) : tokenizer_(tokenizer), mode_("chat ") {
+RoleChat::RoleChat(const TokenizerFile& file, const Splitter& splitter, std::optional<bool> thinking)
+    : file_(file), splitter_(splitter), mode_("chat ") {
     if (!thinking) return;
     const std::string* found = find("variables");
     const std::string variables = found ? *found : "none";
@@ -51,7 +52,7 @@ std::string RoleChat::text(const Messages& messages) const {
             if (messages.size() == 1 && empty) return *empty;
             throw Error("a message of the conversation is empty: say something in it");
         }
-        text += joint(before, nothing ? "nothing" : role) + tokenizer_.splitter().mark(content);
+        text += joint(before, nothing ? "nothing" : role) + splitter_.mark(content);
         before = role;
     }
     return text + joint(before, "");
@@ -63,8 +64,8 @@ bool RoleChat::opens_thoughts() const {
 }
 
 const std::string* RoleChat::find(const std::string& name) const {
-    const auto found = tokenizer_.file().names.find(mode_ + name);
-    return found == tokenizer_.file().names.end() ? nullptr : &found->second;
+    const auto found = file_.names.find(mode_ + name);
+    return found == file_.names.end() ? nullptr : &found->second;
 }
 
 const std::string& RoleChat::joint(const std::string& before, const std::string& after) const {

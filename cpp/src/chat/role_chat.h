@@ -5,7 +5,7 @@
 #include <string>
 
 #include "chat/messages.h"
-#include "tokenizer/tokenizer.h"
+#include "tokenizer/splitter.h"
 
 namespace glm {
 
@@ -13,7 +13,7 @@ class RoleChat {
 public:
     // `thinking`: whether answers are to begin with thoughts; what the template does, if not given. Throws UsageError
     // where the template has no such choice.
-    RoleChat(const Tokenizer& tokenizer, std::optional<bool> thinking);
+    RoleChat(const TokenizerFile& file, const Splitter& splitter, std::optional<bool> thinking);
 
     // A conversation up to where the model answers it, special tokens that a message spells marked. Throws Error where
     // the template is no plain one.
@@ -27,7 +27,8 @@ private:
     const std::string& joint(const std::string& before, const std::string& after) const;
     std::string said(const Message& message, std::size_t number) const;
 
-    const Tokenizer& tokenizer_;
+    const TokenizerFile& file_;
+    const Splitter& splitter_;
     std::string mode_;  // what of the file is meant
 };
 
