@@ -1,10 +1,13 @@
 """Builds the C++ programs for tests, once, and says what there is not to build them with."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "output" / "cpp-tests"
@@ -29,6 +32,15 @@ def fastdeploy() -> list[str]:
     """Options for the libraries of FastDeploy 1.0.7, where `make fastdeploy` has installed them."""
     found = sorted((ROOT / ".venv-fastdeploy").glob("lib/python3*/site-packages/fastdeploy/libs"))
     return [f"-DGLM_FASTDEPLOY={found[0] if found else ''}"]
+
+
+def built_programs() -> Path:
+    """The directory of the programs: what GLM_CPP_BUILD names is taken as it is. Skips where they cannot be built."""
+    if built := os.environ.get("GLM_CPP_BUILD"):
+        return Path(built)
+    if reason := missing():
+        pytest.skip(reason)
+    return build(BUILD, "-DCMAKE_BUILD_TYPE=Release", *fastdeploy())
 
 
 def build(folder: Path, *options: str) -> Path:

@@ -5,6 +5,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import paddle
 import pytest
-from model_checks import LENGTHS, greedy_tokens, loss_and_tokens
+from model_checks import LENGTHS, TEXTS, greedy_tokens, loss_and_tokens
 
 import infer_generation
 from glm import GLMConfig, GLMForCausalLM
@@ -39,12 +40,13 @@ from glm.training.arguments import (
     parse_arguments,
 )
 from glm.training.finetune import finetune
+from tests.cpp.building import built_programs, missing
 from tests.npu_simulator.launching import launch, needs_compiler
 
 pytestmark = pytest.mark.slow
 
 MODELS = [name for name in PRESETS if name not in UNTRAINED_PRESETS]
-ABILITIES = ("load", "train", "LoRA", "tensor parallel", "export", "infer", "ONNX Runtime")
+ABILITIES = ("load", "train", "LoRA", "tensor parallel", "export", "infer", "ONNX Runtime", "C++")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- written by tests/matrix/test_matrix.py -->\n", "<!-- end -->\n"
 # Sizes of the models that have no tiny preset of their own.
@@ -219,6 +221,17 @@ def test_onnx_runtime(exported, predictor, ability):
     ability("ONNX Runtime")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
+def test_cpp(exported, predictor, ability):
+    """So does glm_infer, texts and all."""
+    words = ["--model_path", exported, "--backend", "onnx_runtime", "--src_length", LENGTHS[0], "--tgt_length", 12]
+    command = [built_programs() / "glm_infer", *map(str, words), *TEXTS]
+    answers = map(predictor.answer, greedy_tokens(predictor))
+    wanted = "".join(f"{text}\n  → {answer}\n" for text, answer in zip(TEXTS, answers, strict=True))
+    assert subprocess.run(command, capture_output=True, check=True).stdout.decode() == wanted
+    ability("C++")
+
+
 def test_the_table_of_the_docs(request):
     """Written from what passed above."""
     chosen = {item.originalname for item in request.session.items if item.path == Path(__file__)}
@@ -226,6 +239,8 @@ def test_the_table_of_the_docs(request):
         pytest.skip("only some of the tests of the table were asked for")
     if sys.version_info < (3, 11):
         pytest.skip("the table has a column for ONNX Runtime, which has no wheel for Python 3.10")
+    if missing() and "GLM_CPP_BUILD" not in os.environ:
+        pytest.skip("the table has a column for C++, whose programs cannot be built here")
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     found, _, after = rest.partition(END)
     if os.environ.get("UPDATE_DOCS"):
