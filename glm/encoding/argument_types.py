@@ -7,7 +7,7 @@ JSON, so that only the schema tells the string "12" from the number 12.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from glm.encoding.json_schema import DEEPEST, TYPES
@@ -20,9 +20,23 @@ _PYTHON = {"True": "true", "False": "false", "None": "null"}  # which models wri
 def argument_types(parameters: Any) -> dict[str, frozenset[str]]:
     """Argument → the types that it may have, by the schema of a tool's parameters; one that is not there has `ANY`."""
     root = parameters if isinstance(parameters, Mapping) else {}
-    properties = root.get("properties")
-    named = properties if isinstance(properties, Mapping) else {}
-    return {name: types_of(schema, root) for name, schema in named.items()}
+    found: dict[str, frozenset[str]] = {}
+    for name, schema in _properties(root, root):
+        found[name] = found.get(name, frozenset()) | types_of(schema, root)
+    return found
+
+
+def _properties(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Arguments and their schemas, those of every choice among them."""
+    if not isinstance(schema, Mapping) or depth > DEEPEST:
+        return
+    if isinstance(schema.get("properties"), Mapping):
+        yield from schema["properties"].items()
+    if "$ref" in schema:
+        yield from _properties(referred(schema["$ref"], root), root, depth + 1)
+    for word in ("anyOf", "oneOf", "allOf"):
+        for each in schema[word] if isinstance(schema.get(word), list) else ():
+            yield from _properties(each, root, depth + 1)
 
 
 def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from glm.encoding.argument_forms import argument_forms, without_all_of
 from glm.encoding.argument_types import referred, types_of
 from glm.encoding.json_schema import DEEPEST, SchemaError, checked_schema, grammar, json_rule
 from glm.encoding.tagged_calls import CALL, CALL_END, KEY, KEY_END, VALUE, VALUE_END
@@ -30,7 +31,6 @@ _FORMATS = {
     "uuid": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>]+",
 }
-_KNOWN = ("type", "properties", "required", "additionalProperties", "$defs", "definitions")
 _OF_STRINGS = ("minLength", "maxLength", "pattern", "format")
 _ESCAPED_VALUE_END, _ESCAPED_CALL_END = (tag.replace("/", r"\/") for tag in (VALUE_END, CALL_END))
 _NO_END = rf"~/(?s:.*){_ESCAPED_VALUE_END}(?s:.+)/"
@@ -69,18 +69,19 @@ def _call(rule: str, name: str, parameters: Any) -> list[str]:
     where = f"parameters of {name}"
     checked = checked_schema(parameters, where)
     root = checked if isinstance(checked, Mapping) else {}
-    properties, required = root.get("properties", {}), root.get("required", ())
-    if odd := [word for word in root if word not in _KNOWN]:
-        raise SchemaError(f"{where}: '{odd[0]}' is not supported of a forced call's arguments; say it in properties")
-    if unknown := [each for each in required if each not in properties]:
-        raise SchemaError(f"{where}: '{unknown[0]}' is required, and properties has no such argument")
-    pairs, rules = [], []
-    for number, (key, schema) in enumerate(properties.items()):
-        pair = f"{rule}_{number}"
-        pairs.append(pair if key in required else f"{pair}?")
-        rules.append(f"{pair}: {_text(KEY + key + KEY_END)} LINE? {_text(VALUE)} {pair}_value LINE?")
-        rules += _value(f"{pair}_value", schema, root, f"{where}.properties.{key}")
-    return [f"{rule}: {_text(name)} LINE? {' '.join(pairs)} {_text(CALL_END)}", *rules]
+    pairs: dict[str, str] = {}  # an argument of one key and one schema is one rule, in whatever forms it stands
+    rules, forms = [], []
+    for form in argument_forms(root, root, where):
+        parts = []
+        for key, schema in form.properties.items():
+            known = json.dumps([key, schema])
+            if known not in pairs:
+                pair = pairs[known] = f"{rule}_{len(pairs)}"
+                rules.append(f"{pair}: {_text(KEY + key + KEY_END)} LINE? {_text(VALUE)} {pair}_value LINE?")
+                rules += _value(f"{pair}_value", schema, root, f"{where}.properties.{key}")
+            parts.append(pairs[known] if key in form.required else f"{pairs[known]}?")
+        forms.append(" ".join([*parts, _text(CALL_END)]))
+    return [f"{rule}: {_text(name)} LINE? ({' | '.join(forms)})", *rules]
 
 
 def _value(rule: str, schema: Any, root: Mapping[str, Any], where: str) -> list[str]:
@@ -93,7 +94,7 @@ def _value(rule: str, schema: Any, root: Mapping[str, Any], where: str) -> list[
 
 def _alternatives(schema: Any, root: Mapping[str, Any], where: str, depth: int = 0) -> list[Mapping[str, Any]]:
     """Schemas, one of which a value has; of each all values are strings, or none, or any are."""
-    schema = schema if isinstance(schema, Mapping) else {}
+    schema = without_all_of(schema, root, where) if isinstance(schema, Mapping) else {}
     choice = next((word for word in ("$ref", "anyOf", "oneOf") if word in schema), None)
     if choice is None:
         kinds = schema["type"] if isinstance(schema.get("type"), list) else []

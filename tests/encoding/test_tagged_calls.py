@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm.encoding.argument_types import ANY, argument_json, types_of
+from glm.encoding.argument_types import ANY, argument_json, argument_types, types_of
 from glm.encoding.json_schema import SchemaError, response_grammar
 from glm.encoding.tagged_calls import TaggedCallReader
 from glm.encoding.tagged_grammar import tagged_grammar
@@ -214,6 +214,57 @@ def test_strict_functions_are_held_where_they_are_called(held):
     assert tagged_grammar(ToolChoice.read([NOW])) is None
 
 
+def forced(parameters: dict) -> str:
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    return tagged_grammar(ToolChoice.read([tool], "required"))
+
+
+INTEGER, SHORT, LONG = {"type": "integer"}, {"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}
+CIRCLE = {"properties": {"kind": {"const": "circle"}, "r": INTEGER}, "required": ["kind", "r"]}
+NAMED = {"properties": {"kind": {"const": "named"}, "r": SHORT}, "required": ["kind", "r"]}
+
+
+ONE_OF_TWO = {"properties": {"a": SHORT, "b": INTEGER}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
+SHAPES = {"oneOf": [{"$ref": "#/$defs/c"}, NAMED], "$defs": {"c": CIRCLE}}
+ALONE, TOGETHER = ({"properties": {"a": SHORT}, "required": ["a"]}, {"properties": {"b": INTEGER}, "required": ["b"]})
+LENGTHS = {"anyOf": [ALONE, {"properties": {"a": LONG, "b": INTEGER}, "required": ["a", "b"]}]}
+TEXT = {"a": {"allOf": [{"$ref": "#/$defs/s"}, {"maxLength": 2}]}}
+NUMBER = {"a": {"allOf": [{"type": "integer", "minimum": 2}, {"minimum": 5}]}}
+# Name → parameters, arguments that fit, and some that do not.
+CHOICES = {
+    "required": (
+        ONE_OF_TWO,
+        [{"a": "x"}, {"b": "1"}, {"a": "x", "b": "1"}],
+        [{}, {"a": "xyz"}, {"b": "x"}, {"a": "xyz", "b": "1"}],
+    ),
+    "kinds": (
+        SHAPES,
+        [{"kind": "circle", "r": "3"}, {"kind": "named", "r": "ab"}, {"kind": "named", "r": "3"}],
+        [{"kind": "circle", "r": "ab"}, {"kind": "named", "r": "abc"}, {"kind": "circle"}, {"kind": "x", "r": "3"}],
+    ),
+    "one name": (LENGTHS, [{"a": "x"}, {"a": "xyz", "b": "1"}], [{"a": "xyz"}, {"a": "x", "b": "1"}, {"b": "1"}]),
+    "all": ({"allOf": [ALONE, TOGETHER]}, [{"a": "x", "b": "1"}], [{"a": "x"}, {"b": "1"}, {"a": "xyz", "b": "1"}]),
+    "text": (
+        {"properties": TEXT, "$defs": {"s": {"type": "string"}}, "required": ["a"]},
+        [{"a": "x"}, {"a": "12"}],
+        [{"a": "xyz"}, {}],
+    ),
+    "number": ({"properties": NUMBER}, [{"a": "7"}, {}], [{"a": "3"}, {"a": "x"}]),
+}
+
+
+@pytest.mark.parametrize(("parameters", "good", "bad"), CHOICES.values(), ids=CHOICES)
+def test_choices_among_arguments(held, parameters, good, bad):
+    grammar = forced(parameters)
+    assert [each for each in good if not fits(held, grammar, tagged("f", **each))] == []
+    assert [each for each in bad if fits(held, grammar, tagged("f", **each))] == []
+
+
+def test_types_of_arguments_in_choices():
+    assert argument_types(SHAPES) == {"kind": {"string"}, "r": {"integer", "string"}}
+    assert argument_types({"allOf": [{"properties": {"a": SHORT}}, {"$ref": "#"}]}) == {"a": {"string"}}
+
+
 def test_thoughts_before_json_are_free(held):
     grammar = response_grammar({"type": "json_object"}, may_think=True)
     assert fits(held, grammar, "{}") and fits(held, grammar, "\n<think>想</think>\n{}")
@@ -224,7 +275,15 @@ def test_thoughts_before_json_are_free(held):
 
 def test_parameters_that_cannot_be_forced_are_named():
     for schema, problem in (
-        ({"type": "object", "anyOf": [{"required": ["a"]}]}, "'anyOf' is not supported of a forced call"),
+        ({"type": "object", "anyOf": [{"required": ["a"]}]}, "'a' is required, and properties has no such argument"),
+        ({"type": "object", "minimum": 3}, "'minimum' is not supported of a forced call"),
+        ({"$ref": "#"}, "leads back to itself"),
+        ({"allOf": [{"anyOf": [{}, {}, {}]}] * 4}, "more than 64 forms"),
+        (
+            {"additionalProperties": False, "properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}]},
+            "additionalProperties beside the choice of 'b' shuts it out",
+        ),
+        ({"properties": {"a": {"allOf": [{"minLength": 1}, {"minLength": 2}]}}}, "allOf that says 'minLength' twice"),
         ({"properties": {}, "required": ["a"]}, "'a' is required, and properties has no such argument"),
         ({"properties": {"a": {"type": "string", "format": "duration"}}}, "properties.a: the format 'duration'"),
         ({"properties": {"a": {"type": "string", "pattern": "^a|b$"}}}, "put them in parentheses"),
