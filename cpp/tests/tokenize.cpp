@@ -1,10 +1,12 @@
 // For the tests: a line of JSON in, a line of JSON out.
 //
-//   tokenize DIRECTORY   {"text": …, "plain": false, "stream": true} → {"ids": […], "text": …, "pieces": […]}   of a text
-//                        {"ids": […]} → {"text": …, "pieces": […]}                                of ids
-//                        {"lines": …} → {"joined": …, "stripped": …}                              of white space
-//                        {"messages": […], "thinking": null} → {"ids": […], "opens": …}           of a conversation
-//                        {"answer": […], "thinks": …, "stop": […]} → {"answer": [[thought?, text], …]}  of its ids
+//   tokenize DIRECTORY
+//
+//   {"text": …, "plain": false, "stream": true} → {"ids": […], "text": …, "pieces": […]}      of a text
+//   {"ids": […]} → {"text": …, "pieces": […]}                                                 of ids
+//   {"lines": …} → {"joined": …, "stripped": …}                                               of white space
+//   {"messages": […], "thinking": null} → {"ids": […], "opens": …}, or {"error": …}           of a conversation
+//   {"answer": […], "thinks": …, "stop": […]} → {"answer": [[thought?, text], …]}             of an answer's ids
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -20,7 +22,9 @@ namespace {
 
 using nlohmann::json;
 
-json lines(const std::string& text) { return {{"joined", glm::joined_lines(text)}, {"stripped", glm::strip_utf8(text)}}; }
+json lines(const std::string& text) {
+    return {{"joined", glm::joined_lines(text)}, {"stripped", glm::strip_utf8(text)}};
+}
 
 json text_or_ids(const glm::Tokenizer& tokenizer, const json& asked) {
     json said;
@@ -52,7 +56,8 @@ json conversation(const glm::Tokenizer& tokenizer, const json& asked) {
 
 json answer(const glm::Tokenizer& tokenizer, const json& asked) {
     glm::GrowingAnswer text(glm::StopStrings(tokenizer, asked["stop"].get<std::vector<std::string>>()),
-                            glm::ThoughtReader(glm::role_cleaning(), asked["thinks"]), tokenizer.added_id("<|assistant|>"));
+                            glm::ThoughtReader(glm::role_cleaning(), asked["thinks"]),
+                            tokenizer.added_id("<|assistant|>"));
     json found = json::array();
     const auto keep = [&](const glm::AnswerPieces& pieces) {
         for (const glm::AnswerPiece& piece : pieces) found.push_back({piece.is_thought, piece.text});

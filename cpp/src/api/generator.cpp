@@ -195,7 +195,8 @@ void Conversation::ask(const std::string& question, const OnPiece& on_piece) {
     Messages asked = messages_;
     asked.push_back({"user", question, {}});
     const std::vector<Id> prompt = generator_.processor().messages_prompt(asked);
-    const auto answered = generator_.processor().thinks() ? thinking_answer(prompt, on_piece) : answer(prompt, on_piece);
+    const bool thinks = generator_.processor().thinks();
+    const auto answered = thinks ? thinking_answer(prompt, on_piece) : answer(prompt, on_piece);
     if (!answered) return;
     asked.push_back(*answered);
     messages_ = std::move(asked);

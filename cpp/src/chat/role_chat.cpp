@@ -20,7 +20,8 @@ std::string without_repeated(const Message& message, std::size_t number) {
     if (end == std::string::npos) return message.content;
     const std::string thoughts = strip_utf8(text.substr(kThink.size(), end - kThink.size()));
     if (!thoughts.empty() && thoughts != strip_utf8(message.thoughts))
-        fail("message ", number, ": thoughts are in a field of their own and, other ones, in <think> of the content: keep one");
+        fail("message ", number,
+             ": thoughts are in a field of their own and, other ones, in <think> of the content: keep one");
     return strip_left_utf8(text.substr(end + kThinkEnd.size()));
 }
 

@@ -74,7 +74,8 @@ void ThoughtReader::read_thought(char32_t character) {
         held_.clear();
         return;
     }
-    const std::u32string_view sure = strip_right(std::u32string_view(held_).substr(0, held_.size() - overlap(held_, kThinkEnd)));
+    const std::size_t certain = held_.size() - overlap(held_, kThinkEnd);
+    const std::u32string_view sure = strip_right(std::u32string_view(held_).substr(0, certain));
     if (strip_left(sure).empty()) return;
     say_thought(sure);
     thinking_ = true;

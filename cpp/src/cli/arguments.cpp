@@ -61,7 +61,8 @@ const std::map<std::string, Flag>& flags() {
              {"model_path", "model_dir", "model_prefix", "backend", "device", "cpu_threads", "max_length",
               "kv_cache_size", "batch_size", "predict_batch_size", "src_length", "tgt_length", "min_tgt_length",
               "num_beams", "length_penalty", "no_repeat_ngram_size", "temperature", "top_k", "top_p", "min_p",
-              "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "stop", "system", "enable_thinking"})
+              "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "stop", "system",
+              "enable_thinking"})
             made[name] = Flag::kValue;
         for (const char* name : {"no_block_position", "plain", "do_sample", "no-do_sample"}) made[name] = Flag::kTrue;
         for (const char* name : {"input_file", "output_file", "stream", "chat", "ids", "help"}) made[name] = Flag::kHere;

@@ -12,8 +12,8 @@ namespace glm {
 
 namespace {
 
-// ONNX Runtime's name: with 1 its attention keeps all scores of a call, else they are computed in tiles. All of them are
-// faster, and take heads · tokens · capacity: up to so many positions that is 4 MB a head of a part of a prompt.
+// ONNX Runtime's name: with 1 its attention keeps all scores of a call, else they are computed in tiles. All of them
+// are faster, and take heads · tokens · capacity: up to so many positions that is 4 MB a head of a part of a prompt.
 constexpr const char* kAllScores = "ORT_GQA_DISABLE_FLASH_ATTENTION";
 constexpr std::int64_t kAllScoresPositions = 4096;
 
