@@ -175,7 +175,7 @@ def test_forced_calls_are_held_to_tags(older, newer):
             cores = [core for core in OPENED if core.tokenizer.kind == "glm45" and core.tokenizer.vocab_size == pieces]
             held = cores[-1].constraints[-1]
             assert held.startswith(f'start: {first} "<tool_call>"') and '"now" LINE?' in held
-    odd = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "allOf": [{}]}}}
+    odd = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "minimum": 3}}}
     status, body = older.post(CHAT, chat("say:a", tools=[odd], tool_choice="required"))
     assert (status, body["error"]["code"], body["error"]["param"]) == (400, "invalid_schema", "tools")
 
