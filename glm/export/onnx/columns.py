@@ -8,13 +8,11 @@ Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from glm.errors import GLMError
-from glm.export.onnx.experts import Routing, dense
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import Layer, bias_of, side_by_side
@@ -45,10 +43,6 @@ class ColumnWeights:
         product = _product(graph, x, data.name, scales.name)
         bias = bias_of(graph, name, layers)
         return graph.node("Add", product, bias) if bias else product
-
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        return dense(graph, config, self, name, x, routed)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H], each with its scale."""

@@ -1,9 +1,10 @@
 """An ONNX graph under construction: nodes, small constants, and weights in external data."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from glm.export.onnx.external_data import ExternalData, Slot
 
@@ -20,7 +21,6 @@ class Graph:
     Attributes:
         data: the weights' file.
         inputs, outputs: of the whole graph.
-        onnxruntime: the oldest version of ONNX Runtime that computes it rightly, such as "1.31"; None of most graphs.
     """
 
     def __init__(self, opset: int, ir_version: int, vectors_inside: bool = False):
@@ -28,8 +28,7 @@ class Graph:
         self.data = ExternalData(vectors_inside)
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
-        self.onnxruntime: str | None = None
-        self._nodes, self._constants = [], {}
+        self._nodes, self._count, self._constants = [], 0, {}
 
     def input(self, name: str, dtype: int, shape: list) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
@@ -56,7 +55,7 @@ class Graph:
         Returns:
             The name of its output, or the list of them if there are several.
         """
-        number = len(self._nodes)
+        number, self._count = self._count, self._count + 1
         if isinstance(outputs, int):
             outputs = [f"{operator}_{number}_{i}" for i in range(outputs)]
         given = list(inputs)
@@ -70,6 +69,23 @@ class Graph:
         """`node` with one of ONNX Runtime's own operators."""
         return self.node(operator, *inputs, outputs=outputs, domain=CONTRIB, **attributes)
 
+    def either(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
+        """One of two parts of the graph, the only one that runs: [...] float32.
+
+        Args:
+            condition: a boolean of one element.
+            then, otherwise: add a part's nodes, which may read whatever came before; the last one gives the result.
+        """
+        parts = {"then_branch": self._part(then), "else_branch": self._part(otherwise)}
+        return self.node("If", condition, **parts)
+
+    def _part(self, add: Callable[[], str]) -> GraphProto:
+        """Constants and weights stay outside."""
+        outside, self._nodes = self._nodes, []
+        result = helper.make_tensor_value_info(add(), TensorProto.FLOAT, None)
+        inside, self._nodes = self._nodes, outside
+        return helper.make_graph(inside, f"part_{result.name}", [], [result])
+
     def name_result(self, name: str) -> None:
         """Gives the output of the last node this name."""
         self._nodes[-1].output[0] = name
@@ -81,11 +97,12 @@ class Graph:
             location: name of the weights' file, beside the graph's.
             properties: what else to say of the model.
         """
-        used = {name for node in self._nodes for name in node.input}
+        nodes = list(_with_parts(self._nodes))
+        used = {name for node in nodes for name in node.input}
         slots = [slot for slot in self.data.slots if slot.name in used]  # an alias may serve alone
         tensors = [*self._constants.values(), *(self._tensor(slot, location) for slot in slots)]
         graph = helper.make_graph(self._nodes, "glm", self.inputs, self.outputs, tensors)
-        versions = {"": self._opset} | ({CONTRIB: 1} if any(node.domain == CONTRIB for node in self._nodes) else {})
+        versions = {"": self._opset} | ({CONTRIB: 1} if any(node.domain == CONTRIB for node in nodes) else {})
         opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=self._ir_version, producer_name="glm")
         helper.set_model_props(model, properties or {})
@@ -94,6 +111,15 @@ class Graph:
     def _tensor(self, slot: Slot, location: str) -> TensorProto:
         inside = slot.offset is None
         return numpy_helper.from_array(self.data.inside[slot.name], slot.name) if inside else _external(slot, location)
+
+
+def _with_parts(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes, and those of their parts."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _with_parts(attribute.g.node)
 
 
 def _external(slot: Slot, location: str) -> TensorProto:
