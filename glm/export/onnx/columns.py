@@ -71,8 +71,9 @@ class ColumnWeights:
 
 
 def _product(graph: Graph, x: str, data: str, scales: str) -> str:
-    """x [..., K] times a matrix [K, N] of bytes with scales [N]."""
-    peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
+    """x [B, T, K] times a matrix [K, N] of bytes with scales [N]."""
+    # Not -1: of no rows ONNX Runtime 1.31 then reduces nothing.
+    peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[2], keepdims=1)
     scale = graph.node("Mul", peak, graph.constant(np.float32(1 / LARGEST)))
     scale = graph.node("Max", scale, graph.constant(SMALLEST_SCALE))
     numbers = graph.node("Add", graph.node("Round", graph.node("Div", x, scale)), graph.constant(np.float32(ZERO)))

@@ -9,6 +9,7 @@ Z = B·T·J pairs.
 
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from onnx import TensorProto
 
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.weights import Weights
+
+TOGETHER = 8  # experts behind one If: an If costs more than the few nodes of an expert that has no rows
 
 
 class Routing(NamedTuple):
@@ -88,9 +91,10 @@ def experts(graph: Graph, config: Any, weights: Weights, name: str, x: str, rout
     pairs = graph.node("Reshape", routed.chosen, _ints(graph, -1))
     order = _ascending(graph, pairs)
     tokens = graph.node("Div", order, graph.constant(np.int64(top)))
-    rows = graph.node("Gather", graph.node("Reshape", x, _ints(graph, -1, hidden)), tokens)
+    rows = graph.node("Gather", graph.node("Reshape", x, _ints(graph, 1, -1, hidden)), tokens, axis=1)
     made = _by_expert(graph, config, weights, name, rows, _counts(graph, config, pairs))
-    made = graph.node("Reshape", graph.node("Gather", made, _ascending(graph, order)), _ints(graph, -1, top, hidden))
+    made = graph.node("Gather", made, _ascending(graph, order), axis=1)
+    made = graph.node("Reshape", made, _ints(graph, -1, top, hidden))
     weighing = graph.node("Reshape", routed.weights, _ints(graph, -1, 1, top))
     return graph.node("Reshape", graph.node("MatMul", weighing, made), graph.node("Shape", x))
 
@@ -101,33 +105,48 @@ def _ascending(graph: Graph, numbers: str) -> str:
 
 
 def _counts(graph: Graph, config: Any, pairs: str) -> str:
-    """[A], the pairs of each expert."""
+    """[A / E, E], the pairs of each expert."""
+    experts = config.n_routed_experts
     off_on = graph.constant(np.array([0, 1], dtype="int64"))
-    marks = graph.node("OneHot", pairs, _ints(graph, config.n_routed_experts), off_on, axis=-1)
-    return graph.node("ReduceSum", marks, _ints(graph, 0), keepdims=0)
+    marks = graph.node("OneHot", pairs, _ints(graph, experts), off_on, axis=-1)
+    counts = graph.node("ReduceSum", marks, _ints(graph, 0), keepdims=0)
+    return graph.node("Reshape", counts, _ints(graph, -1, gcd(experts, TOGETHER)))
 
 
 def _by_expert(graph: Graph, config: Any, weights: Weights, name: str, rows: str, counts: str) -> str:
-    """[Z, H] → [Z, H], rows sorted by expert; what has none passes on its no rows."""
-    count = config.n_routed_experts
-    parts = graph.node("Split", rows, counts, outputs=[f"{name}.{i}.rows" for i in range(count)], axis=0)
-    busy, made = graph.node("Cast", counts, to=TensorProto.BOOL), []
-    for i, part in enumerate(parts):
-        # No Split: ONNX Runtime 1.12 splits no booleans.
-        asked = graph.node("Gather", busy, _ints(graph, i))
-        mlp = partial(_expert, graph, config, weights, name, i, part)
-        made.append(graph.either(asked, mlp, partial(graph.node, "Identity", part)))
-    return graph.node("Concat", *made, axis=0)
+    """[1, Z, H] → [1, Z, H], rows sorted by expert."""
+    together = gcd(config.n_routed_experts, TOGETHER)
+    count, made = config.n_routed_experts // together, []
+    sizes = graph.node("ReduceSum", counts, _ints(graph, 1), keepdims=0)
+    some = graph.node("Cast", sizes, to=TensorProto.BOOL)
+    for i, part in enumerate(_split(graph, rows, sizes, count)):
+        at, numbers = _ints(graph, i), range(i * together, (i + 1) * together)
+        mlps = partial(_mlps, graph, config, weights, name, part, graph.node("Gather", counts, at), numbers)
+        made.append(graph.either(graph.node("Gather", some, at), mlps, partial(graph.node, "Identity", part)))
+    return graph.node("Concat", *made, axis=1)
 
 
-def _expert(graph: Graph, config: Any, weights: Weights, name: str, number: int, x: str) -> str:
-    """The gated MLP of one expert: [n, H] → [n, H]."""
+def _mlps(graph: Graph, config: Any, weights: Weights, name: str, rows: str, counts: str, numbers: range) -> str:
+    """[1, n, H] → [1, n, H], of neighbouring experts."""
+    counts = graph.node("Reshape", counts, _ints(graph, -1))
+    parts = _split(graph, rows, counts, len(numbers))
+    made = [_mlp(graph, config, weights, name, *each) for each in zip(parts, numbers, strict=True)]
+    return graph.node("Concat", *made, axis=1)
+
+
+def _mlp(graph: Graph, config: Any, weights: Weights, name: str, x: str, number: int) -> str:
+    """The gated MLP of one expert, for rows of which there may be none: [1, n, H] → [1, n, H]."""
     experts, hidden, inner = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
     into = [Expert(f"{name}.{part}", (experts, hidden, inner), number) for part in ("gate_proj", "up_proj")]
     out = Expert(f"{name}.down_proj", (experts, inner, hidden), number)
     gate, up = weights.operators.halves(graph, weights.linear(graph, x, f"{name}.{number}.gate_up_proj", into))
     active = graph.node("Mul", weights.operators.activations[config.hidden_act](graph, gate), up)
     return weights.linear(graph, active, f"{name}.{number}.down_proj", [out])
+
+
+def _split(graph: Graph, rows: str, sizes: str, count: int) -> list[str]:
+    """Rows [1, n, H] in parts of so many."""
+    return graph.node("Split", rows, sizes, outputs=count, axis=1) if count > 1 else [rows]
 
 
 def _ints(graph: Graph, *numbers: int) -> str:
