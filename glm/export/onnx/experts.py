@@ -1,10 +1,11 @@
 """Layers that divide tokens among experts, in a graph: the routing and the experts of glm/model/experts.py once more.
 
-Pairs of a token and an expert are sorted by expert, and every expert is an ordinary MLP of its own rows, of which there
-may be none. Experts stand in groups behind an If, so that those without rows cost next to nothing.
+Pairs of a token and an expert are sorted by expert, and each expert is an ordinary MLP of its own rows, of which there
+may be none; where several neighbours have none, an If passes them by. So a step reads the weights of the experts that
+its tokens chose, in whatever form the linear layers have, and no others.
 
-Shapes: B rows, T tokens, H hidden, A experts, J of them a token, I width of one, U groups of experts in the router,
-Z = B·T·J pairs.
+Shapes: B rows, T tokens, H hidden, A experts, E of them behind one If, J of them a token, Z = B·T·J pairs, n those of
+one expert or of E.
 """
 
 from dataclasses import dataclass
@@ -85,68 +86,77 @@ class Expert:
         return self.shape[1:]
 
 
-def experts(graph: Graph, config: Any, weights: Weights, name: str, x: str, routed: Routing) -> str:
-    """What the experts of every token make of it, weighed and added up: [B, T, H] → [B, T, H]."""
-    hidden, top = config.hidden_size, config.num_experts_per_tok
-    pairs = graph.node("Reshape", routed.chosen, _ints(graph, -1))
-    order = _ascending(graph, pairs)
-    tokens = graph.node("Div", order, graph.constant(np.int64(top)))
-    rows = graph.node("Gather", graph.node("Reshape", x, _ints(graph, 1, -1, hidden)), tokens, axis=1)
-    made = _by_expert(graph, config, weights, name, rows, _counts(graph, config, pairs))
-    made = graph.node("Gather", made, _ascending(graph, order), axis=1)
-    made = graph.node("Reshape", made, _ints(graph, -1, top, hidden))
-    weighing = graph.node("Reshape", routed.weights, _ints(graph, -1, 1, top))
-    return graph.node("Reshape", graph.node("MatMul", weighing, made), graph.node("Shape", x))
+class Experts:
+    """The experts of a layer.
 
+    Args:
+        weights: how their matrices are stored.
+        name: of the experts together.
+    """
 
-def _ascending(graph: Graph, numbers: str) -> str:
-    """[Z], the places of [Z] integers from the smallest to the largest."""
-    return graph.node("TopK", numbers, graph.node("Shape", numbers), outputs=2, axis=0, largest=0)[1]
+    def __init__(self, graph: Graph, config: Any, weights: Weights, name: str):
+        self.graph, self.config, self.weights, self.name = graph, config, weights, name
+        self.together = gcd(config.n_routed_experts, TOGETHER)
 
+    def __call__(self, x: str, routed: Routing) -> str:
+        """What the experts of every token make of it, weighed and added up: [B, T, H] → [B, T, H]."""
+        graph, hidden, top = self.graph, self.config.hidden_size, self.config.num_experts_per_tok
+        pairs = graph.node("Reshape", routed.chosen, _ints(graph, -1))
+        order = self._ascending(pairs)
+        tokens = graph.node("Div", order, graph.constant(np.int64(top)))
+        rows = graph.node("Gather", graph.node("Reshape", x, _ints(graph, 1, -1, hidden)), tokens, axis=1)
+        made = graph.node("Gather", self._all(rows, self._counts(pairs)), self._ascending(order), axis=1)
+        made = graph.node("Reshape", made, _ints(graph, -1, top, hidden))
+        weighing = graph.node("Reshape", routed.weights, _ints(graph, -1, 1, top))
+        return graph.node("Reshape", graph.node("MatMul", weighing, made), graph.node("Shape", x))
 
-def _counts(graph: Graph, config: Any, pairs: str) -> str:
-    """[A / E, E], the pairs of each expert."""
-    experts = config.n_routed_experts
-    off_on = graph.constant(np.array([0, 1], dtype="int64"))
-    marks = graph.node("OneHot", pairs, _ints(graph, experts), off_on, axis=-1)
-    counts = graph.node("ReduceSum", marks, _ints(graph, 0), keepdims=0)
-    return graph.node("Reshape", counts, _ints(graph, -1, gcd(experts, TOGETHER)))
+    def _ascending(self, numbers: str) -> str:
+        """[Z], the places of [Z] integers from the smallest to the largest."""
+        size = self.graph.node("Shape", numbers)
+        return self.graph.node("TopK", numbers, size, outputs=2, axis=0, largest=0)[1]
 
+    def _counts(self, pairs: str) -> str:
+        """[A / E, E], how many pairs [Z] each expert has."""
+        graph = self.graph
+        off_on = graph.constant(np.array([0, 1], dtype="int64"))
+        marks = graph.node("OneHot", pairs, _ints(graph, self.config.n_routed_experts), off_on, axis=-1)
+        counts = graph.node("ReduceSum", marks, _ints(graph, 0), keepdims=0)
+        return graph.node("Reshape", counts, _ints(graph, -1, self.together))
 
-def _by_expert(graph: Graph, config: Any, weights: Weights, name: str, rows: str, counts: str) -> str:
-    """[1, Z, H] → [1, Z, H], rows sorted by expert."""
-    together = gcd(config.n_routed_experts, TOGETHER)
-    count, made = config.n_routed_experts // together, []
-    sizes = graph.node("ReduceSum", counts, _ints(graph, 1), keepdims=0)
-    some = graph.node("Cast", sizes, to=TensorProto.BOOL)
-    for i, part in enumerate(_split(graph, rows, sizes, count)):
-        at, numbers = _ints(graph, i), range(i * together, (i + 1) * together)
-        mlps = partial(_mlps, graph, config, weights, name, part, graph.node("Gather", counts, at), numbers)
-        made.append(graph.either(graph.node("Gather", some, at), mlps, partial(graph.node, "Identity", part)))
-    return graph.node("Concat", *made, axis=1)
+    def _all(self, rows: str, counts: str) -> str:
+        """[1, Z, H] → [1, Z, H], rows sorted by expert."""
+        graph, made = self.graph, []
+        sizes = graph.node("ReduceSum", counts, _ints(graph, 1), keepdims=0)
+        some = graph.node("Cast", sizes, to=TensorProto.BOOL)
+        for i, part in enumerate(self._split(rows, sizes, self.config.n_routed_experts // self.together)):
+            condition, own = (graph.node("Gather", numbers, _ints(graph, i)) for numbers in (some, counts))
+            mlps, nothing = partial(self._some, part, own, i * self.together), partial(graph.node, "Identity", part)
+            made.append(graph.either(condition, mlps, nothing))
+        return graph.node("Concat", *made, axis=1)
 
+    def _some(self, rows: str, counts: str, first: int) -> str:
+        """[1, n, H] → [1, n, H], of neighbours from `first` on."""
+        counts = self.graph.node("Reshape", counts, _ints(self.graph, -1))
+        parts = self._split(rows, counts, self.together)
+        made = [self._one(part, number) for number, part in enumerate(parts, first)]
+        return self.graph.node("Concat", *made, axis=1)
 
-def _mlps(graph: Graph, config: Any, weights: Weights, name: str, rows: str, counts: str, numbers: range) -> str:
-    """[1, n, H] → [1, n, H], of neighbouring experts."""
-    counts = graph.node("Reshape", counts, _ints(graph, -1))
-    parts = _split(graph, rows, counts, len(numbers))
-    made = [_mlp(graph, config, weights, name, *each) for each in zip(parts, numbers, strict=True)]
-    return graph.node("Concat", *made, axis=1)
+    def _one(self, x: str, number: int) -> str:
+        """The gated MLP of one expert, of rows of which there may be none: [1, n, H] → [1, n, H]."""
+        graph, config, weights, name = self.graph, self.config, self.weights, self.name
+        hidden, inner = config.hidden_size, config.moe_intermediate_size
+        into = [self._layer(part, (hidden, inner), number) for part in ("gate_proj", "up_proj")]
+        out = [self._layer("down_proj", (inner, hidden), number)]
+        gate, up = weights.operators.halves(graph, weights.linear(graph, x, f"{name}.{number}.gate_up_proj", into))
+        active = graph.node("Mul", weights.operators.activations[config.hidden_act](graph, gate), up)
+        return weights.linear(graph, active, f"{name}.{number}.down_proj", out)
 
+    def _layer(self, part: str, shape: tuple[int, int], number: int) -> Expert:
+        return Expert(f"{self.name}.{part}", (self.config.n_routed_experts, *shape), number)
 
-def _mlp(graph: Graph, config: Any, weights: Weights, name: str, x: str, number: int) -> str:
-    """The gated MLP of one expert, for rows of which there may be none: [1, n, H] → [1, n, H]."""
-    experts, hidden, inner = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
-    into = [Expert(f"{name}.{part}", (experts, hidden, inner), number) for part in ("gate_proj", "up_proj")]
-    out = Expert(f"{name}.down_proj", (experts, inner, hidden), number)
-    gate, up = weights.operators.halves(graph, weights.linear(graph, x, f"{name}.{number}.gate_up_proj", into))
-    active = graph.node("Mul", weights.operators.activations[config.hidden_act](graph, gate), up)
-    return weights.linear(graph, active, f"{name}.{number}.down_proj", [out])
-
-
-def _split(graph: Graph, rows: str, sizes: str, count: int) -> list[str]:
-    """Rows [1, n, H] in parts of so many."""
-    return graph.node("Split", rows, sizes, outputs=count, axis=1) if count > 1 else [rows]
+    def _split(self, rows: str, sizes: str, count: int) -> list[str]:
+        """Rows [1, n, H] in so many parts."""
+        return self.graph.node("Split", rows, sizes, outputs=count, axis=1) if count > 1 else [rows]
 
 
 def _ints(graph: Graph, *numbers: int) -> str:

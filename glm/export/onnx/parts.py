@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glm.export.onnx.experts import experts, routing
+from glm.export.onnx.experts import Experts, routing
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import Layer
 from glm.export.onnx.weights import Weights
@@ -61,7 +61,7 @@ def gated_mlp(graph: Graph, config: Any, weights: Weights, name: str, x: str, in
 
 def sparse_mlp(graph: Graph, config: Any, weights: Weights, name: str, x: str) -> str:
     """Router, experts, and the experts that every token takes."""
-    routed = experts(graph, config, weights, f"{name}.experts", x, routing(graph, config, f"{name}.gate", x))
+    routed = Experts(graph, config, weights, f"{name}.experts")(x, routing(graph, config, f"{name}.gate", x))
     shared = config.n_shared_experts * config.moe_intermediate_size
     if not shared:
         return routed

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx_models import model_of, weights
 
-from glm.export.onnx.experts import experts, routing
+from glm.export.onnx.experts import Experts, routing
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.weights import Weights, weights_of
 
@@ -32,7 +32,7 @@ def graph_of(stored: Weights) -> Graph:
     config = model_of(NAME).config
     graph = stored.operators.graph()
     graph.input("x", onnx.TensorProto.FLOAT, ["B", "T", config.hidden_size])
-    made = experts(graph, config, stored, "experts", "x", routing(graph, config, "gate", "x"))
+    made = Experts(graph, config, stored, "experts")("x", routing(graph, config, "gate", "x"))
     graph.output(made, onnx.TensorProto.FLOAT, ["B", "T", config.hidden_size])
     return graph
 
