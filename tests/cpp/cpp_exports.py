@@ -67,7 +67,7 @@ def write_model(name: str, folder: Path, likely: Sequence[str] = ()) -> Path:
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
     elif name in SPARSE_KINDS:
-        sizes = SPARSE | {"moe_intermediate_size": 32, "max_position_embeddings": 512, "vocab_size": 790}
+        sizes = SPARSE | {"max_position_embeddings": 512, "vocab_size": 790}
         model, files = tiny_model(seed=3, spread=0.4, family="glm4-moe", **sizes), DATA / f"{name}-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)

@@ -8,13 +8,11 @@ Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from glm.errors import GLMError
-from glm.export.onnx.experts import Routing, dense
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import Layer, bias_of, side_by_side
@@ -46,10 +44,6 @@ class ColumnWeights:
         bias = bias_of(graph, name, layers)
         return graph.node("Add", product, bias) if bias else product
 
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        return dense(graph, config, self, name, x, routed)
-
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H], each with its scale."""
         data = graph.data.slot(weight, "uint8", shape)
@@ -77,8 +71,9 @@ class ColumnWeights:
 
 
 def _product(graph: Graph, x: str, data: str, scales: str) -> str:
-    """x [..., K] times a matrix [K, N] of bytes with scales [N]."""
-    peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
+    """x [B, T, K] times a matrix [K, N] of bytes with scales [N]."""
+    # Not -1: of no rows ONNX Runtime 1.31 then reduces nothing.
+    peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[2], keepdims=1)
     scale = graph.node("Mul", peak, graph.constant(np.float32(1 / LARGEST)))
     scale = graph.node("Max", scale, graph.constant(SMALLEST_SCALE))
     numbers = graph.node("Add", graph.node("Round", graph.node("Div", x, scale)), graph.constant(np.float32(ZERO)))

@@ -5,14 +5,12 @@ Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from glm.errors import UsageError
 from glm.export.onnx.columns import ColumnWeights
 from glm.export.onnx.contrib import CONTRIB
-from glm.export.onnx.experts import Routing, dense, moe, qmoe
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import Layer, bias_of, side_by_side
@@ -47,12 +45,6 @@ class FloatWeights:
         bias = bias_of(graph, name, layers)
         product = graph.node("MatMul", x, slot.name)
         return graph.node("Add", product, bias) if bias else product
-
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        if self.operators.standard:
-            return dense(graph, config, self, name, x, routed)
-        return moe(graph, config, name, x, routed)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
@@ -103,10 +95,6 @@ class QuantizedWeights:
         """[..., K] → [..., N], the outputs of the layers side by side."""
         slots = self._filled(graph, name, layers)
         return self._matmul(graph, x, slots, layers[0].size[0], slots[0].shape[0], bias_of(graph, name, layers))
-
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        return qmoe(graph, config, self.blocks, self.accuracy_level, name, x, routed)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
