@@ -54,6 +54,8 @@ class Manifest:
         opset: of an ONNX graph of standard operators alone; None of one with ONNX Runtime's own, and of Paddle's.
         onnxruntime: the oldest version of ONNX Runtime that computes the graph rightly, such as "1.31"; None of graphs
             that say themselves what they need.
+        gives_columns: whether an ONNX graph of ONNX Runtime's own operators gives new keys and values back, as those of
+            standard ones do (glm/runtime/columns.py).
     """
 
     format_version: int
@@ -70,6 +72,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     opset: int | None = None  # manifests before there was one have none
     onnxruntime: str | None = None  # as well
+    gives_columns: bool = False  # as well
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"

@@ -62,7 +62,7 @@ class PaddleStepRuntime(ColumnStepRuntime):
         self._past = [self._predictor.get_input_handle(name) for name in past]
         (_, heads, _, head_dim), dtype = inputs[past[0]]
         super().__init__(
-            parts=len(past),
+            past=past,
             heads=heads,
             head_dim=head_dim,
             vocab_size=outputs[0][-1],

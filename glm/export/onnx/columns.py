@@ -17,7 +17,7 @@ from glm.errors import GLMError
 from glm.export.onnx.experts import Routing, dense
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
-from glm.export.onnx.layers import Layer, bias_of, side_by_side
+from glm.export.onnx.layers import HeadMatrices, Layer, bias_of, by_heads, side_by_side
 from glm.export.onnx.standard import STANDARD
 
 ZERO = 128  # what stands for 0
@@ -45,6 +45,22 @@ class ColumnWeights:
         product = _product(graph, x, data.name, scales.name)
         bias = bias_of(graph, name, layers)
         return graph.node("Add", product, bias) if bias else product
+
+    def per_head(self, graph: Graph, x: str, name: str, matrices: HeadMatrices) -> str:
+        """Each head's part of rows [M, heads · K] times the head's own matrix: [M, heads · N]."""
+        heads, (inputs, outputs) = matrices.heads, matrices.size
+        data = graph.data.slot(f"{name}.weight", "uint8", (heads, inputs, outputs))
+        scales = graph.data.slot(f"{name}.scales", "float32", (heads, 1, outputs))
+
+        def writes(array):
+            for head, matrix in enumerate(matrices.arranged(array)):
+                numbers, place = matrix.astype("float32"), (slice(head, head + 1),)
+                column_scales = _scales(np.abs(numbers).max(axis=0))
+                yield Write(scales, place, column_scales)
+                yield Write(data, place, _quantized(numbers, column_scales))
+
+        graph.data.fill(f"{matrices.name}.weight", matrices.shape, writes)
+        return by_heads(graph, x, matrices, lambda part: _product(graph, part, data.name, scales.name))
 
     def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
         """What the experts of every token make of it, weighed and added up: [B, T, H]."""
@@ -77,7 +93,7 @@ class ColumnWeights:
 
 
 def _product(graph: Graph, x: str, data: str, scales: str) -> str:
-    """x [..., K] times a matrix [K, N] of bytes with scales [N]."""
+    """x [..., K] times a matrix [K, N] of bytes with scales [N], or several matrices."""
     peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
     scale = graph.node("Mul", peak, graph.constant(np.float32(1 / LARGEST)))
     scale = graph.node("Max", scale, graph.constant(SMALLEST_SCALE))
