@@ -19,6 +19,7 @@ from glm.runtime.step import check_chunk, check_columns, check_step
 
 Shapes = Mapping[str, Sequence[Any]]
 KINDS = (("key", "value"), ("latent",))  # what a cache has of a layer
+STEP = 128  # positions by which what a step sees of a cache grows; a runtime plans for every size that it meets
 INPUTS = ("input_ids", "position_ids", "lengths", "prefix_length", "last")  # beside the cache
 
 
@@ -105,7 +106,7 @@ class ColumnStepRuntime:
     def decode(self, cache: ColumnCache, ids: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         count = len(ids)
         check_step(cache, count, lengths)
-        past, nothing = self._first_rows(cache, count), np.zeros_like(lengths)
+        past, nothing = self._first_rows(cache, count, int(lengths.max())), np.zeros_like(lengths)
         logits, new = self._step(past, ids[:, None], positions[:, :, None], lengths, nothing, nothing[:, None])
         self._write(cache, range(count), lengths.tolist(), new)
         return logits
@@ -133,9 +134,14 @@ class ColumnStepRuntime:
         """Parts of a store for the graph, each in one piece."""
         return [np.ascontiguousarray(part) for part in store]
 
-    def _first_rows(self, cache: ColumnCache, count: int) -> list[Any]:
-        """The first `count` slots of a cache for the graph, where they lie."""
-        return [part[:count] for part in cache.store]
+    def _first_rows(self, cache: ColumnCache, count: int, length: int) -> list[Any]:
+        """The first `count` slots of a cache for the graph, with at least so many positions: where they lie, if these
+        are in one piece. A copy of them is cheaper than the scores of twice as many.
+        """
+        columns = min(cache.max_length, -(-max(length, 1) // STEP) * STEP)
+        if count * self._heads > 1 and 2 * columns > cache.max_length:
+            columns = cache.max_length
+        return self._contiguous(cache.store[:, :count, :, :columns])
 
     def _copied(self, store: Any) -> Any:
         return store.copy()

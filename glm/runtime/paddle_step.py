@@ -88,7 +88,7 @@ class PaddleStepRuntime(ColumnStepRuntime):
     def _contiguous(self, store: Store) -> list[Tensor]:
         return _parts(np.ascontiguousarray(store) if isinstance(store, np.ndarray) else store.contiguous())
 
-    def _first_rows(self, cache: PaddleCache, count: int) -> list[Tensor]:
+    def _first_rows(self, cache: PaddleCache, count: int, _: int) -> list[Tensor]:
         return cache.first_rows(count)
 
     def _copied(self, store: Store) -> Store:
