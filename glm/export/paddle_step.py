@@ -4,8 +4,8 @@ row.
 Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (positions of the cache that each sequence has read),
 prefix_length [B] (leading new tokens that see each other in both directions), last [B, M] (columns whose logits leave),
 all int64; then past_key_i and past_value_i [B, K, C, D] of every layer i, or past_latent_i, which is both. Outputs:
-logits [B, M, V], and these parts of the new tokens [parts, B, K, T, D], float32. The graph never writes into the cache: the caller stores the new keys and values
-(glm/runtime/paddle_step.py).
+logits [B, M, V], and these parts of the new tokens [parts, B, K, T, D], float32. The graph never writes into the cache:
+the caller stores them (glm/runtime/paddle_step.py).
 """
 
 from pathlib import Path

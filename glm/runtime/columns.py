@@ -1,5 +1,5 @@
-"""Step graphs that give new keys and values back, with which the cache is written here: Paddle's, those of standard ONNX
-operators, and those of latents. numpy only.
+"""Step graphs that give new keys and values back, with which the cache is written here: Paddle's, those of standard
+ONNX operators, and those of latents. numpy only.
 
 Such a graph takes input_ids [B, T], position_ids [B, P, T], lengths [B], prefix_length [B], last [B, M], all int64, and
 past_key_i and past_value_i [B, K, C, D] of every layer i, or past_latent_i, which is both; it gives logits [B, M, V]

@@ -1,4 +1,4 @@
-"""Step graphs that give new keys and values back (glm/export/onnx/column_cache.py) in ONNX Runtime on a CPU or CUDA GPU.
+"""Step graphs that give new keys and values back (glm/export/onnx/column_cache.py) in ONNX Runtime on a CPU or GPU.
 
 Imports neither paddle nor paddlenlp. Shapes: as in glm/runtime/step.py.
 """

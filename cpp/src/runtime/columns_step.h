@@ -13,7 +13,7 @@ namespace glm {
 // What a step graph takes and gives, as far as it has to be known.
 struct GraphShapes {
     std::set<std::string> inputs;
-    std::vector<std::string> past;  // names of the inputs of the cache, keys and values by turns
+    std::vector<std::string> past;  // names of the inputs of the cache, keys and values by turns, or latents
     std::int64_t heads = 0, head_dim = 0, vocab_size = 0, position_rows = 0;
 };
 

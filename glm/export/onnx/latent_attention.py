@@ -77,10 +77,8 @@ class LatentAttention:
         both = self.weights.linear(self.graph, x, f"{name}.q_kv_a_proj", layers)
         sizes = self._ints(config.q_lora_rank, self.latent, self.rotated)
         queries, latent, key = self.graph.node("Split", both, sizes, outputs=3, axis=-1)
-        return [self._normed(f"{name}.q_a_layernorm", queries, config.q_lora_rank)] + [
-            self._normed(f"{name}.kv_a_layernorm", latent, self.latent),
-            key,
-        ]
+        queries = self._normed(f"{name}.q_a_layernorm", queries, config.q_lora_rank)
+        return [queries, self._normed(f"{name}.kv_a_layernorm", latent, self.latent), key]
 
     def _queries(self, name: str, x: str) -> list[str]:
         """Queries in the latents' space [B, T, N, C], and their part [B, T, N·R] that is to be rotated."""

@@ -1,8 +1,8 @@
 """The graph of one decoding step: tokens and a cache in, logits and what the cache gets out.
 
 This is the decoder, once for all exports. What it is spelt with are the operators of its weights: ONNX Runtime's own
-(glm/export/onnx/contrib.py), or standard ones (glm/export/onnx/standard.py). The graph's inputs and outputs are those of
-its attention, which are the operators' as well, but of latents (glm/export/onnx/latent_attention.py).
+(glm/export/onnx/contrib.py), or standard ones (glm/export/onnx/standard.py). The graph's inputs and outputs are those
+of its attention, which the operators decide, but of latents (glm/export/onnx/latent_attention.py).
 """
 
 from typing import Any
