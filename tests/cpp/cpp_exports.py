@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from cpp_texts import DATA
-from family_models import SPARSE
+from family_models import LATENT, SPARSE
 from tiny_chat import KINDS, chat_model, vocabulary
 from tiny_glm import tiny_model
 from write_onnx import write_export
@@ -18,7 +18,8 @@ from glm.generation.config_json import NAME as GENERATION_FILE
 from glm.inference.exported import ExportOptions, open_export
 
 WITHOUT_CPP = {"chatglm2", "chatglm3"}  # whose tokenizers it does not read
-NAMES = ("glm-chinese", *(kind for kind in KINDS if kind not in WITHOUT_CPP), "glm4-moe")
+EXPERTS = {"glm4-moe": SPARSE, "glm4-moe-lite": LATENT}  # whose tokenizers are GLM-4-0414's
+NAMES = ("glm-chinese", *(kind for kind in KINDS if kind not in WITHOUT_CPP), *EXPERTS)
 SEED = 11
 
 
@@ -60,8 +61,8 @@ def write_model(name: str, folder: Path) -> Path:
     """A tiny random model, some tokens of which end its texts."""
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
-    elif name == "glm4-moe":
-        sizes = SPARSE | {"moe_intermediate_size": 32, "max_position_embeddings": 512}
+    elif name in EXPERTS:
+        sizes = EXPERTS[name] | {"moe_intermediate_size": 32, "max_position_embeddings": 512}
         model, files = tiny_model(seed=3, spread=0.4, family=name, **sizes), DATA / "glm4-0414-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)

@@ -7,6 +7,8 @@ namespace glm {
 
 namespace {
 
+constexpr std::int64_t kStep = 128;  // positions by which it grows; a runtime plans for every size that it meets
+
 std::vector<int> as_ints(std::initializer_list<std::int64_t> sizes) {
     std::vector<int> shape;
     for (const std::int64_t size : sizes) shape.push_back(static_cast<int>(size));
@@ -148,9 +150,12 @@ const float* ColumnsStep::decode(Cache& cache, const std::vector<std::int64_t>& 
     check_step(cache, lengths);
     auto& store = static_cast<Store&>(cache);
     const int count = static_cast<int>(ids.size());
+    // One row of one head lies in one piece, so no more of it is read than there is.
+    const std::int64_t there = (std::max<std::int64_t>(lengths[0], 1) + kStep - 1) / kStep * kStep;
+    const std::int64_t columns =
+        count * shapes_.heads == 1 ? std::min<std::int64_t>(store.max_length, there) : store.max_length;
     for (std::size_t part = 0; part < shapes_.past.size(); ++part)
-        graph_->set(shapes_.past[part], store.at(part, 0),
-                   as_ints({count, shapes_.heads, store.max_length, shapes_.head_dim}));
+        graph_->set(shapes_.past[part], store.at(part, 0), as_ints({count, shapes_.heads, columns, shapes_.head_dim}));
     return run(store, 0, count, 1, ids, positions, lengths, 0);
 }
 
