@@ -1,53 +1,29 @@
-"""A GLM-4 checkpoint as GGUF files for llama.cpp: float32, and quantized by llama.cpp's own quantizer.
+"""A checkpoint of GLM-4 or GLM-4.5 as GGUF files for llama.cpp: float32, and quantized by llama.cpp's own quantizer.
 
     python -m benchmarks.gguf_file DIRECTORY TYPE …     (in the peers' environment)
 
-Reads DIRECTORY/hf, writes DIRECTORY/gguf/TYPE.gguf. The architecture is llama.cpp's `chatglm`: fused query, key and
-value, fused gate and up, and pairs of neighbouring numbers that turn together, as GLM-4 has them.
+Reads DIRECTORY/hf, writes DIRECTORY/gguf/TYPE.gguf. GLM-4 is llama.cpp's `chatglm`: fused query, key and value, fused
+gate and up, and pairs of neighbouring numbers that turn together. GLM-4.5 is its `glm4moe`.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.gguf_names import FORMS, gguf_names
 from benchmarks.vocabulary import SPECIAL, gguf_tokens
 
 FLOAT = "f32"
 # Type → name of llama.cpp's constant.
 QUANTIZED = {"q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0", "q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0"}
 TYPES = (FLOAT, *QUANTIZED)
-ARCHITECTURE = "chatglm"
-
-# transformers' names of a layer's tensors, those that lie one below the other in a fused one together → GGUF's.
-LAYER = {
-    ("input_layernorm.weight",): "attn_norm.weight",
-    tuple(f"self_attn.{x}_proj.weight" for x in "qkv"): "attn_qkv.weight",
-    tuple(f"self_attn.{x}_proj.bias" for x in "qkv"): "attn_qkv.bias",
-    ("self_attn.o_proj.weight",): "attn_output.weight",
-    ("post_attention_layernorm.weight",): "ffn_norm.weight",
-    ("mlp.gate_up_proj.weight",): "ffn_up.weight",
-    ("mlp.down_proj.weight",): "ffn_down.weight",
-}
-OUTER = {
-    ("model.embed_tokens.weight",): "token_embd.weight",
-    ("model.norm.weight",): "output_norm.weight",
-    ("lm_head.weight",): "output.weight",
-}
 
 
-def gguf_names(layers: int) -> dict[str, tuple[str, ...]]:
-    """Name in the GGUF file → names in transformers' file, whose rows lie one below the other."""
-    names = {target: sources for sources, target in OUTER.items()}
-    for layer in range(layers):
-        for sources, target in LAYER.items():
-            names[f"blk.{layer}.{target}"] = tuple(f"model.layers.{layer}.{source}" for source in sources)
-    return names
-
-
-def tensors(directory: Path, layers: int) -> Iterator[tuple[str, np.ndarray]]:
+def tensors(directory: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """GGUF's names and float32 arrays.
 
     Raises:
@@ -57,9 +33,10 @@ def tensors(directory: Path, layers: int) -> Iterator[tuple[str, np.ndarray]]:
 
     with safe_open(directory / "model.safetensors", "numpy") as file:
         left = set(file.keys())
-        for name, sources in gguf_names(layers).items():
-            left -= set(sources)
-            yield name, np.concatenate([file.get_tensor(source) for source in sources]).astype("float32")
+        for name, sources in gguf_names(config).items():
+            left -= set(sources.names)
+            join = np.stack if sources.stacked else np.concatenate
+            yield name, join([file.get_tensor(source) for source in sources.names]).astype("float32", copy=False)
         if left:
             raise KeyError(f"GGUF has no name for {', '.join(sorted(left))}")
 
@@ -70,7 +47,8 @@ def write_float(source: Path, target: Path) -> None:
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or config
-    writer = gguf.GGUFWriter(target, ARCHITECTURE)
+    form = FORMS[config["model_type"]]
+    writer = gguf.GGUFWriter(target, form.architecture, use_temp_file=True)  # else it holds the whole model
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -81,9 +59,10 @@ def write_float(source: Path, target: Path) -> None:
     writer.add_rope_dimension_count(int(config["head_dim"] * rope.get("partial_rotary_factor", 0.5)))
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
+    form.tell(writer, config)
     add_vocabulary(writer, config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    for name, array in tensors(source, config["num_hidden_layers"]):
+    for name, array in tensors(source, config):
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

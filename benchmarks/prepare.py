@@ -18,6 +18,7 @@ from glm.checkpoint.conversion import Conversion
 from glm.checkpoint.convert import convert_checkpoint
 from glm.checkpoint.read import open_checkpoint
 from glm.config.glm_config import GLMConfig
+from glm.config.shapes import active_shapes, elements, parameter_shapes
 from glm.encoding.batches import BlockPositions, Positions, TextPositions, training_batch
 from glm.encoding.examples import IGNORED, TrainingExample
 from glm.encoding.processor import GLMProcessor, open_processor
@@ -74,7 +75,7 @@ def prepare(directory: Path, shape: Shape, sides: list[str]) -> dict:
         prefix = directory / LOOP
         prefix.parent.mkdir()
         export_graph(model, stop_tokens(model.config), prefix)
-    return work(model)
+    return work(model.config)
 
 
 def config_of(shape: Shape) -> GLMConfig:
@@ -218,9 +219,13 @@ def paddlenlp_batch(training: dict, shape: Shape) -> dict:
     }
 
 
-def work(model: GLMForCausalLM) -> dict[str, int]:
-    """Numbers of parameters: all; used on every token; the head's, read in a decoding step."""
-    sizes = {name: parameter.size for name, parameter in model.state_dict().items()}
-    blocks = sum(size for name, size in sizes.items() if ".layers." in name)
-    head = model.config.vocab_size * model.config.hidden_size
-    return {"parameters": sum(sizes.values()), "block_parameters": blocks, "head_parameters": head}
+def work(config: GLMConfig) -> dict[str, int]:
+    """Numbers of parameters: all; used on every token, of experts as many as one takes; the head's, read in a decoding
+    step.
+    """
+    blocks = {name: shape for name, shape in active_shapes(config).items() if ".layers." in name}
+    return {
+        "parameters": elements(parameter_shapes(config), config),
+        "block_parameters": elements(blocks, config),
+        "head_parameters": config.vocab_size * config.hidden_size,
+    }

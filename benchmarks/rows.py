@@ -149,6 +149,15 @@ ROWS = {
     "glm-greedy": Row("greedy, b=2", "glm", "greedy-2", "onnx-fp32", {"paddlenlp": None, "machine": None}, ("eager",)),
     "glm-train": Row("training, all weights", "glm", "train", "eager", {"paddlenlp": 1.5}),
     "glm-lora": Row(f"training, LoRA r={LORA_RANK}", "glm", "lora", "eager", {"paddlenlp": 1.5}),
+    "moe-prefill-128": Row(
+        "64 experts, prefill b=1, 128 tokens, int4", "glm4-moe", "prefill", "onnx-int4", {"llama-q4_0": None}
+    ),
+    "moe-decode-fp32": Row(
+        "64 experts, decode b=1 fp32", "glm4-moe", "decode", "onnx-fp32", {"llama-f32": None, "machine": 0.6}
+    ),
+    "moe-decode-int4": Row(
+        "64 experts, decode b=1 int4", "glm4-moe", "decode", "onnx-int4", {"llama-q4_0": None, "machine": 0.6}
+    ),
     "serve-1": Row("server, 1 client, fp32", "glm4", "serve-1", "served-fp32", _SERVED),
     "serve-4": Row("server, 4 clients, fp32", "glm4", "serve-4", "served-fp32", _SERVED),
     "serve-16": Row(

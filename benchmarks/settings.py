@@ -68,22 +68,57 @@ _GLM4_TINY = _GLM4 | {
     "intermediate_size": 256,
     "max_position_embeddings": 256,
 }
+# GLM-4.7-Flash's experts between the attention and the biases of GLM-4.5-Air's kind, in as few layers as leave room for
+# float32 twice, ours and llama.cpp's.
+_GLM45_1B = {
+    "family": "glm4-moe",
+    "vocab_size": 16000,
+    "hidden_size": 2048,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "attention_bias": True,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 4096,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 1536,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.8,
+}
+_GLM45_TINY = _GLM45_1B | {
+    "vocab_size": 320,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 256,
+    "max_position_embeddings": 256,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+}
 SHAPES = {
     # Five shots and a question, of the length that MMLU's have.
     "glm4": Shape(
         _GLM4_122M, 4, 0, 256, prompt=128, new_tokens=64, long_prompt=2048, shots=520, question=104, questions=16
     ),
     "glm": Shape({"preset": "glm-large-chinese"} | DROPOUT, 2, 200, 32, prompt=201, new_tokens=32),
+    "glm4-moe": Shape(_GLM45_1B, 1, 0, 16, prompt=128, new_tokens=64),
     "quickstart": Shape({"preset": "glm-tiny-chinese"}, 1, 24, 8, prompt=25, new_tokens=8),
 }
 QUICK_SHAPES = {
     "glm4": Shape(_GLM4_TINY, 2, 0, 16, prompt=12, new_tokens=8, long_prompt=96, shots=40, question=9, questions=3),
     "glm": Shape({"preset": "glm-tiny-chinese"} | DROPOUT, 2, 24, 8, prompt=25, new_tokens=8),
+    "glm4-moe": Shape(_GLM45_TINY, 1, 0, 16, prompt=12, new_tokens=8),
     "quickstart": Shape({"preset": "glm-tiny-chinese"}, 1, 24, 8, prompt=25, new_tokens=8),
 }
 SHAPE_TITLES = {
     "glm4": "122M GLM-4 shape",
     "glm": "glm-large-chinese's shape",
+    "glm4-moe": "64 experts in three layers of GLM-4.5's kind",
     "quickstart": "the quickstart's model",
 }
 

@@ -51,16 +51,13 @@ def _linear(weight_KN: np.ndarray, bias_N: np.ndarray | None):
 
 
 def _experts(layer: Experts):
-    """All of them side by side, one matrix a projection; those that a token does not take weigh nothing."""
-    gate, up = (
-        _linear(np.concatenate(list(part.weight.numpy()), axis=1), None) for part in (layer.gate_proj, layer.up_proj)
-    )
-    down = _linear(np.concatenate(list(layer.down_proj.weight.numpy())), None)
-    experts, _, inner = layer.gate_proj.weight.shape
+    """Each of them on every token; those that a token does not take weigh nothing."""
+    stacks = (part.weight.numpy() for part in (layer.gate_proj, layer.up_proj, layer.down_proj))
+    mlps = [[_linear(matrix, None) for matrix in expert] for expert in zip(*stacks, strict=True)]
 
     def forward(x_MH: Tensor, chosen_MJ: Tensor, weights_MJ: Tensor) -> Tensor:
-        weights_MA = paddle.zeros([x_MH.shape[0], experts]).put_along_axis(chosen_MJ, weights_MJ, axis=1)
-        active = layer.activation(gate(x_MH)) * up(x_MH)
-        return down(active * weights_MA.repeat_interleave(inner, axis=1))
+        weights_MA = paddle.zeros([x_MH.shape[0], len(mlps)]).put_along_axis(chosen_MJ, weights_MJ, axis=1)
+        made = (down(layer.activation(gate(x_MH)) * up(x_MH)) for gate, up, down in mlps)
+        return sum(y_MH * weights_MA[:, i : i + 1] for i, y_MH in enumerate(made))
 
     return forward

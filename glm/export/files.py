@@ -16,7 +16,6 @@ from glm.errors import GLMError
 from glm.files.checksum import file_digest
 from glm.files.foreign_files import require_real
 from glm.files.json_files import read_json
-from glm.runtime.onnx_session import version_numbers
 
 FORMAT_VERSION = 5
 # Graphs of version 3 have fewer decoding options (`LoopRuntime.inputs`), and up to version 4 a step graph gives logits
@@ -52,8 +51,6 @@ class Manifest:
         parameters: how many numbers the model has.
         files: name of each file of the export → its size in bytes and its CRC-32 in hexadecimal digits.
         opset: of an ONNX graph of standard operators alone; None of one with ONNX Runtime's own, and of Paddle's.
-        onnxruntime: the oldest version of ONNX Runtime that computes the graph rightly, such as "1.31"; None of graphs
-            that say themselves what they need.
         gives_columns: whether an ONNX graph of ONNX Runtime's own operators gives new keys and values back, as those of
             standard ones do (glm/runtime/columns.py).
     """
@@ -71,7 +68,6 @@ class Manifest:
     parameters: int
     files: dict[str, dict[str, Any]]
     opset: int | None = None  # manifests before there was one have none
-    onnxruntime: str | None = None  # as well
     gives_columns: bool = False  # as well
 
     def to_json(self) -> str:
@@ -133,8 +129,6 @@ def parse_manifest(path: Path) -> Manifest:
         optional = ("opset",) if manifest.opset is not None else ()
         if wrong := [name for name in (*COUNTS, *optional) if type(getattr(manifest, name)) is not int]:
             raise ValueError(f"{wrong[0]} is {getattr(manifest, wrong[0])!r}")
-        if manifest.onnxruntime is not None:
-            version_numbers(manifest.onnxruntime)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GLMError(f"{path} is damaged ({type(error).__name__}: {error}): export the model again") from None
     return manifest

@@ -19,7 +19,6 @@ from glm.inference.conversation import Conversation
 from glm.inference.generator import Ids, TextGenerator, in_batches, require_finite
 from glm.inference.guide import Guide
 from glm.runtime import BACKENDS, Choice, LoopRuntime, RuntimeOptions, StepRuntime, choose
-from glm.runtime.onnx_session import require_version
 
 MOST_THREADS = 4096
 QUANTIZED = ("int8", "int4")  # of `Manifest.weights`
@@ -263,8 +262,6 @@ def find_export(wanted: ExportOptions) -> FoundExport:
             f"backend {choice.name} knows standard operators alone, and {wanted.path / wanted.prefix}.onnx has ONNX "
             "Runtime's own: export with --format onnx --opset 17, or use --backend onnx_runtime"
         )
-    if manifest.onnxruntime and choice.backend.format == "onnx":
-        require_version(manifest.onnxruntime, wanted.path / f"{wanted.prefix}.onnx")
     if manifest.weights in QUANTIZED:
         choice = replace(choice, reason=f"{choice.reason}; {manifest.weights} weights")
     return FoundExport(wanted, choice, manifest)

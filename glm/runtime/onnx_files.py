@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,16 @@ def graph_with_weights_at(model_file: Path, location: str) -> bytes:
     import onnx
 
     model = onnx.load(model_file, load_external_data=False)
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model.graph):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = location
     return model.SerializeToString()
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Those of the parts of an If as well."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from _tensors(attribute.g)

@@ -85,26 +85,6 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def version_numbers(version: str) -> tuple[int, int]:
-    """Major and minor one of a version such as 1.31.1.
-
-    Raises:
-        ValueError, AttributeError: it is none.
-    """
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
-
-
-def require_version(needed: str, model_file: Path) -> None:
-    """Raises GLMError where the installed ONNX Runtime is older than such a version."""
-    there = import_onnxruntime().__version__
-    if version_numbers(there) < version_numbers(needed):
-        raise GLMError(
-            f"{model_file} needs ONNX Runtime {needed} or newer, and {there} is installed, which computes experts "
-            f"otherwise: pip install 'onnxruntime>={needed}', or export with --opset 17"
-        )
-
-
 def providers(options: RuntimeOptions) -> list:
     """ONNX Runtime's, best first, for a device. Raises GLMError where its build has none for it."""
     if options.device == "cpu":

@@ -3,8 +3,9 @@
 import pytest
 
 from benchmarks.limits import limit, read_rate
+from benchmarks.prepare import config_of, work
 from benchmarks.rows import Row, processor_kind
-from benchmarks.settings import Shape
+from benchmarks.settings import QUICK_SHAPES, Shape
 from tests.benchmarks.made import WORK
 
 SHAPE = Shape({}, train_batch=2, train_source=10, train_target=5, prompt=128, new_tokens=33)
@@ -34,6 +35,16 @@ def test_weights_are_read_at_the_rate_of_as_many_bytes():
 
 def test_a_step_of_many_rows_is_as_slow_as_its_multiplications():
     assert allowed("decode-16", read=1e12, matmul=2 * 1000) == pytest.approx(1)
+
+
+def test_of_the_experts_a_step_reads_those_of_a_token():
+    config = config_of(QUICK_SHAPES["glm4-moe"])
+    hidden, expert = 128, 3 * 128 * 64
+    attention = 2 * hidden * 4 * 32 + 2 * hidden * 2 * 32 + (4 + 2 * 2) * 32
+    dense, sparse = 3 * hidden * 256, (2 + 1) * expert + hidden * 8 + 8
+    found = work(config)
+    assert found["block_parameters"] == 3 * (attention + 2 * hidden) + dense + 2 * sparse
+    assert found["parameters"] == found["block_parameters"] + 2 * 6 * expert + 2 * 320 * hidden + hidden
 
 
 def test_beams_read_the_prompt_once_and_weights_once_a_step():

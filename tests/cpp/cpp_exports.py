@@ -62,7 +62,7 @@ def write_model(name: str, folder: Path) -> Path:
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
     elif name in EXPERTS:
-        sizes = EXPERTS[name] | {"moe_intermediate_size": 32, "max_position_embeddings": 512}
+        sizes = EXPERTS[name] | {"max_position_embeddings": 512}
         model, files = tiny_model(seed=3, spread=0.4, family=name, **sizes), DATA / "glm4-0414-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)

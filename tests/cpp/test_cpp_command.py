@@ -200,17 +200,6 @@ def test_damaged_weights_are_noticed_before_anything_is_shown(export, tmp_path):
     assert b"has the checksum" in run.stderr
 
 
-def test_an_export_for_a_newer_onnx_runtime(export, tmp_path):
-    """An older one may compute experts otherwise, and say nothing."""
-    folder = tmp_path / "export"
-    shutil.copytree(export.folder, folder)
-    entries = json.loads((folder / MANIFEST).read_text())
-    for needed, wanted in (("1.14", 0), ("99.0", 1)):
-        (folder / MANIFEST).write_text(json.dumps(entries | {"onnxruntime": needed}))
-        line, code = cpp(export.programs, "--model_path", folder, "--tgt_length", "4", "x")
-        assert code == wanted and ("glm.onnx needs ONNX Runtime 99.0 or newer, and " in line) == bool(wanted)
-
-
 def test_an_export_without_the_flat_tokenizer(export, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(export.folder, folder)

@@ -26,7 +26,7 @@ WAYS = (
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    model = tiny_model(seed=3, spread=0.4, family="glm4-moe-lite", **LATENT | {"moe_intermediate_size": 32})
+    model = tiny_model(seed=3, spread=0.4, family="glm4-moe-lite", **LATENT)
     processor = processor_of_tiny("glm4-0414")
     prompts = [processor.text_prompt(text) for text in TEXTS]
     found = Case(model, processor, prompts, StopTokens((), processor.tokenizer.pad_token_id))

@@ -130,7 +130,6 @@ DAMAGE = {
         "damaged (ValueError: what it says of '../glm.onnx')",
     ),
     "another format": (lambda folder: edit(folder / MANIFEST, format="paddle"), "is of format 'paddle', not 'onnx'"),
-    "no version of ONNX Runtime": (lambda folder: edit(folder / MANIFEST, onnxruntime="new"), "damaged (ValueError"),
     "another version": (
         lambda folder: edit(folder / MANIFEST, format_version=99),
         f"{MANIFEST} has format version 99, this code reads 3, 4 and 5: export again",

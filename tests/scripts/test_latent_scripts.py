@@ -70,8 +70,8 @@ BEAMS = ["--num_beams", "3", "--batch_size", "2"]
 
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory):
-    """Widths that all differ, and experts that blocks of 16 divide."""
-    return write_family_model(tmp_path_factory.mktemp("latent"), "glm4-moe-lite", moe_intermediate_size=32)
+    """Widths that all differ."""
+    return write_family_model(tmp_path_factory.mktemp("latent"), "glm4-moe-lite")
 
 
 def exported(run, model, folder, *flags):

@@ -20,9 +20,9 @@ EXACT = ["paddle", *(pytest.param(form, marks=needs_onnx_runtime) for form in ("
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Two groups of experts, and norms of queries and keys; widths that blocks of 16 divide."""
+    """Two groups of experts, and norms of queries and keys; a width that no block divides."""
     folder = tmp_path_factory.mktemp("sparse")
-    return write_family_model(folder, "glm4-moe", moe_intermediate_size=32, n_group=2, topk_group=1)
+    return write_family_model(folder, "glm4-moe", n_group=2, topk_group=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +52,6 @@ def test_texts_of_the_model(run, model, wanted, tmp_path, form):
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 def test_quantized_experts(run, model, tmp_path, weights):
     folder = exported(run, model, tmp_path, "--format", "onnx", "--weights", weights, "--block_size", "32")
-    manifest = read_manifest(folder, "glm", "onnx")
-    assert (manifest.weights, manifest.onnxruntime) == (weights, "1.31")
+    assert read_manifest(folder, "glm", "onnx").weights == weights
     result = run("infer_generation.py", "--model_path", folder, *SHORT, *GREEDY, *TEXTS)
     assert result.code == 0 and len(result.texts) == 2, result.err
-    path = folder / "glm.onnx.manifest.json"
-    path.write_text(path.read_text().replace('"1.31"', '"99.0"'))
-    result = run("infer_generation.py", "--model_path", folder, *TEXTS)
-    assert result.code == 1 and result.error.startswith(f"error: {folder}/glm.onnx needs ONNX Runtime 99.0 or newer, ")
-
-
-def test_experts_without_whole_blocks_are_one_line(run, tmp_path):
-    model = write_family_model(tmp_path / "model", "glm4-moe", moe_intermediate_size=24)
-    where = ["--model_name_or_path", model, "--output_path", tmp_path / "infer" / "glm"]
-    result = run(SCRIPT, *where, "--format", "onnx", "--weights", "int4")
-    assert result.code == 1 and result.err.count("\n") == 1 and not (tmp_path / "infer").exists()
-    assert result.err.startswith("error: hidden_size 32 and moe_intermediate_size 24 have no block in common of 16")

@@ -98,8 +98,6 @@ Manifest parse_manifest(const std::string& content, const fs::path& path) {
         manifest.quantized = manifest.weights == "int8" || manifest.weights == "int4";
         manifest.standard = !raw.value("opset", json()).is_null();
         manifest.gives_columns = raw.value("gives_columns", false);
-        if (const json needed = raw.value("onnxruntime", json()); !needed.is_null())
-            manifest.onnxruntime = needed.get<std::string>();
         manifest.vocab_size = whole(raw, "vocab_size");
         manifest.max_position = whole(raw, "max_position");
         whole(raw, "parameters");

@@ -1,8 +1,6 @@
 #include "runtime/onnx_session.h"
 
-#include <cstdio>
 #include <cstdlib>
-#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -26,14 +24,6 @@ const OrtApi* load_api() {
         fail(onnxruntime_library().path(), " is ONNX Runtime ", api_base().GetVersionString(), ", and 1.14 or newer is needed: set "
              "GLM_ONNXRUNTIME to another libonnxruntime.so");
     return api;
-}
-
-// Major and minor number.
-std::pair<int, int> numbers(const std::string& version) {
-    std::pair<int, int> found;
-    if (std::sscanf(version.c_str(), "%d.%d", &found.first, &found.second) != 2)
-        fail(version, " is no version of ONNX Runtime: export the model again");
-    return found;
 }
 
 OrtEnv* environment() {
@@ -70,14 +60,6 @@ OrtValue* tensor(const void* data, std::size_t item, ONNXTensorElementDataType t
 const OrtApi& onnxruntime() {
     static const OrtApi* api = load_api();
     return *api;
-}
-
-void require_onnxruntime(const std::string& needed, const fs::path& model_file) {
-    const std::string there = api_base().GetVersionString();
-    if (numbers(there) < numbers(needed))
-        fail(model_file.string(), " needs ONNX Runtime ", needed, " or newer, and ", onnxruntime_library().path(), " is ",
-             there, ", which computes experts otherwise: set GLM_ONNXRUNTIME to another libonnxruntime.so, or export "
-             "with --opset 17");
 }
 
 void require_ok(OrtStatus* status, const std::string& doing) {

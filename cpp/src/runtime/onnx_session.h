@@ -19,9 +19,6 @@ namespace glm {
 // The library, which is loaded when it is first needed. Throws Error where it is missing or too old.
 const OrtApi& onnxruntime();
 
-// Throws Error where the library is older than a version such as "1.31", in which `model_file` was made to run.
-void require_onnxruntime(const std::string& needed, const fs::path& model_file);
-
 // Throws Error with `doing` and the library's reason, on one line, unless `status` is null.
 void require_ok(OrtStatus* status, const std::string& doing);
 

@@ -8,13 +8,11 @@ Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from glm.errors import GLMError
-from glm.export.onnx.experts import Routing, dense
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import HeadMatrices, Layer, bias_of, by_heads, side_by_side
@@ -62,10 +60,6 @@ class ColumnWeights:
         graph.data.fill(f"{matrices.name}.weight", matrices.shape, writes)
         return by_heads(graph, x, matrices, lambda part: _product(graph, part, data.name, scales.name))
 
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        return dense(graph, config, self, name, x, routed)
-
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H], each with its scale."""
         data = graph.data.slot(weight, "uint8", shape)
@@ -93,8 +87,9 @@ class ColumnWeights:
 
 
 def _product(graph: Graph, x: str, data: str, scales: str) -> str:
-    """x [..., K] times a matrix [K, N] of bytes with scales [N], or several matrices."""
-    peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[-1], keepdims=1)
+    """x [B, T, K] times a matrix [K, N] of bytes with scales [N], or times B of them with scales [B, 1, N]."""
+    # Not -1: of no rows ONNX Runtime 1.31 then reduces nothing.
+    peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[2], keepdims=1)
     scale = graph.node("Mul", peak, graph.constant(np.float32(1 / LARGEST)))
     scale = graph.node("Max", scale, graph.constant(SMALLEST_SCALE))
     numbers = graph.node("Add", graph.node("Round", graph.node("Div", x, scale)), graph.constant(np.float32(ZERO)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glm.export.onnx.experts import routing
+from glm.export.onnx.experts import Experts, routing
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import Layer
 from glm.export.onnx.weights import Weights
@@ -61,9 +61,7 @@ def gated_mlp(graph: Graph, config: Any, weights: Weights, name: str, x: str, in
 
 def sparse_mlp(graph: Graph, config: Any, weights: Weights, name: str, x: str) -> str:
     """Router, experts, and the experts that every token takes."""
-    routed = weights.experts(graph, config, f"{name}.experts", x, routing(graph, config, f"{name}.gate", x))
-    if config.routed_scaling_factor != 1:
-        routed = graph.node("Mul", routed, graph.constant(np.float32(config.routed_scaling_factor)))
+    routed = Experts(graph, config, weights, f"{name}.experts")(x, routing(graph, config, f"{name}.gate", x))
     shared = config.n_shared_experts * config.moe_intermediate_size
     if not shared:
         return routed

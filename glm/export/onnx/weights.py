@@ -5,14 +5,12 @@ Shapes: K inputs, N outputs of a matrix, V vocabulary, H hidden.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from glm.errors import UsageError
 from glm.export.onnx.columns import ColumnWeights
 from glm.export.onnx.contrib import CONTRIB
-from glm.export.onnx.experts import Routing, dense, moe, qmoe
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.layers import HeadMatrices, Layer, bias_of, by_heads, side_by_side
@@ -58,12 +56,6 @@ class FloatWeights:
 
         graph.data.fill(f"{matrices.name}.weight", matrices.shape, writes)
         return by_heads(graph, x, matrices, lambda part: graph.node("MatMul", part, slot.name))
-
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        if self.operators.standard:
-            return dense(graph, config, self, name, x, routed)
-        return moe(graph, config, name, x, routed)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
@@ -124,10 +116,6 @@ class QuantizedWeights:
         parts = graph.node("Split", x, outputs=matrices.heads, axis=-1, num_outputs=matrices.heads)
         found = [self.linear(graph, parts[head], f"{name}.{head}", [matrices.of_head(head)]) for head in heads]
         return graph.node("Concat", *found, axis=-1)
-
-    def experts(self, graph: Graph, config: Any, name: str, x: str, routed: Routing) -> str:
-        """What the experts of every token make of it, weighed and added up: [B, T, H]."""
-        return qmoe(graph, config, self.blocks, self.accuracy_level, name, x, routed)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""

@@ -66,7 +66,6 @@ def export_step_graph(
         parameters=graph.data.parameters,
         files={},
         opset=stored.operators.opset if stored.operators.standard else None,
-        onnxruntime=graph.onnxruntime,
         gives_columns=bool(config.kv_lora_rank),
     )
     return write_export(prefix, draft, graph.data.size, text, lambda staged: _write(graph, weights, staged))

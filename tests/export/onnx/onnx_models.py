@@ -28,7 +28,7 @@ MODELS = {
 }
 # Models with experts: the norms of queries and keys see heads that are filled up, and heads that the attention operator
 # turns; a bias decides which experts, and their weights are taken as they are or made to add up to 1.
-_SPARSE = SPARSE | {"family": "glm4-moe", "moe_intermediate_size": 32}
+_SPARSE = SPARSE | {"family": "glm4-moe"}
 SPARSE_MODELS = {
     "glm4-moe, heads of 12": _SPARSE,
     "glm4-moe, two groups": _SPARSE
@@ -40,7 +40,7 @@ SPARSE_MODELS = {
 }
 MODELS |= SPARSE_MODELS
 # Models over latents, whose graphs have the cache of standard ones with any operators.
-_LATENT = LATENT | {"family": "glm4-moe-lite", "moe_intermediate_size": 32}
+_LATENT = LATENT | {"family": "glm4-moe-lite"}
 LATENT_MODELS = {
     "glm4-moe-lite, all widths differ": _LATENT,
     "glm4-moe-lite, yarn and biases": _LATENT

@@ -1,6 +1,7 @@
 """The step graph in standard operators of opset 17 gives the logits of the Paddle model, prompts and cached steps."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,9 @@ def test_any_runtime_reads_it(exported, name, kind):
     model = onnx.load(path, load_external_data=False)
     assert model.ir_version == 8
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 17)]
-    assert {node.domain for node in model.graph.node} == {""}
-    operators = {node.op_type for node in model.graph.node}
+    nodes = list(every_node(model.graph))
+    assert {node.domain for node in nodes} == {""}
+    operators = {node.op_type for node in nodes}
     assert ("MatMulInteger" in operators) == (kind == "int8")
     config = model_of(name).config
     layers = cache_shapes(config)
@@ -143,6 +145,14 @@ def test_any_runtime_reads_it(exported, name, kind):
     # FastDeploy's ONNX Runtime looks at vectors while it has no path to the weights' file.
     outside = [each for each in model.graph.initializer if each.external_data]
     assert outside and all(len(each.dims) > 1 for each in outside)
+
+
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those inside an If as well."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from every_node(attribute.g)
 
 
 def test_8_bits_take_a_byte(exported):
