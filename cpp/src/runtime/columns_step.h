@@ -1,5 +1,5 @@
-// Step graphs that return new keys and values instead of writing them (glm/export/paddle_step.py, onnx/standard.py): the
-// cache lies here, the graph reads it where it lies, and what is new is written into it (glm/runtime/columns.py).
+// Step graphs that return new keys and values instead of writing them (glm/export/paddle_step.py, onnx/column_cache.py):
+// the cache lies here, the graph reads it where it lies, and what is new is written into it (glm/runtime/columns.py).
 #pragma once
 
 #include <set>
