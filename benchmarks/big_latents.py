@@ -3,12 +3,15 @@
     python -m benchmarks.big_latents --directory /somewhere/with/20/GB/free
 
 A checkpoint of 60 GB would stand beside its export for nothing, so each weight is made when the export asks for it, as
-a checkpoint's reader would give it: bfloat16, the experts of a layer together. Export and generation are processes of
-their own and report their own peak of resident memory. Everything but the JSON file is removed at the end.
+a checkpoint's reader would give it: bfloat16, the experts of a layer together. With --made 3 the export has three
+layers, of which the last one is copied into the file of the whole model: generation is as fast, and it takes a minute.
+Export and generation are processes of their own and report their own peak of resident memory. Everything but the JSON
+file is removed at the end.
 """
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import time
@@ -40,8 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     prefix = options.directory / "model"
     report = vars(options) | {"directory": None, "output": None}
     try:
-        sizes = options.layers, options.vocabulary
-        report["export"] = in_new_process(export, prefix, options.weights, *sizes)
+        sizes, made_layers = (options.layers, options.vocabulary), options.made or options.layers
+        report["export"] = in_new_process(export, prefix, options.weights, made_layers, options.vocabulary)
+        if made_layers < options.layers:
+            report["bytes"] = repeat(prefix, options.weights, made_layers, *sizes)
         report["generation"] = in_new_process(generate, prefix.with_suffix(".onnx"), *sizes)
     finally:
         shutil.rmtree(options.directory)
@@ -56,6 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.big_latents", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="a new directory; removed at the end")
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer for a quick look")
+    parser.add_argument("--made", type=int, help="layers that are exported; the others are copies of the last")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="the same")
     parser.add_argument("--weights", choices=("int8", "int4"), default="int4", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/big_latents.json"), help="default: %(default)s")
@@ -98,6 +104,31 @@ def export(prefix: Path, weights: str, layers: int, vocabulary: int) -> dict[str
         "bytes": sum(file.stat().st_size for file in prefix.parent.glob(f"{prefix.name}.onnx*")),
         "embedding_bytes": stored_bytes(prefix.with_suffix(".onnx"), "model.embed_tokens.weight."),
     }
+
+
+def repeat(prefix: Path, weights: str, made_layers: int, layers: int, vocabulary: int) -> int:
+    """Puts the whole model in the place of its first layers; returns the size of its file."""
+    from glm.export.onnx.step_graph import step_graph
+    from glm.export.onnx.weights import weights_of
+
+    few, whole = (step_graph(config_of(count, vocabulary), weights_of(weights)) for count in (made_layers, layers))
+    source, target = prefix.with_name("few.data"), prefix.with_name(f"{prefix.name}.onnx.data")
+    target.rename(source)
+    places = {slot.name: slot for slot in few.data.slots}
+    with source.open("rb") as old, target.open("wb") as new:
+        new.truncate(whole.data.size)
+        for slot in whole.data.slots:
+            old.seek(places[_copied(slot.name, made_layers)].offset)
+            new.seek(slot.offset)
+            new.write(old.read(slot.nbytes))
+    source.unlink()
+    prefix.with_suffix(".onnx").write_bytes(whole.model(target.name).SerializeToString())
+    return whole.data.size
+
+
+def _copied(name: str, made_layers: int) -> str:
+    """The slot of the last layer there is, in the place of one behind it."""
+    return re.sub(r"(?<=\blayers\.)\d+", lambda found: str(min(int(found[0]), made_layers - 1)), name)
 
 
 def generate(model_file: Path, layers: int, vocabulary: int) -> dict[str, Any]:
@@ -145,7 +176,8 @@ def show(report: dict[str, Any]) -> None:
     table = Table(title=f"GLM-4.7-Flash's shapes, {report['weights']}", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    rows = {
+    rows = {"the whole model's file": in_words(report["bytes"])} if "bytes" in report else {}
+    rows |= {
         f"export, {export['parameters'] / 1e9:.2f} billion weights": in_words(export["bytes"]),
         "export, seconds": f"{export['seconds']:.0f}",
         "export, peak memory": in_words(export["peak_memory"]),
