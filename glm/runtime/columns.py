@@ -19,6 +19,7 @@ from glm.runtime.step import check_chunk, check_columns, check_step
 
 Shapes = Mapping[str, Sequence[Any]]
 KINDS = (("key", "value"), ("latent",))  # what a cache has of a layer
+MOST_PAIRS = 256 * 8192  # of new tokens and seen ones in one call: 8 MB of scores a head
 STEP = 128  # positions by which what a step sees of a cache grows; a runtime plans for every size that it meets
 INPUTS = ("input_ids", "position_ids", "lengths", "prefix_length", "last")  # beside the cache
 
@@ -94,11 +95,7 @@ class ColumnStepRuntime:
         check_columns(columns, len(ids), self.any_columns)
         if prefix_length and start:
             raise GLMError(f"prefix_length is {prefix_length} at position {start}: such prompts are read whole")
-        # Only what was read is worth the scores of a whole chunk; one hidden position stands for none.
-        past = self._contiguous(cache.store[:, slot : slot + 1, :, : max(start, 1)])
-        logits, new = self._step(past, [ids], positions[None], [start], [prefix_length], [columns])
-        self._write(cache, [slot], [start], new)
-        return logits
+        return self._read(cache, slot, ids, positions, start, prefix_length, columns)
 
     def interrupt(self) -> None:
         """Neither Paddle's nor FastDeploy's calls can be ended, and Paddle's hold Python's lock besides."""
@@ -117,6 +114,25 @@ class ColumnStepRuntime:
         moved = [self._copied(of.store[:, source, :, part]) for source in sources]
         for slot, text in zip(slots, moved, strict=True):
             to.store[:, slot, :, part] = text
+
+    def _read(self, cache, slot, ids, positions, start, prefix_length, columns) -> np.ndarray:
+        if not prefix_length and len(ids) > 1 and len(ids) * (start + len(ids)) > MOST_PAIRS:
+            return self._halves(cache, slot, ids, positions, start, np.array(columns))
+        # Only what was read is worth the scores of a whole chunk; one hidden position stands for none.
+        past = self._contiguous(cache.store[:, slot : slot + 1, :, : max(start, 1)])
+        logits, new = self._step(past, [ids], positions[None], [start], [prefix_length], [columns])
+        self._write(cache, [slot], [start], new)
+        return logits
+
+    def _halves(self, cache, slot, ids, positions, start, columns: np.ndarray) -> np.ndarray:
+        """A chunk whose scores would take too much memory, one half after the other."""
+        half, found = len(ids) // 2, np.empty([len(columns), self.vocab_size], "float32")
+        for first, end in ((0, half), (half, len(ids))):
+            here = (first <= columns) & (columns < end)
+            wanted = columns[here] - first if here.any() else [end - first - 1]
+            logits = self._read(cache, slot, ids[first:end], positions[:, first:end], start + first, 0, wanted)
+            found[here] = logits[: here.sum()]
+        return found
 
     def _run(self, past: list[Any], feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Logits and new keys and values of one call of the graph.

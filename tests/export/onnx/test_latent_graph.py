@@ -73,6 +73,22 @@ def test_a_prompt_in_chunks_and_logits_of_several_columns(exported, opset):
     assert relative_error(found, wanted[0, [5, 8, 10]]) < 1e-5
 
 
+@pytest.mark.parametrize("asked", [[10], [9, 0, 3, 6], [0, 1]], ids=str)
+def test_a_long_chunk_is_read_in_halves(exported, monkeypatch, asked):
+    """As many tokens at once as their scores have room for."""
+    runtime, [row], places = runtime_of(exported(NAMES[0])), random_rows(model_of(NAMES[0]).config, [15]), np.arange(15)
+    found, calls, run = [], [], runtime._run
+    monkeypatch.setattr(runtime, "_run", lambda past, feeds: calls.append(feeds["input_ids"].size) or run(past, feeds))
+    for most in (columns.MOST_PAIRS, 30):
+        monkeypatch.setattr(columns, "MOST_PAIRS", most)
+        kept = runtime.new_cache(1, 16)
+        runtime.prefill(kept, 0, row[:4], places[None, :4], 0, 0)
+        found.append(runtime.read(kept, 0, row[4:], places[None, 4:], 4, 0, asked).copy())
+        found.append(kept.store[:, 0, 0, :15].copy())
+    assert calls == [4, 11, 4, 2, 3, 1, 2, 1, 2], calls
+    assert relative_error(found[2], found[0]) < 1e-5 and relative_error(found[3], found[1]) < 1e-5
+
+
 def test_a_mistake_in_the_order_of_dimensions_is_seen(tmp_path, monkeypatch):
     """The cache may have any order, as long as queries and keys have the same."""
 
