@@ -138,7 +138,7 @@ def export(model: Path, config: GLMConfig, directory: Path) -> tuple[dict[str, S
         write_step_graph(config, open_checkpoint(model).tensors(config), weights, prefix)
         megabytes[kind] = sum(file.stat().st_size for file in directory.glob(f"{number}.*")) / 1e6
         # One thread each: the pools of so many sessions would wait for each other.
-        opened = OnnxColumnRuntime if weights.operators.standard else OnnxStepRuntime
+        opened = OnnxColumnRuntime if weights.operators.standard or config.kv_lora_rank else OnnxStepRuntime
         runtimes[kind] = opened(prefix.with_suffix(".onnx"), config.max_position_embeddings, threads=1)
     return runtimes, megabytes
 

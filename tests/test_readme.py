@@ -162,6 +162,7 @@ def test_flags_exist(page):
         "glm/evaluation/harness/__main__.py",
         "glm/distributed/rank_table.py",
         "benchmarks/big_checkpoint.py",
+        "benchmarks/big_latents.py",
         "benchmarks/quality.py",
         "benchmarks/serving_client.py",
     ):

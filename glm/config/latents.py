@@ -44,6 +44,7 @@ class LatentFields:
 
 # GLM-4.7-Flash's.
 LATENTS = {"q_lora_rank": 768, "kv_lora_rank": 512, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256}
+NORM_EPS = 1e-6  # of the norms of latents in transformers, whatever rms_norm_eps says
 # What a config.json gives of it by other fields.
 DERIVED = frozenset({"mlp_layer_types", "first_k_dense_replace", "head_dim", "qk_head_dim"})
 

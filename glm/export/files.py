@@ -51,6 +51,8 @@ class Manifest:
         parameters: how many numbers the model has.
         files: name of each file of the export → its size in bytes and its CRC-32 in hexadecimal digits.
         opset: of an ONNX graph of standard operators alone; None of one with ONNX Runtime's own, and of Paddle's.
+        gives_columns: whether an ONNX graph of ONNX Runtime's own operators gives new keys and values back, as those of
+            standard ones do (glm/runtime/columns.py).
     """
 
     format_version: int
@@ -66,6 +68,7 @@ class Manifest:
     parameters: int
     files: dict[str, dict[str, Any]]
     opset: int | None = None  # manifests before there was one have none
+    gives_columns: bool = False  # as well
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"

@@ -12,7 +12,7 @@ from paddle.static import InputSpec
 from glm.encoding.processor import Processor
 from glm.export.files import FORMAT_VERSION, Manifest
 from glm.export.paddle_step import export_step_graph
-from glm.export.writing import require_exportable, write_export, write_side_files
+from glm.export.writing import write_export, write_side_files
 from glm.generation.options import CONTROL_DTYPES, SUPPRESSED
 from glm.generation.search import Prompt, StopTokens, generate
 from glm.model.tracing import save_graph
@@ -65,7 +65,6 @@ def export_directory(model: nn.Layer, processor: Processor, prefix: Path, source
         GLMError: as `glm.export.writing.write_export`.
     """
     config = model.config
-    require_exportable(config)
     draft = Manifest(
         format_version=FORMAT_VERSION,
         format="paddle",

@@ -3,9 +3,9 @@ row.
 
 Inputs: input_ids [B, T], position_ids [B, P, T], lengths [B] (positions of the cache that each sequence has read),
 prefix_length [B] (leading new tokens that see each other in both directions), last [B, M] (columns whose logits leave),
-all int64; then past_key_i and past_value_i [B, K, C, D] of every layer i. Outputs: logits [B, M, V], and the new keys
-and values [2L, B, K, T, D], float32. The graph never writes into the cache: the caller stores the new keys and values
-(glm/runtime/paddle_step.py).
+all int64; then past_key_i and past_value_i [B, K, C, D] of every layer i, or past_latent_i, which is both. Outputs:
+logits [B, M, V], and these parts of the new tokens [parts, B, K, T, D], float32. The graph never writes into the cache:
+the caller stores them (glm/runtime/paddle_step.py).
 """
 
 from pathlib import Path
@@ -15,7 +15,8 @@ from paddle import Tensor, nn
 from paddle.static import InputSpec
 
 from glm.config.shapes import cache_shapes
-from glm.model.attention import StepAttention, select_beams, step_bias
+from glm.model.attention import select_beams
+from glm.model.caches import stepped, stepping
 from glm.model.tracing import dim, save_graph
 from glm.model.visibility import attention_bias, key_bias
 
@@ -40,15 +41,14 @@ def read(
     last_BM: Tensor,
     past: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Reads tokens that continue a cache; arguments and results are the graph's, `past` keys and values by turns."""
+    """Reads tokens that continue a cache; arguments and results are the graph's."""
     config = model.config
     column_C = paddle.arange(dim(past[0], 2), dtype="int64")
     past_bias = key_bias(column_C.unsqueeze(0) < lengths_B.unsqueeze(1))
     new_bias = attention_bias(paddle.ones_like(ids_BT), prefix_length_B)
-    bias = step_bias(past_bias, new_bias, config.num_key_value_heads, config.queries_per_kv)
-    attention_fns = [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
+    attention_fns = stepping(config, past, past_bias, new_bias)
     hidden_BTH = model.model(ids_BT, position_ids_BPT, attention_fns)
-    new = paddle.stack([part for attention_fn in attention_fns for part in (attention_fn.keys, attention_fn.values)])
+    new = paddle.stack(stepped(attention_fns))
     hidden_BMH = select_beams(hidden_BTH, last_BM)
     return model.logits(hidden_BMH).astype("float32"), new.astype("float32")
 

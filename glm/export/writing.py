@@ -29,15 +29,6 @@ from glm.generation.config_json import NAME as GENERATION_NAME
 BAR_DELAY = 2.0  # seconds of work that need no bar
 
 
-def require_exportable(config: Any) -> None:
-    """Raises GLMError for a model that no graph of this project computes."""
-    if config.kv_lora_rank:
-        raise GLMError(
-            f"a model with latent attention (kv_lora_rank {config.kv_lora_rank}) cannot be exported yet: "
-            "predict_generation.py and evaluate_generation.py run the model itself"
-        )
-
-
 def write_export(
     prefix: Path, draft: Manifest, needed: int, text: Callable[[Path], Any], graphs: Callable[[Path], Any]
 ) -> Manifest:

@@ -335,7 +335,7 @@ def _step_files(options: RuntimeOptions, manifest: Manifest, name: str) -> Runti
         options,
         model_file=directory / graph,
         params_file=directory / own if own in manifest.files else options.params_file,
-        standard=manifest.opset is not None,
+        gives_columns=manifest.gives_columns or manifest.opset is not None,
     )
 
 

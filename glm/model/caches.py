@@ -4,7 +4,7 @@ from typing import Any
 
 from paddle import Tensor
 
-from glm.model.attention import CachedAttention, Prefix
+from glm.model.attention import CachedAttention, Prefix, StepAttention, step_bias
 from glm.model.latent_attention import CachedLatents, KeepsLatents, OverLatents
 from glm.model.prefix_attention import SharedPrefixAttention, shared_prefix_attention
 
@@ -56,3 +56,23 @@ def going_on(prefix: Prefix, visible_rows_B2T: Tensor, n_rep: int, heads: int) -
     both = Prefix(prefix.keys, prefix.keys, prefix.bias)
     found: list[SharedPrefixAttention] = shared_prefix_attention(both, visible_rows_B2T, heads)
     return [OverLatents(attention_fn) for attention_fn in found]
+
+
+def stepping(config, past: list[Tensor], past_bias_B1C: Tensor, new_bias_BTT: Tensor) -> list:
+    """Attention of new tokens of every row against what its cache holds and each other.
+
+    Args:
+        past: the parts of all layers (`glm.config.shapes.cache_shapes`), [B, K, C, D] each.
+    """
+    if config.kv_lora_rank:
+        bias = step_bias(past_bias_B1C, new_bias_BTT, 1, config.num_attention_heads)
+        return [OverLatents(StepAttention(latents, latents, bias)) for latents in past]
+    bias = step_bias(past_bias_B1C, new_bias_BTT, config.num_key_value_heads, config.queries_per_kv)
+    return [StepAttention(keys, values, bias) for keys, values in zip(past[::2], past[1::2], strict=True)]
+
+
+def stepped(attention_fns: list) -> list[Tensor]:
+    """What functions of `stepping` add to the parts of the cache, [B, K, T, D] each."""
+    if isinstance(attention_fns[0], OverLatents):
+        return [each.attention_fn.keys for each in attention_fns]
+    return [part for each in attention_fns for part in (each.keys, each.values)]

@@ -16,11 +16,10 @@ from collections.abc import Callable
 import paddle
 from paddle import Tensor, nn
 
+from glm.config.latents import NORM_EPS
 from glm.distributed.tensor_parallel import Ranks, linear
 from glm.model.attention import CachedAttention
 from glm.model.layers import AttentionFn, RMSNorm, SelfAttention
-
-_EPS = 1e-6  # of the norms of latents in transformers, whatever rms_norm_eps says
 
 
 def self_attention(config) -> nn.Layer:
@@ -37,10 +36,10 @@ class LatentAttention(nn.Layer):
         self.latent_dim, self.head_dim, self.value_dim = config.kv_lora_rank, config.head_dim, config.v_head_dim
         self.unrotated = config.qk_nope_head_dim
         self.q_a_proj = linear(config, "q_a_proj", hidden, config.q_lora_rank, bias)
-        self.q_a_layernorm = RMSNorm(config, config.q_lora_rank, _EPS)
+        self.q_a_layernorm = RMSNorm(config, config.q_lora_rank, NORM_EPS)
         self.q_b_proj = linear(config, "q_b_proj", config.q_lora_rank, heads * self.head_dim, bias=False)
         self.kv_a_proj_with_mqa = linear(config, "kv_a_proj_with_mqa", hidden, config.latent_dim, bias)
-        self.kv_a_layernorm = RMSNorm(config, self.latent_dim, _EPS)
+        self.kv_a_layernorm = RMSNorm(config, self.latent_dim, NORM_EPS)
         of_latent = heads * (self.unrotated + self.value_dim)
         self.kv_b_proj = linear(config, "kv_b_proj", self.latent_dim, of_latent, bias=False)
         self.o_proj = linear(config, "o_proj", heads * self.value_dim, hidden, bias)

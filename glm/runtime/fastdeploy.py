@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from glm.errors import GLMError
-from glm.runtime.columns import ColumnStepRuntime, past_names, step_shapes
+from glm.runtime.columns import ColumnStepRuntime, step_shapes
 from glm.runtime.onnx_files import graph_with_weights_at
 from glm.runtime.onnx_session import reason
 from glm.runtime.options import RuntimeOptions
@@ -52,7 +52,7 @@ class FastDeployRuntime(ColumnStepRuntime):
     def _run(self, past: list[np.ndarray], feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         try:
             logits, new = self._runtime.infer(
-                {name: self._tensor(array) for name, array in (feeds | past_names(past)).items()}
+                {name: self._tensor(array) for name, array in (feeds | self._named(past)).items()}
             )
         except RuntimeError as error:
             raise GLMError(f"the graph failed in FastDeploy: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""Step graphs of standard operators (glm/export/onnx/standard.py) in ONNX Runtime on a CPU or CUDA GPU.
+"""Step graphs that give new keys and values back (glm/export/onnx/column_cache.py) in ONNX Runtime on a CPU or GPU.
 
 Imports neither paddle nor paddlenlp. Shapes: as in glm/runtime/step.py.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glm.runtime.columns import ColumnStepRuntime, past_names, step_shapes
+from glm.runtime.columns import ColumnStepRuntime, step_shapes
 from glm.runtime.onnx_session import CPU, Reads, open_session
 
 
@@ -31,6 +31,6 @@ class OnnxColumnRuntime(ColumnStepRuntime):
     def _run(self, past: list[np.ndarray], feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         try:
             # Arrays in one piece are read where they lie.
-            return self._session.run(["logits", "new"], feeds | past_names(past), self._reads.options)
+            return self._session.run(["logits", "new"], feeds | self._named(past), self._reads.options)
         except Exception as error:  # ONNX Runtime's errors have no class in common but this one
             raise self._reads.failure(error) from error

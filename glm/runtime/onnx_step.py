@@ -58,7 +58,7 @@ class ArrayCache:
 
 def open_step(options: RuntimeOptions) -> StepRuntime:
     """The step graph that the options name, on its device, with the operators that it has."""
-    runtime = OnnxColumnRuntime if options.standard else OnnxStepRuntime
+    runtime = OnnxColumnRuntime if options.gives_columns else OnnxStepRuntime
     return runtime(options.model_file, options.capacity, options.cpu_threads, providers(options))
 
 

@@ -14,7 +14,7 @@ class RuntimeOptions:
         cpu_threads: threads of the CPU's matmuls.
         capacity: longest max_length of a step graph's cache: the model's positions.
         use_fp16: half precision on a GPU or NPU.
-        standard: whether an ONNX graph has standard operators alone.
+        gives_columns: whether an ONNX graph gives new keys and values back, and does not write them itself.
     """
 
     model_file: Path
@@ -24,4 +24,4 @@ class RuntimeOptions:
     cpu_threads: int = 1
     capacity: int = 0
     use_fp16: bool = False
-    standard: bool = False
+    gives_columns: bool = False

@@ -62,7 +62,7 @@ class PaddleStepRuntime(ColumnStepRuntime):
         self._past = [self._predictor.get_input_handle(name) for name in past]
         (_, heads, _, head_dim), dtype = inputs[past[0]]
         super().__init__(
-            parts=len(past),
+            past=past,
             heads=heads,
             head_dim=head_dim,
             vocab_size=outputs[0][-1],
@@ -88,7 +88,7 @@ class PaddleStepRuntime(ColumnStepRuntime):
     def _contiguous(self, store: Store) -> list[Tensor]:
         return _parts(np.ascontiguousarray(store) if isinstance(store, np.ndarray) else store.contiguous())
 
-    def _first_rows(self, cache: PaddleCache, count: int) -> list[Tensor]:
+    def _first_rows(self, cache: PaddleCache, count: int, _: int) -> list[Tensor]:
         return cache.first_rows(count)
 
     def _copied(self, store: Store) -> Store:

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from tiny_chat import write_chat_model
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
-from benchmarks import big_checkpoint, big_export, big_serving, quality, quality_layer
+from benchmarks import big_checkpoint, big_export, big_latents, big_serving, quality, quality_layer
+from glm.runtime.onnx_columns import OnnxColumnRuntime
 
 pytestmark = pytest.mark.process  # the benchmarks ask other programs what machine this is, and start workers
 
@@ -74,3 +76,30 @@ def test_a_checkpoint_is_exported_and_decodes(tmp_path, output, monkeypatch, cap
     assert 0 < generation["tokens_per_second"] <= generation["best_tokens_per_second"]
     assert 4 / 16 < export["bytes"] / report["checkpoint_bytes"] < 8 / 16
     assert "decode, of that" in shown and not (tmp_path / "work").exists()
+
+
+def test_true_shapes_over_latents_decode(tmp_path, output, capsys):
+    """One layer, which has no experts; in processes of their own, as at full size."""
+    arguments = ["--directory", str(tmp_path / "work"), "--layers", "1", "--vocabulary", "512"]
+    big_latents.main([*arguments, "--output", str(output)])
+    report, shown = json.loads(output.read_text(encoding="utf-8")), capsys.readouterr().out
+    export, generation = report["export"], report["generation"]
+    assert 0 < generation["steps_at_2000"] <= generation["best_at_2000"]
+    assert 4 / 8 < export["bytes"] / export["parameters"] < 5 / 8
+    assert "steps behind 2000 tokens" in shown and not (tmp_path / "work").exists()
+
+
+def test_layers_behind_those_that_were_made_are_copies_of_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(big_latents, "PRESET", "glm-4.7-flash-tiny")
+    prefix, kept = tmp_path / "model", []
+    big_latents.export(prefix, "int4", 2, 512)
+    for copied in (False, True):
+        if copied:
+            assert big_latents.repeat(prefix, "int4", 2, 5, 512) == (tmp_path / "model.onnx.data").stat().st_size
+        runtime = OnnxColumnRuntime(prefix.with_suffix(".onnx"), 8, threads=1)
+        cache = runtime.new_cache(1, 8)
+        runtime.prefill(cache, 0, [5, 6, 7], np.arange(3)[None], 0, 0)
+        kept.append(cache.store[:, 0, 0, :3])
+    made, all_of_them = kept
+    assert len(all_of_them) == 5 and np.allclose(made, all_of_them[:2])
+    assert np.abs(all_of_them).max(axis=(1, 2)).min() > 0

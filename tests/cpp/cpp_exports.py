@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from cpp_texts import DATA
-from family_models import SPARSE
+from family_models import LATENT, SPARSE
 from tiny_chat import KINDS, chat_model, vocabulary
 from tiny_glm import tiny_model
 from write_onnx import write_export
@@ -18,7 +18,8 @@ from glm.generation.config_json import NAME as GENERATION_FILE
 from glm.inference.exported import ExportOptions, open_export
 from glm.tokenizers import GLMTokenizer
 
-SPARSE_KINDS = ("glm45", "glm47")  # models with experts
+# Models with experts, by their vocabularies.
+SPARSE_KINDS = {"glm45": ("glm4-moe", SPARSE), "glm47": ("glm4-moe-lite", LATENT)}
 CHATS = (*KINDS, *SPARSE_KINDS)
 NAMES = ("glm-chinese", *CHATS)
 SEED = 11
@@ -67,8 +68,9 @@ def write_model(name: str, folder: Path, likely: Sequence[str] = ()) -> Path:
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
     elif name in SPARSE_KINDS:
-        sizes = SPARSE | {"max_position_embeddings": 512, "vocab_size": 790}
-        model, files = tiny_model(seed=3, spread=0.4, family="glm4-moe", **sizes), DATA / f"{name}-tiny"
+        family, sizes = SPARSE_KINDS[name]
+        sizes = sizes | {"max_position_embeddings": 512, "vocab_size": 790}
+        model, files = tiny_model(seed=3, spread=0.4, family=family, **sizes), DATA / f"{name}-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)
     if likely:

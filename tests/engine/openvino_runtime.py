@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm.runtime.columns import INPUTS, ColumnStepRuntime, past_names, step_shapes
+from glm.runtime.columns import INPUTS, ColumnStepRuntime, step_shapes
 
 
 class OpenVinoRuntime(ColumnStepRuntime):
@@ -19,7 +19,7 @@ class OpenVinoRuntime(ColumnStepRuntime):
         super().__init__(**step_shapes(model_file, *shapes), capacity=capacity)
 
     def _run(self, past: list[np.ndarray], feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        found = self._graph(feeds | past_names(past))
+        found = self._graph(feeds | self._named(past))
         return found["logits"], found["new"]
 
 

@@ -178,8 +178,6 @@ def predictor(model) -> Predictor:
 @pytest.fixture(scope="module")
 def exported(model, predictor) -> Path:
     """The model in both formats; ONNX from the weights as they lie in the directory."""
-    if predictor.model.config.kv_lora_rank:
-        pytest.skip("no graph has latents yet: tests/scripts/test_latent_scripts.py has the refusal")
     prefix, processor = model.folder / "infer" / "glm", predictor.processor
     export_directory(predictor.model, processor, prefix)
     config, weights = stream_weights(str(model.directory))

@@ -1,9 +1,15 @@
-"""GLM-4.7-Flash's tiny preset through the command line: tuned, merged, predicted; exports refuse it in one line."""
+"""GLM-4.7-Flash through the command line: tuned, merged, predicted, exported in every form and run from there."""
 
 import json
+import sys
 
 import pytest
 from commands import GREEDY, SHORT
+from family_models import write_family_model
+
+from glm.export.files import read_manifest
+
+needs_onnx_runtime = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
 
 TINY = "glm-4.7-flash-tiny"
 TEXTS = ["你好", "答案：1920年，上下文：云溪桥建于1920年，长30米，是石桥。"]
@@ -53,10 +59,46 @@ def test_all_weights(run, tmp_path):
     predicted(run, "--model_name_or_path", tmp_path / "tuned")
 
 
-@pytest.mark.parametrize("form", ["paddle", "onnx"])
-def test_exports_are_refused_in_one_line(run, tmp_path, form):
-    where = ["--model_name_or_path", TINY, "--output_path", tmp_path / "infer" / "glm"]
-    result = run("export_generation_model.py", *where, "--format", form)
-    assert result.code == 1
-    assert result.error.startswith("error: a model with latent attention (kv_lora_rank 32) cannot be exported yet")
-    assert not (tmp_path / "infer").exists()
+FORMS = {
+    "paddle": ["--format", "paddle"],
+    "onnx": ["--format", "onnx"],
+    "standard": ["--format", "onnx", "--opset", "17"],
+}
+EXACT = ["paddle", *(pytest.param(form, marks=needs_onnx_runtime) for form in ("onnx", "standard"))]
+BEAMS = ["--num_beams", "3", "--batch_size", "2"]
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory):
+    """Widths that all differ."""
+    return write_family_model(tmp_path_factory.mktemp("latent"), "glm4-moe-lite")
+
+
+def exported(run, model, folder, *flags):
+    result = run("export_generation_model.py", "--model_name_or_path", model, "--output_path", folder / "glm", *flags)
+    assert result.code == 0, result.err
+    return folder
+
+
+def inferred(run, folder, *flags) -> list[str]:
+    result = run("infer_generation.py", "--model_path", folder, *SHORT, *flags, *TEXTS)
+    assert result.code == 0, result.err
+    return result.texts
+
+
+@pytest.mark.parametrize("form", EXACT)
+def test_exports_write_the_texts_of_the_model(run, random_model, tmp_path, form):
+    folder = exported(run, random_model, tmp_path, *FORMS[form])
+    for way in (GREEDY, BEAMS):
+        wanted = run("predict_generation.py", "--model_name_or_path", random_model, *SHORT, *way, *TEXTS)
+        assert wanted.code == 0 and wanted.texts[0] != wanted.texts[1], wanted.err
+        assert inferred(run, folder, *way) == wanted.texts
+
+
+@needs_onnx_runtime
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_quantized_exports(run, random_model, tmp_path, weights):
+    folder = exported(run, random_model, tmp_path, "--format", "onnx", "--weights", weights, "--block_size", "32")
+    manifest = read_manifest(folder, "glm", "onnx")
+    assert (manifest.weights, manifest.opset, manifest.gives_columns) == (weights, None, True)
+    assert len(inferred(run, folder, *GREEDY)) == 2

@@ -39,10 +39,10 @@ def choices(answer) -> list[dict]:
     return found["choices"]
 
 
-@pytest.fixture(scope="module")
-def sparse_server(tmp_path_factory):
-    """Of a model with experts."""
-    model = write_family_model(tmp_path_factory.mktemp("sparse"), "glm4-moe", n_group=2, topk_group=1)
+@pytest.fixture(scope="module", params=["glm4-moe", "glm4-moe-lite"])
+def sparse_server(request, tmp_path_factory):
+    """Of a model with experts; one of them has latents in its cache."""
+    model = write_family_model(tmp_path_factory.mktemp("sparse"), request.param, n_group=2, topk_group=1)
     write_export(model, found := tmp_path_factory.mktemp("export"))
     with live_export(found, max_length=128) as server:
         yield model, server

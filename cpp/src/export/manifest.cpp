@@ -97,6 +97,7 @@ Manifest parse_manifest(const std::string& content, const fs::path& path) {
         raw.at("block_size");
         manifest.quantized = manifest.weights == "int8" || manifest.weights == "int4";
         manifest.standard = !raw.value("opset", json()).is_null();
+        manifest.gives_columns = raw.value("gives_columns", false);
         manifest.vocab_size = whole(raw, "vocab_size");
         manifest.max_position = whole(raw, "max_position");
         whole(raw, "parameters");

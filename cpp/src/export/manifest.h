@@ -22,6 +22,7 @@ struct Manifest {
     std::string format, dtype, weights;
     bool quantized = false;
     bool standard = false;  // whether an ONNX graph is of standard operators alone (--opset 17)
+    bool gives_columns = false;  // whether another one gives new keys and values back as well
     std::int64_t vocab_size = 0, max_position = 0;
     std::map<std::string, File> files;
     fs::path path;

@@ -7,6 +7,8 @@ namespace glm {
 
 namespace {
 
+constexpr std::int64_t kStep = 128;  // positions by which it grows; a runtime plans for every size that it meets
+
 std::vector<int> as_ints(std::initializer_list<std::int64_t> sizes) {
     std::vector<int> shape;
     for (const std::int64_t size : sizes) shape.push_back(static_cast<int>(size));
@@ -71,7 +73,7 @@ GraphShapes Graph::shapes(const fs::path& model_file) {
     for (const End& end : ends(false)) {
         shapes.inputs.insert(end.name);
         if (end.name == "position_ids" && end.shape.size() == 3) shapes.position_rows = end.shape[1];
-        if (end.name != "past_key_0" || end.shape.size() != 4) continue;
+        if ((end.name != "past_key_0" && end.name != "past_latent_0") || end.shape.size() != 4) continue;
         shapes.heads = end.shape[1];
         shapes.head_dim = end.shape[3];
     }
@@ -79,8 +81,11 @@ GraphShapes Graph::shapes(const fs::path& model_file) {
         outputs.insert(end.name);
         if (end.name == "logits" && !end.shape.empty()) shapes.vocab_size = end.shape.back();
     }
-    for (int layer = 0; shapes.inputs.count("past_key_" + std::to_string(layer)); ++layer)
-        for (const char* part : {"past_key_", "past_value_"}) shapes.past.push_back(part + std::to_string(layer));
+    const std::vector<std::string> kinds = shapes.inputs.count("past_latent_0")
+                                               ? std::vector<std::string>{"past_latent_"}
+                                               : std::vector<std::string>{"past_key_", "past_value_"};
+    for (int layer = 0; shapes.inputs.count(kinds[0] + std::to_string(layer)); ++layer)
+        for (const std::string& kind : kinds) shapes.past.push_back(kind + std::to_string(layer));
     const bool is_step = shapes.inputs.size() == shapes.past.size() + 5 && shapes.heads > 0 && shapes.head_dim > 0 &&
                          shapes.position_rows > 0 && shapes.vocab_size > 0 &&
                          outputs == std::set<std::string>{"logits", "new"};
@@ -89,7 +94,7 @@ GraphShapes Graph::shapes(const fs::path& model_file) {
     return shapes;
 }
 
-// Keys and values of all layers: [2L, slots, K, C, D], keys and values by turns.
+// Keys and values of all layers by turns, or latents: [parts, slots, K, C, D].
 struct ColumnsStep::Store : Cache {
     Store(int slot_count, int positions, std::size_t part_count, std::int64_t heads, std::int64_t head_dim)
         : Cache(slot_count, positions),
@@ -145,9 +150,12 @@ const float* ColumnsStep::decode(Cache& cache, const std::vector<std::int64_t>& 
     check_step(cache, lengths);
     auto& store = static_cast<Store&>(cache);
     const int count = static_cast<int>(ids.size());
+    // One row of one head lies in one piece, so no more of it is read than there is.
+    const std::int64_t there = (std::max<std::int64_t>(lengths[0], 1) + kStep - 1) / kStep * kStep;
+    const std::int64_t columns =
+        count * shapes_.heads == 1 ? std::min<std::int64_t>(store.max_length, there) : store.max_length;
     for (std::size_t part = 0; part < shapes_.past.size(); ++part)
-        graph_->set(shapes_.past[part], store.at(part, 0),
-                   as_ints({count, shapes_.heads, store.max_length, shapes_.head_dim}));
+        graph_->set(shapes_.past[part], store.at(part, 0), as_ints({count, shapes_.heads, columns, shapes_.head_dim}));
     return run(store, 0, count, 1, ids, positions, lengths, 0);
 }
 
@@ -172,7 +180,7 @@ const float* ColumnsStep::run(Store& store, int slot, int count, int tokens, con
 void ColumnsStep::write(Store& store, int slot, int count, int tokens, const std::vector<std::int64_t>& starts) {
     const auto parts = static_cast<std::int64_t>(shapes_.past.size());
     const std::int64_t width = tokens * shapes_.head_dim, size = parts * count * shapes_.heads * width;
-    const float* from = graph_->output(1, size);  // [2L, B, K, T, D]
+    const float* from = graph_->output(1, size);  // [parts, B, K, T, D]
     // Hidden positions count 0 times, and 0 · nan would be nan in every later sequence of the slot.
     if (!std::all_of(from, from + size, [](float value) { return std::isfinite(value); }))
         throw Error(

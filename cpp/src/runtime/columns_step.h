@@ -1,5 +1,5 @@
-// Step graphs that return new keys and values instead of writing them (glm/export/paddle_step.py, onnx/standard.py): the
-// cache lies here, the graph reads it where it lies, and what is new is written into it (glm/runtime/columns.py).
+// Step graphs that return new keys and values instead of writing them (glm/export/paddle_step.py, onnx/column_cache.py):
+// the cache lies here, the graph reads it where it lies, and what is new is written into it (glm/runtime/columns.py).
 #pragma once
 
 #include <set>
@@ -13,7 +13,7 @@ namespace glm {
 // What a step graph takes and gives, as far as it has to be known.
 struct GraphShapes {
     std::set<std::string> inputs;
-    std::vector<std::string> past;  // names of the inputs of the cache, keys and values by turns
+    std::vector<std::string> past;  // names of the inputs of the cache, keys and values by turns, or latents
     std::int64_t heads = 0, head_dim = 0, vocab_size = 0, position_rows = 0;
 };
 

@@ -54,7 +54,8 @@ std::unique_ptr<StepRuntime> open_step(const Choice& choice, const Manifest& man
     const std::string own = prefix + ".step.pdiparams";
     options.params_file = directory / (manifest.names(own) ? own : prefix + ".pdiparams");
     if (choice.name == "paddle") return open_paddle(options);
-    if (choice.name == "onnx_runtime" && !manifest.standard) return std::make_unique<OnnxStep>(options);
+    if (choice.name == "onnx_runtime" && !manifest.standard && !manifest.gives_columns)
+        return std::make_unique<OnnxStep>(options);
     auto graph = std::make_unique<Graph>(choice.name == "fastdeploy" ? graph_module("fastdeploy") : onnx_graph_table(),
                                          options);
     GraphShapes shapes = graph->shapes(options.model_file);

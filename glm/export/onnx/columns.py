@@ -15,7 +15,7 @@ from onnx import TensorProto
 from glm.errors import GLMError
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
-from glm.export.onnx.layers import Layer, bias_of, side_by_side
+from glm.export.onnx.layers import HeadMatrices, Layer, bias_of, by_heads, side_by_side
 from glm.export.onnx.standard import STANDARD
 
 ZERO = 128  # what stands for 0
@@ -44,6 +44,22 @@ class ColumnWeights:
         bias = bias_of(graph, name, layers)
         return graph.node("Add", product, bias) if bias else product
 
+    def per_head(self, graph: Graph, x: str, name: str, matrices: HeadMatrices) -> str:
+        """Each head's part of rows [M, heads · K] times the head's own matrix: [M, heads · N]."""
+        heads, (inputs, outputs) = matrices.heads, matrices.size
+        data = graph.data.slot(f"{name}.weight", "uint8", (heads, inputs, outputs))
+        scales = graph.data.slot(f"{name}.scales", "float32", (heads, 1, outputs))
+
+        def writes(array):
+            for head, matrix in enumerate(matrices.arranged(array)):
+                numbers, place = matrix.astype("float32"), (slice(head, head + 1),)
+                column_scales = _scales(np.abs(numbers).max(axis=0))
+                yield Write(scales, place, column_scales)
+                yield Write(data, place, _quantized(numbers, column_scales))
+
+        graph.data.fill(f"{matrices.name}.weight", matrices.shape, writes)
+        return by_heads(graph, x, matrices, lambda part: _product(graph, part, data.name, scales.name))
+
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H], each with its scale."""
         data = graph.data.slot(weight, "uint8", shape)
@@ -71,7 +87,7 @@ class ColumnWeights:
 
 
 def _product(graph: Graph, x: str, data: str, scales: str) -> str:
-    """x [B, T, K] times a matrix [K, N] of bytes with scales [N]."""
+    """x [B, T, K] times a matrix [K, N] of bytes with scales [N], or times B of them with scales [B, 1, N]."""
     # Not -1: of no rows ONNX Runtime 1.31 then reduces nothing.
     peak = graph.node("ReduceMax", graph.node("Abs", x), axes=[2], keepdims=1)
     scale = graph.node("Mul", peak, graph.constant(np.float32(1 / LARGEST)))

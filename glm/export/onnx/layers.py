@@ -67,3 +67,55 @@ def side_by_side(layers: list[Layer]) -> Iterator[tuple[Layer, slice]]:
         width = layer.size[1]
         yield layer, slice(start, start + width)
         start += width
+
+
+@dataclass(frozen=True)
+class HeadMatrix:
+    """The matrix of one head, cut out of a linear layer; it has what `Layer` has.
+
+    Attributes:
+        name: of the layer, without `.weight`.
+        shape: of the layer, [in, out] in memory.
+        size: K and N of the head's matrix.
+        arranged: it, from the layer's weight.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    arranged: Arrange
+
+    bias = False
+
+
+@dataclass(frozen=True)
+class HeadMatrices:
+    """A matrix for every head.
+
+    Attributes:
+        name, shape, size: as of `HeadMatrix`.
+        heads: how many.
+        arranged: all, [heads, K, N], from the layer's weight.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    heads: int
+    arranged: Arrange
+
+    def of_head(self, head: int) -> HeadMatrix:
+        return HeadMatrix(self.name, self.shape, self.size, lambda array: self.arranged(array)[head])
+
+
+def by_heads(graph: Graph, x: str, matrices: HeadMatrices, product: Callable[[str], str]) -> str:
+    """Rows [M, heads · K] → [M, heads · N].
+
+    Args:
+        product: of [heads, M, K] and the matrices.
+    """
+    heads, (inputs, outputs) = matrices.heads, matrices.size
+    x = graph.node("Reshape", x, graph.constant(np.array([-1, heads, inputs], dtype="int64")))
+    found = product(graph.node("Transpose", x, perm=[1, 0, 2]))
+    found = graph.node("Transpose", found, perm=[1, 0, 2])
+    return graph.node("Reshape", found, graph.constant(np.array([-1, heads * outputs], dtype="int64")))

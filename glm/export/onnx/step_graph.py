@@ -1,8 +1,8 @@
 """The graph of one decoding step: tokens and a cache in, logits and what the cache gets out.
 
-This is the decoder, once for all exports. What it is spelt with, and with it the graph's inputs and outputs, are the
-operators of its weights: ONNX Runtime's own (glm/export/onnx/contrib.py), or standard ones
-(glm/export/onnx/standard.py).
+This is the decoder, once for all exports. What it is spelt with are the operators of its weights: ONNX Runtime's own
+(glm/export/onnx/contrib.py), or standard ones (glm/export/onnx/standard.py). The graph's inputs and outputs are those
+of its attention, which the operators decide, but of latents (glm/export/onnx/latent_attention.py).
 """
 
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from glm.export.onnx.graph import Graph
-from glm.export.onnx.heads import HeadNorm, Heads
+from glm.export.onnx.latent_attention import LatentAttention
 from glm.export.onnx.layers import Layer
 from glm.export.onnx.parts import RESIDUALS, Norm, mlp
-from glm.export.onnx.positions import POSITIONS
+from glm.export.onnx.positions import POSITIONS, Positions
+from glm.export.onnx.self_attention import SelfAttention
 from glm.export.onnx.weights import Weights
 
 
@@ -27,12 +28,17 @@ def step_graph(config: Any, weights: Weights) -> Graph:
     return _StepGraph(config, weights).build()
 
 
+def attention_of(graph: Graph, config: Any, weights: Weights, positions: Positions) -> SelfAttention | LatentAttention:
+    """The attention of all layers, and with it the graph's inputs and outputs."""
+    return (LatentAttention if config.kv_lora_rank else SelfAttention)(graph, config, weights, positions)
+
+
 class _StepGraph:
     def __init__(self, config: Any, weights: Weights):
         self.config, self.weights, self.graph = config, weights, weights.operators.graph()
         self.norm = Norm(self.graph, config, weights)
         self.positions, self.residual = POSITIONS[config.position_type], RESIDUALS[config.residual]
-        self.attention = weights.operators.attention(self.graph, config, self.positions)
+        self.attention = attention_of(self.graph, config, weights, self.positions)
         self.table = (config.vocab_size, config.hidden_size)
 
     def build(self) -> Graph:
@@ -55,7 +61,7 @@ class _StepGraph:
         """The block of glm/model/layers.py; a sum is left to the norm after it: (residual, added) goes in and out."""
         graph, config = self.graph, self.config
         h, x = self._norm(f"{name}.input_layernorm", x, added)
-        added = self._after(f"{name}.post_self_attn_layernorm", self._attention(f"{name}.self_attn", i, h))
+        added = self._after(f"{name}.post_self_attn_layernorm", self.attention(f"{name}.self_attn", i, h))
         h, x = self._norm(f"{name}.post_attention_layernorm", self.residual(graph, config, x, h), added)
         added = self._after(f"{name}.post_mlp_layernorm", mlp(graph, config, self.weights, f"{name}.mlp", h, i))
         return self.residual(graph, config, x, h), added
@@ -65,30 +71,6 @@ class _StepGraph:
 
     def _after(self, name: str, x: str) -> str:
         return self.norm(name, x) if self.config.post_norms else x
-
-    def _attention(self, name: str, i: int, x: str) -> str:
-        config, width = self.config, self.attention.width
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        rotated, plain = Heads(self.attention.order, width), Heads(np.arange(config.head_dim), width)
-        layers = [
-            self._projection(f"{name}.{part}_proj", count, order)
-            for part, count, order in (("q", heads, rotated), ("k", kv_heads, rotated), ("v", kv_heads, plain))
-        ]
-        packed = self.weights.linear(self.graph, x, f"{name}.qkv_proj", layers)
-        shape = (heads * config.head_dim, config.hidden_size)
-        out = Layer(f"{name}.o_proj", shape, config.linear_bias, rows=plain.rows)
-        context = self.attention(name, i, packed, self._head_norms(name, rotated))
-        return self.weights.linear(self.graph, context, out.name, [out])
-
-    def _head_norms(self, name: str, heads: Heads) -> list[HeadNorm]:
-        if not self.config.use_qk_norm:
-            return []
-        shared = self.weights.operators, self.graph, self.config
-        return [HeadNorm(*shared, f"{name}.{part}_norm", heads, self.attention.width) for part in "qk"]
-
-    def _projection(self, name: str, count: int, heads: Heads) -> Layer:
-        shape = (self.config.hidden_size, count * self.config.head_dim)
-        return Layer(name, shape, self.config.attention_bias, columns=heads.columns)
 
     def _head(self, hidden: str) -> str:
         if self.config.tie_word_embeddings:

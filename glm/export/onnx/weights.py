@@ -13,7 +13,7 @@ from glm.export.onnx.columns import ColumnWeights
 from glm.export.onnx.contrib import CONTRIB
 from glm.export.onnx.external_data import Slot, Write, chunks
 from glm.export.onnx.graph import Graph
-from glm.export.onnx.layers import Layer, bias_of, side_by_side
+from glm.export.onnx.layers import HeadMatrices, Layer, bias_of, by_heads, side_by_side
 from glm.export.onnx.operators import Operators
 from glm.export.onnx.quantize import Blocks
 from glm.export.onnx.standard import STANDARD
@@ -45,6 +45,17 @@ class FloatWeights:
         bias = bias_of(graph, name, layers)
         product = graph.node("MatMul", x, slot.name)
         return graph.node("Add", product, bias) if bias else product
+
+    def per_head(self, graph: Graph, x: str, name: str, matrices: HeadMatrices) -> str:
+        """Each head's part of rows [M, heads · K] times the head's own matrix: [M, heads · N]."""
+        slot = graph.data.slot(f"{name}.weight", "float32", (matrices.heads, *matrices.size))
+
+        def writes(array):
+            for head, matrix in enumerate(matrices.arranged(array)):
+                yield Write(slot, (slice(head, head + 1),), matrix)
+
+        graph.data.fill(f"{matrices.name}.weight", matrices.shape, writes)
+        return by_heads(graph, x, matrices, lambda part: graph.node("MatMul", part, slot.name))
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""
@@ -95,6 +106,16 @@ class QuantizedWeights:
         """[..., K] → [..., N], the outputs of the layers side by side."""
         slots = self._filled(graph, name, layers)
         return self._matmul(graph, x, slots, layers[0].size[0], slots[0].shape[0], bias_of(graph, name, layers))
+
+    def per_head(self, graph: Graph, x: str, name: str, matrices: HeadMatrices) -> str:
+        """Each head's part of rows [M, heads · K] times the head's own matrix: [M, heads · N].
+
+        A product for each: the operator has one matrix, and float32 would be eight times what a step has to read.
+        """
+        heads = range(matrices.heads)
+        parts = graph.node("Split", x, outputs=matrices.heads, axis=-1, num_outputs=matrices.heads)
+        found = [self.linear(graph, parts[head], f"{name}.{head}", [matrices.of_head(head)]) for head in heads]
+        return graph.node("Concat", *found, axis=-1)
 
     def embedding(self, graph: Graph, ids: str, weight: str, shape: tuple[int, int]) -> str:
         """Rows of a table [V, H]."""

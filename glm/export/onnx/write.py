@@ -11,7 +11,7 @@ from glm.export.files import FORMAT_VERSION, REQUIRED, Manifest
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.step_graph import step_graph
 from glm.export.onnx.weights import Weights
-from glm.export.writing import BAR_DELAY, require_exportable, write_export
+from glm.export.writing import BAR_DELAY, write_export
 
 Tensors = Iterable[tuple[str, np.ndarray]]
 
@@ -51,7 +51,6 @@ def export_step_graph(
     Raises:
         GLMError: as `write_step_graph` and `glm.export.writing.write_export`.
     """
-    require_exportable(config)
     graph = step_graph(config, stored)
     draft = Manifest(
         format_version=FORMAT_VERSION,
@@ -67,6 +66,7 @@ def export_step_graph(
         parameters=graph.data.parameters,
         files={},
         opset=stored.operators.opset if stored.operators.standard else None,
+        gives_columns=bool(config.kv_lora_rank),
     )
     return write_export(prefix, draft, graph.data.size, text, lambda staged: _write(graph, weights, staged))
 

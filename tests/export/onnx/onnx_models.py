@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
-from family_models import FAMILY, SPARSE
+from family_models import FAMILY, LATENT, SPARSE
 from tiny_glm import NO_DROPOUT, scatter, tiny_model
 
 from glm import GLMConfig, GLMForCausalLM
@@ -39,6 +39,13 @@ SPARSE_MODELS = {
     "glm4-moe, none shared": _SPARSE | {"head_dim": 16, "n_shared_experts": 0, "rope_scaling": YARN},
 }
 MODELS |= SPARSE_MODELS
+# Models over latents, whose graphs have the cache of standard ones with any operators.
+_LATENT = LATENT | {"family": "glm4-moe-lite"}
+LATENT_MODELS = {
+    "glm4-moe-lite, all widths differ": _LATENT,
+    "glm4-moe-lite, yarn and biases": _LATENT
+    | {"rope_scaling": YARN, "attention_bias": True, "num_hidden_layers": 2, "first_k_dense_replace": 0},
+}
 PRESETS = (
     "glm-tiny-chinese",
     "chatglm-6b-tiny",
@@ -52,8 +59,8 @@ PRESETS = (
 
 @cache
 def model_of(name: str) -> GLMForCausalLM:
-    if name in MODELS:
-        return tiny_model(seed=1, spread=0.2, **MODELS[name])
+    if sizes := (MODELS | LATENT_MODELS).get(name):
+        return tiny_model(seed=1, spread=0.2, **sizes)
     model = GLMForCausalLM(GLMConfig.preset(name, **NO_DROPOUT))
     scatter(model, seed=1, spread=0.08)
     model.eval()

@@ -8,22 +8,24 @@ import numpy as np
 import onnx
 import paddle
 import pytest
-from onnx_models import MODELS, PRESETS, model_of, weights
+from column_steps import CAPACITY, logits, runtime_of
+from onnx_models import LATENT_MODELS, MODELS, PRESETS, model_of, weights
 from onnx_step import dynamic, positions_of, random_rows
 from quantized_model import in_8_bits
 from tiny_glm import relative_error
 
+from glm.config.shapes import cache_shapes
 from glm.errors import GLMError, UsageError
 from glm.export.files import parse_manifest
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import export_step_graph, write_step_graph
 from glm.runtime.columns import INPUTS
-from glm.runtime.onnx_columns import OnnxColumnRuntime
 from glm.runtime.onnx_step import OnnxStepRuntime
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
-STEPS, CAPACITY = 5, 24
+STEPS = 5
 NAMES = [*MODELS, *PRESETS]
+ALL = [*NAMES, *LATENT_MODELS]
 # How far 8 bits are from float32: of the largest that was seen, not much more.
 FAR = 0.15
 
@@ -43,36 +45,11 @@ def exported(tmp_path_factory):
     return export
 
 
-def runtime_of(path: Path) -> OnnxColumnRuntime:
-    return OnnxColumnRuntime(path, CAPACITY, threads=1)
-
-
-def logits(path: Path, config, rows: list[list[int]], tokens: np.ndarray) -> list[np.ndarray]:
-    """[B, V] behind prompts of unequal length, and behind each further token of `tokens` [B, steps]."""
-    scheme, runtime = positions_of(config), runtime_of(path)
-    prefix = [scheme.prompt_prefix(row) for row in rows]
-    cache = runtime.new_cache(len(rows), CAPACITY)
-    cache.store[:] = 7.0  # what no row has written yet must not matter
-    found = [
-        np.stack(
-            [
-                runtime.prefill(cache, slot, row, scheme.of(row, prefix[slot]), 0, prefix[slot])
-                for slot, row in enumerate(rows)
-            ]
-        )
-    ]
-    lengths = np.array([len(row) for row in rows])
-    for i in range(tokens.shape[1]):
-        pos = [scheme.of([*row, *tokens[b]], prefix[b])[:, len(row) + i] for b, row in enumerate(rows)]
-        found.append(runtime.decode(cache, tokens[:, i], np.stack(pos), lengths + i).copy())
-    return found
-
-
 def texts(config):
     return random_rows(config, [7, 4, 9]), np.random.default_rng(5).integers(8, config.vocab_size, (3, STEPS))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_logits_of_the_model(exported, name):
     model = model_of(name)
     rows, tokens = texts(model.config)
@@ -145,7 +122,7 @@ def test_the_prompt_is_read_in_both_directions(exported):
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_any_runtime_reads_it(exported, name, kind):
     """Standard operators alone, of an opset and a file version that ONNX Runtime 1.12 knows."""
     path = exported(name, kind)
@@ -158,12 +135,13 @@ def test_any_runtime_reads_it(exported, name, kind):
     operators = {node.op_type for node in nodes}
     assert ("MatMulInteger" in operators) == (kind == "int8")
     config = model_of(name).config
-    layers, heads = config.num_hidden_layers, config.num_key_value_heads
-    past = [f"past_{part}_{i}" for i in range(layers) for part in ("key", "value")]
+    layers = cache_shapes(config)
+    (_, (heads, width)), *_ = layers[0]
+    past = [f"past_{part}_{i}" for i, parts in enumerate(layers) for part, _ in parts]
     assert [each.name for each in model.graph.input] == [*INPUTS, *past]
     assert [each.name for each in model.graph.output] == ["logits", "new"]
     shape = [part.dim_value or part.dim_param for part in model.graph.output[1].type.tensor_type.shape.dim]
-    assert shape == [2 * layers, "B", heads, "T", config.head_dim]
+    assert shape == [len(past), "B", heads, "T", width]
     # FastDeploy's ONNX Runtime looks at vectors while it has no path to the weights' file.
     outside = [each for each in model.graph.initializer if each.external_data]
     assert outside and all(len(each.dims) > 1 for each in outside)
