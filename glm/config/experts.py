@@ -81,5 +81,3 @@ def check_experts(config: Any) -> None:
             f"tensor_parallel_degree {config.tensor_parallel_degree} does not divide moe_intermediate_size "
             f"{config.moe_intermediate_size}: choose another"
         )
-    if config.sequence_parallel:
-        raise GLMError("sequence_parallel is not supported in models with experts: leave it out")

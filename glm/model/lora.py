@@ -269,7 +269,9 @@ def _drop_own_features(model: GLMNetwork) -> None:
     """
     for name, layer in model.named_sublayers():
         kind = name.rpartition(".")[2]
-        own = PLAN.get(kind) == ROW or has_own_tokens(model.config, kind)
+        # Experts see all tokens.
+        divided = has_own_tokens(model.config, kind) and not isinstance(layer, StackedLinear)
+        own = PLAN.get(kind) == ROW or divided
         if own and isinstance(getattr(layer, "lora_dropout", None), nn.Dropout):
             layer.lora_dropout = OwnDropout(layer.lora_dropout.p, model.ranks)
 

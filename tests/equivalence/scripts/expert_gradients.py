@@ -1,5 +1,7 @@
 """Loss and every gradient of a model with experts on this launch's ranks, or alone: expert_gradients.py MODEL OUTPUT.
 
+With a third argument, "divided", the ranks share the tokens, too.
+
 Rank 0 writes OUTPUT; gradients are put together as weights are. A whole weight must have the same gradient on every
 rank, so the largest difference between ranks is written beside it.
 """
@@ -37,7 +39,8 @@ def main() -> None:
 
 
 def measured(kind: str) -> dict[str, np.ndarray]:
-    network = GLMForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
+    divided = sys.argv[3:] == ["divided"]
+    network = GLMForCausalLM.from_pretrained(sys.argv[1], dtype="float32", sequence_parallel=divided)
     config = network.config
     network.model.enable_recompute = kind == "recomputed"
     if kind == "balanced":
