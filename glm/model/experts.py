@@ -14,8 +14,10 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from glm.distributed.expert_parallel import ExpertRanks
 from glm.distributed.plan import COLUMN, PLAN
 from glm.distributed.tensor_parallel import Ranks, TokenShares
+from glm.errors import UsageError
 from glm.kernels.activations import gated
 from glm.model.attention_choice import compute_dtype
 from glm.model.layers import ACTIVATIONS, MLPS
@@ -104,6 +106,7 @@ class Experts(nn.Layer):
     """Gated MLPs side by side: one weight [A, I, O] for each projection of all of them.
 
     Under tensor parallelism every rank has a part of each expert, as of a dense MLP: what it gives is a part of a sum.
+    Under expert parallelism it has some experts whole, and pairs travel to the ranks of theirs, and back.
     """
 
     def __init__(self, config):
@@ -113,28 +116,37 @@ class Experts(nn.Layer):
         self.up_proj = StackedLinear(config, "up_proj", width, inner)
         self.down_proj = StackedLinear(config, "down_proj", inner, width)
         self.activation, self.tokens = ACTIVATIONS[config.hidden_act], TokenShares(Ranks(config))
+        self.count, self.owners = config.n_routed_experts, ExpertRanks(config)
 
     def forward(self, x_MH: Tensor, chosen_MJ: Tensor, weights_MJ: Tensor) -> Tensor:
         """This rank's part of the sum [M, H], in the dtype of x.
 
         Args:
-            chosen_MJ: int64. weights_MJ: float32, the same on every rank.
+            chosen_MJ: int64. weights_MJ: float32, the same on every tensor-parallel rank.
+
+        Raises:
+            UsageError: ranks share the experts, and this is no training, in which they come here together.
         """
         if not paddle.in_dynamic_mode():
             return self._all_on_every_token(x_MH, chosen_MJ, weights_MJ)
+        if self.owners.degree > 1 and not self.training:
+            raise UsageError(
+                f"{self.owners.degree} ranks share the experts of this model (expert_parallel_degree), which trains "
+                "and does nothing else: save it, and load it whole"
+            )
         x_MH, weights_MJ = self.tokens.copy(x_MH), self.tokens.copy(weights_MJ)
-        pairs = Pairs(chosen_MJ, self.gate_proj.weight.shape[0])
-        x_ZH = SortPairs.apply(x_MH, pairs)
-        inner = gated(self.activation, (proj(x_ZH, pairs.counts) for proj in (self.gate_proj, self.up_proj)))
-        y_MJH = UnsortPairs.apply(self.down_proj(inner, pairs.counts), pairs)
+        pairs = Pairs(chosen_MJ, self.count)
+        travel = self.owners.travel(pairs.counts)
+        x_YH = travel.there(SortPairs.apply(x_MH, pairs))
+        inner = gated(self.activation, (proj(x_YH, travel.counts) for proj in (self.gate_proj, self.up_proj)))
+        y_MJH = UnsortPairs.apply(travel.back(self.down_proj(inner, travel.counts)), pairs)
         with paddle.amp.auto_cast(enable=False):
             y_MH = paddle.matmul(weights_MJ.unsqueeze(1), y_MJH.astype("float32")).squeeze(1)
         return y_MH.astype(x_MH.dtype)
 
     def _all_on_every_token(self, x_MH: Tensor, chosen_MJ: Tensor, weights_MJ: Tensor) -> Tensor:
         """As `forward`, for graphs, whose shapes depend on no numbers: A / J times the products, most of them by 0."""
-        experts = self.gate_proj.weight.shape[0]
-        weights_MA = (F.one_hot(chosen_MJ, experts) * weights_MJ.unsqueeze(-1)).sum(axis=1)
+        weights_MA = (F.one_hot(chosen_MJ, self.count) * weights_MJ.unsqueeze(-1)).sum(axis=1)
         gate_AMI, up_AMI = (paddle.matmul(x_MH.unsqueeze(0), part.weight) for part in (self.gate_proj, self.up_proj))
         inner_MAI = (self.activation(gate_AMI) * up_AMI).transpose([1, 0, 2])
         inner_MAI = inner_MAI * weights_MA.unsqueeze(-1).astype(inner_MAI.dtype)
@@ -142,7 +154,7 @@ class Experts(nn.Layer):
 
 
 class StackedLinear(nn.Layer):
-    """The projection of every expert, rows sorted by expert: [Z, I] → [Z, O], without bias.
+    """The projection of every expert of this rank, rows sorted by expert: [Z, I] → [Z, O], without bias.
 
     Args:
         name: of the plan, which cuts the weight [A, I, O] as it cuts the dense one.
@@ -155,7 +167,7 @@ class StackedLinear(nn.Layer):
             out_features //= degree
         else:
             in_features //= degree
-        self.weight = self.create_parameter([config.n_routed_experts, in_features, out_features])
+        self.weight = self.create_parameter([len(config.own_experts), in_features, out_features])
         self.weight.is_distributed = degree > 1  # Paddle's norms of gradients ask so
         self.adapter: Callable[[Tensor, Tensor, list[int]], Tensor] | None = None  # glm/model/expert_lora.py
 
