@@ -22,7 +22,7 @@ FAMILY = {
     "glm4-remote": ("glm4-tiny", _GROUPED | {"vocab_size": 769, "head_dim": 12, "attention_bias": True}),
     "glm4-0414": ("glm4-0414-tiny", _GROUPED | {"vocab_size": 768, "attention_bias": False}),
 }
-# A model with experts, which knows no sequence parallelism yet.
+# A model with experts.
 SPARSE = _GROUPED | {
     "vocab_size": 768,
     "head_dim": 12,

@@ -6,7 +6,6 @@ or leave it, `stacked` and `unstacked` put them together and take them apart.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,12 @@ def stack_name(name: str) -> str:
     """The weight in memory that an expert's is part of; other names as they are."""
     match = _OF_EXPERT.fullmatch(name)
     return match[1] + match[3] if match else name
+
+
+def expert_of(name: str) -> int | None:
+    """Which expert a weight is of, None where it is of none, or of all."""
+    match = _OF_EXPERT.fullmatch(name)
+    return int(match[2]) if match else None
 
 
 def expert_name(stack: str, expert: int) -> str:
@@ -48,11 +53,11 @@ def unstacked(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return result
 
 
-def stacked(tensors: Iterable[tuple[str, np.ndarray]], config: Any, source: str) -> Iterator[tuple[str, np.ndarray]]:
+def stacked(tensors: Iterable[tuple[str, np.ndarray]], experts: range, source: str) -> Iterator[tuple[str, np.ndarray]]:
     """The inverse, one stack in memory at a time: the experts of a projection must come one after the other.
 
     Args:
-        config: of the model, which has n_routed_experts if there are any.
+        experts: which ones of each layer there are.
         source: for messages.
     Raises:
         GLMError: a layer without some of its experts, or one that has another shape than the others.
@@ -61,23 +66,22 @@ def stacked(tensors: Iterable[tuple[str, np.ndarray]], config: Any, source: str)
     for each, array in tensors:
         match = _OF_EXPERT.fullmatch(each)
         if stack is not None and stack_name(each) != name:
-            raise _incomplete(name, there, len(stack), source)
+            raise _incomplete(name, there, experts, source)
         if match is None:
             yield each, array
             continue
-        experts = config.n_routed_experts
         if stack is None:
-            name, stack, there = stack_name(each), np.empty((experts, *array.shape), array.dtype), set()
+            name, stack, there = stack_name(each), np.empty((len(experts), *array.shape), array.dtype), set()
         if array.shape != stack.shape[1:]:
             others = list(stack.shape[1:])
             raise GLMError(f"{source}: {each} is {list(array.shape)}, and the experts before it {others}")
-        stack[int(match[2])] = array
+        stack[int(match[2]) - experts.start] = array
         there.add(int(match[2]))
-        if len(there) == experts:
+        if len(there) == len(experts):
             yield name, stack
             stack = None
     if stack is not None:
-        raise _incomplete(name, there, len(stack), source)
+        raise _incomplete(name, there, experts, source)
 
 
 def restacked(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -92,8 +96,9 @@ def restacked(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _incomplete(name: str, there: set[int], experts: int, source: str) -> GLMError:
-    missing = [expert for expert in range(experts) if expert not in there]
+def _incomplete(name: str, there: set[int], experts: range, source: str) -> GLMError:
+    missing = [expert for expert in experts if expert not in there]
     return GLMError(
-        f"{source} lacks {expert_name(name, missing[0])} ({len(missing)} of {experts} experts): get the files again"
+        f"{source} lacks {expert_name(name, missing[0])} ({len(missing)} of {len(experts)} experts): get the files "
+        "again"
     )

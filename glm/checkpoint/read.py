@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glm.checkpoint.expert_stacks import stacked
+from glm.checkpoint.expert_stacks import expert_of, stacked
 from glm.checkpoint.file_names import CONFIG_NAME, NUMBERED, PREDICTOR_NAME, WEIGHT_FILES, parts_there, shard_rank
 from glm.checkpoint.files import Joined, TensorFile, join_parts, open_file
 from glm.checkpoint.fp8 import Dequantised
@@ -56,7 +56,13 @@ class Checkpoint:
         return self.table or table_of(config)
 
     def tensors(
-        self, config: Any, *, rank: int = 0, degree: int = 1, kv_replicas: int = 1
+        self,
+        config: Any,
+        *,
+        rank: int = 0,
+        degree: int = 1,
+        kv_replicas: int = 1,
+        experts: range | None = None,
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, array) in the in-memory layout, one stored tensor after the other.
 
@@ -69,12 +75,15 @@ class Checkpoint:
                 tie_word_embeddings.
             rank, degree, kv_replicas: yield only what this tensor-parallel rank of `degree` holds
                 (`glm.distributed.plan.local_shard`).
+            experts: of each layer, those to read; all unless given.
         Raises:
             GLMError: see `load_state`.
         """
         rows, torch_layout = self.rows(config)
         where = {"rank": rank, "degree": degree, "kv_replicas": kv_replicas, "torch_layout": torch_layout}
-        yield from stacked(self._read(rows, config, where), config, self.source)
+        experts = range(getattr(config, "n_routed_experts", 0)) if experts is None else experts
+        wanted = [row for row in rows if (expert := expert_of(row.memory[0])) is None or expert in experts]
+        yield from stacked(self._read(wanted, config, where), experts, self.source)
         for name in self.unknown(rows, config):
             yield name, np.array(self.ranks[0][name], order="C")
 

@@ -61,6 +61,7 @@ def with_experts(family: Any) -> Any:
 def check_experts(config: Any) -> None:
     """Raises GLMError where the numbers of experts and groups contradict each other, or ranks cannot divide them."""
     experts, groups = config.n_routed_experts, config.n_group
+    _check_expert_parallel(config)
     if not experts:
         return
     for name in ("moe_intermediate_size", "num_experts_per_tok", "n_group", "topk_group"):
@@ -81,5 +82,18 @@ def check_experts(config: Any) -> None:
             f"tensor_parallel_degree {config.tensor_parallel_degree} does not divide moe_intermediate_size "
             f"{config.moe_intermediate_size}: choose another"
         )
-    if config.sequence_parallel:
-        raise GLMError("sequence_parallel is not supported in models with experts: leave it out")
+
+
+def _check_expert_parallel(config: Any) -> None:
+    degree, experts = config.expert_parallel_degree, config.n_routed_experts
+    if degree == 1:
+        return
+    if not experts:
+        raise GLMError(f"expert_parallel_degree is {degree}, and this model has no experts: leave it out")
+    if config.tensor_parallel_degree > 1:
+        raise GLMError(
+            f"expert_parallel_degree is {degree} and tensor_parallel_degree {config.tensor_parallel_degree}, which "
+            "cuts every expert: choose one of them"
+        )
+    if degree < 1 or experts % degree:
+        raise GLMError(f"expert_parallel_degree {degree} does not divide n_routed_experts {experts}: choose another")

@@ -51,6 +51,8 @@ class ConfigFields(ExpertFields, LatentFields):
         partial_rotary_factor: float | None = None,
         rope_scaling: dict[str, Any] | None = None,
         sequence_parallel: bool = False,
+        expert_parallel_degree: int = 1,
+        expert_parallel_rank: int = 0,
         **kwargs,
     ):
         if family not in FAMILIES:
@@ -74,6 +76,7 @@ class ConfigFields(ExpertFields, LatentFields):
         self.rope_scaling, _ = read_rope_scaling(rope_scaling, max_position_embeddings)
         self.tensor_parallel_degree = max(self.tensor_parallel_degree, 1)  # PaddleNLP's default is -1
         self.sequence_parallel = sequence_parallel
+        self.expert_parallel_degree, self.expert_parallel_rank = expert_parallel_degree, expert_parallel_rank
         self.check()
 
     @classmethod
@@ -85,8 +88,8 @@ class ConfigFields(ExpertFields, LatentFields):
             if name in own or name in PADDLENLP_FIELDS or name in TRANSFORMERS_FIELDS:
                 continue
             elsewhere = {"rope_parameters": "rope_scaling", **shared.aliases, **shared.names}
-            meant = [elsewhere[name]] if name in elsewhere else get_close_matches(name, own, n=1)
-            meant = meant or get_close_matches(name, PADDLENLP_FIELDS, n=1)
+            close = get_close_matches(name, sorted({*own, *PADDLENLP_FIELDS}), n=1)
+            meant = [elsewhere[name]] if name in elsewhere else close
             hint = f"did you mean {meant[0]}?" if meant else "help(glm.GLMConfig) names those that it has"
             raise GLMError(f"{cls.__name__} has no field '{name}': {hint}")
 
@@ -158,6 +161,12 @@ class ConfigFields(ExpertFields, LatentFields):
     def local_shard(self, name: str) -> tuple[int, int]:
         """Which part of a weight this process has in memory, and of how many."""
         return local_shard(name, self.tensor_parallel_rank, self.tensor_parallel_degree, self.kv_replicas)
+
+    @property
+    def own_experts(self) -> range:
+        """Which experts of a layer this process has in memory."""
+        share = self.n_routed_experts // self.expert_parallel_degree
+        return range(self.expert_parallel_rank * share, (self.expert_parallel_rank + 1) * share)
 
     def require_trainable(self) -> None:
         """Raises UsageError where ranks hold copies of a key/value head: each would get another gradient."""

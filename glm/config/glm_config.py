@@ -32,6 +32,8 @@ class GLMConfig(ConfigFields, PretrainedConfig):
             "original_max_position_embeddings": 32768}, or of type linear or llama3.
         sequence_parallel: in training the ranks of tensor parallelism divide the tokens of a row among them where they
             do not divide weights (glm/distributed/sequence_parallel.py); in no config.json.
+        expert_parallel_degree, expert_parallel_rank: how many data-parallel ranks divide the experts among them, and
+            which of them this process is (glm/distributed/expert_parallel.py); in no config.json.
         norm_eps, embedding_dropout, attention_dropout, hidden_dropout, attention_bias: epsilon of the norms, dropout
             probabilities in training, whether queries, keys and values have a bias; the family's unless given.
         n_routed_experts, num_experts_per_tok, moe_intermediate_size, n_shared_experts, first_k_dense_replace, n_group,
@@ -54,7 +56,8 @@ class GLMConfig(ConfigFields, PretrainedConfig):
     Raises:
         GLMError: an unknown field, family or dtype, scaled positions that are not implemented, heads that do not
             divide the hidden size, or a tensor-parallel degree that does not divide heads and MLP, or that neither
-            divides the key/value heads nor is a multiple of them, or sequence_parallel with one rank.
+            divides the key/value heads nor is a multiple of them, or sequence_parallel with one rank, or an
+            expert-parallel degree that does not divide the experts.
     """
 
     model_type = "glm"

@@ -160,7 +160,8 @@ def rank_shape(name: str, shape: tuple[int, ...], degree: int, kv_replicas: int 
 def elements(shapes: Shapes, config: "GLMConfig") -> int:
     """How many numbers a rank holds of these weights."""
     degree, copies = config.tensor_parallel_degree, config.kv_replicas
-    return sum(prod(rank_shape(name, shape, degree, copies)) for name, shape in shapes.items())
+    held = {name: prod(rank_shape(name, shape, degree, copies)) for name, shape in shapes.items()}
+    return sum(n // (config.expert_parallel_degree if is_expert_stack(name) else 1) for name, n in held.items())
 
 
 def active_shapes(config: "GLMConfig") -> Shapes:

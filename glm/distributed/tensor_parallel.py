@@ -28,9 +28,11 @@ from glm.distributed.sequence_parallel import (
     GathersTokens,
     ScatteringEmbedding,
     ScatteringLinear,
+    gather_tokens,
     gather_whole,
     gathered_columns,
     own_share,
+    scatter_sum,
 )
 from glm.errors import UsageError
 from glm.kernels.activations import biased
@@ -226,6 +228,24 @@ class TokenShares(nn.Layer):
     def whole(self, hidden: Tensor) -> Tensor:
         """All hidden states [B, T, H], of the shares [B, T/n, H]."""
         return gather_whole(hidden, self.ranks.group) if self.divides else hidden
+
+    # In front of a layer that needs all tokens and knows no collectives, and behind it:
+
+    def gather(self, x: Tensor) -> Tensor:
+        """All tokens [B, T, …], of the shares [B, T/n, …]; each rank has a part of their gradient."""
+        return gather_tokens(x, self.ranks.group) if self.divides else x
+
+    def copy(self, x: Tensor) -> Tensor:
+        """`Ranks.copy`, where neither a `gather` in front nor `add_up_gradients` sums what each rank has."""
+        return x if self.divides else self.ranks.copy(x)
+
+    def add_up(self, x: Tensor) -> Tensor:
+        """The sum over the ranks, or the share [B, T/n, …] of it."""
+        return scatter_sum(x, self.ranks.group) if self.divides else self.ranks.add_up(x)
+
+    def once(self, x: Tensor) -> Tensor:
+        """What every rank has whole behind a `gather`, whose gradient must not count once for each of them."""
+        return x / self.ranks.degree + (x * (1 - 1 / self.ranks.degree)).detach() if self.divides else x
 
 
 def tensor_parallel() -> dict[str, int]:

@@ -8,6 +8,7 @@ both.
 
 from glm.config.fields import ConfigFields
 from glm.config.shapes import active_shapes, elements, lora_shapes, parameter_shapes
+from glm.errors import UsageError
 from glm.memory.generation import generation
 from glm.memory.run import FP32, Memory, Run
 from glm.memory.training import training
@@ -21,10 +22,14 @@ def estimate(config: ConfigFields, run: Run) -> Memory:
     """The memory of one rank: of the last one, which needs most where its part of the vocabulary is padded.
 
     Raises:
-        UsageError: training at a degree at which the model only predicts.
+        UsageError: training at a degree at which the model only predicts, or expert parallelism without training.
     """
     if run.train != "none":
         config.require_trainable()
+    elif config.expert_parallel_degree > 1:
+        raise UsageError(
+            f"expert_parallel_degree is {config.expert_parallel_degree} and train none: ranks share experts in training"
+        )
     weights = elements(parameter_shapes(config), config)
     adapters = elements(lora_shapes(config, run.r), config) if run.train == "lora" else 0
     trained = {"none": 0, "full": weights, "lora": adapters}[run.train]
@@ -39,7 +44,7 @@ def estimate(config: ConfigFields, run: Run) -> Memory:
         step_workspace=step_workspace,
         cache=cache,
         generation_workspace=generation_workspace,
-        active=elements(active_shapes(config), config) * run.weight_size,
+        active=elements(active_shapes(config), config.changed(expert_parallel_degree=1)) * run.weight_size,
     )
 
 

@@ -22,8 +22,8 @@ DESCRIPTION = f"""How much memory one device needs for a model, computed: nothin
   python -m glm.memory --preset glm-large-chinese --train full --dtype bfloat16 --fp16_opt_level O2 --recompute
   python -m glm.memory --preset glm-10b-chinese --train lora --dtype bfloat16 --fp16_opt_level O2 --device_memory 32
 
-With --device_memory it says which tensor-parallel degrees fit on devices of so many GiB; {HEADROOM:.0%} of each
-stays free for what is not computed here.
+With --device_memory it says which tensor-parallel degrees, or with --expert_parallel_degree which of those, fit on
+devices of so many GiB; {HEADROOM:.0%} of each stays free for what is not computed here.
 """
 
 
@@ -33,11 +33,13 @@ def main() -> None:
     name, run = _model(arguments), _run(arguments)
     degree = arguments.tensor_parallel_degree
     divides = arguments.sequence_parallel
-    config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree, sequence_parallel=divides)
+    shared = {"sequence_parallel": divides, "expert_parallel_degree": arguments.expert_parallel_degree}
+    config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree, **shared)
     memory = estimate(config, run)
-    print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}, a rank", memory, run)
+    experts = f", expert-parallel degree {config.expert_parallel_degree}" if config.expert_parallel_degree > 1 else ""
+    print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}{experts}, a rank", memory, run)
     if config.n_routed_experts:
-        whole = config.changed(tensor_parallel_degree=1, sequence_parallel=False)
+        whole = config.changed(tensor_parallel_degree=1, sequence_parallel=False, expert_parallel_degree=1)
         stored, used = elements(parameter_shapes(whole), whole), elements(active_shapes(whole), whole)
         print(
             f"stored: {stored / 1e9:.2f} billion weights, of which a token is multiplied by {used / 1e9:.2f} billion "
@@ -46,6 +48,8 @@ def main() -> None:
         )
     if arguments.device_memory is not None:
         degrees = {d: {"tensor_parallel_degree": d, "sequence_parallel": divides and d > 1} for d in DEGREES}
+        if config.expert_parallel_degree > 1:
+            degrees = {d: {"expert_parallel_degree": d} for d in DEGREES}
         print_fits(lambda d: config.changed(**degrees[d]), run, arguments.device_memory)
 
 
@@ -56,6 +60,7 @@ def _parse() -> Namespace:
     model("--model_name_or_path", help="a directory with a config.json, instead of a preset")
     model("--tensor_parallel_degree", type=int, default=1, help="devices that share one model")
     model("--sequence_parallel", action="store_true", help="in training they share the tokens between matrices, too")
+    model("--expert_parallel_degree", type=int, default=1, help="data-parallel devices that divide the experts")
     run = parser.add_argument_group("run").add_argument
     run("--train", choices=TRAIN, default=Run.train, help="none: generation only")
     run("--dtype", choices=DTYPES, default=Run.dtype, help="of the arithmetic")
@@ -74,8 +79,9 @@ def _parse() -> Namespace:
 def _model(arguments: Namespace) -> str:
     if (arguments.preset is None) == (arguments.model_name_or_path is None):
         raise UsageError("give either --preset or --model_name_or_path (see --help)")
-    if arguments.tensor_parallel_degree < 1:
-        raise UsageError(f"tensor_parallel_degree is {arguments.tensor_parallel_degree}, and must be at least 1")
+    for name in ("tensor_parallel_degree", "expert_parallel_degree"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"{name} is {getattr(arguments, name)}, and must be at least 1")
     if arguments.device_memory is not None and not arguments.device_memory > 0:
         raise UsageError(f"device_memory is {arguments.device_memory} GiB, and must be above 0")
     if arguments.preset is not None and preset_name(arguments.preset) not in PRESETS:
@@ -112,7 +118,7 @@ def print_memory(title: str, memory: Memory, run: Run) -> None:
 
 
 def print_fits(configure: Callable[[int], ConfigFields], run: Run, device_memory: float) -> None:
-    """A row per tensor-parallel degree: what a rank needs, and whether a device has it."""
+    """A row per degree: what a rank needs, and whether a device has it."""
     usable = (1 - HEADROOM) * device_memory
     title = f"devices of {device_memory:g} GiB, {usable:.3g} GiB of them usable"
     table = Table("degree", "a rank needs", "fits")

@@ -105,13 +105,15 @@ def _frozen(config: ConfigFields, run: Run, sizes: Sizes) -> int:
 
 
 def _matrices(config: ConfigFields) -> int:
-    shapes = block_shapes(config, sparse=config.n_routed_experts > 0).values()
-    return sum(prod(shape) for shape in shapes if len(shape) > 1)
+    """Numbers of a block's matrices, of experts those that a rank of them has."""
+    shapes = block_shapes(config, sparse=config.n_routed_experts > 0).items()
+    sizes = {name: prod(shape) for name, shape in shapes if len(shape) > 1}
+    return sum(n // (config.expert_parallel_degree if "experts." in name else 1) for name, n in sizes.items())
 
 
 def _mlp_weight(config: ConfigFields) -> int:
-    """Numbers of a rank's part of one weight of an MLP; of all experts of a layer together."""
-    widest = max(config.intermediate_size, config.n_routed_experts * config.moe_intermediate_size)
+    """Numbers of a rank's part of one weight of an MLP; of all its experts of a layer together."""
+    widest = max(config.intermediate_size, len(config.own_experts) * config.moe_intermediate_size)
     return widest * config.hidden_size // config.tensor_parallel_degree
 
 
@@ -167,7 +169,9 @@ def _mlp_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -
     last = block.mlp + sizes.inner * sizes.half + (weight if run.train == "full" else 0) + _stream(run, sizes, 2)
     activation = mlp.backward * sizes.inner * size + _stream(run, sizes, 1)
     around = block.start + block.linear + block.second + block.behind // 2 + block.masks // 2 + block.scores
-    return around + block.casts + max(last, activation) + _waiting_gradient(config, run, sizes)
+    # Of pairs that travel: as they leave, as they arrive, and sorted.
+    travel = 3 * sizes.pairs * sizes.half if config.expert_parallel_degree > 1 else 0
+    return around + block.casts + max(last, activation) + travel + _waiting_gradient(config, run, sizes)
 
 
 def _attention_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -> int:

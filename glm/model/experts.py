@@ -14,8 +14,10 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from glm.distributed.expert_parallel import ExpertRanks
 from glm.distributed.plan import COLUMN, PLAN
-from glm.distributed.tensor_parallel import Ranks
+from glm.distributed.tensor_parallel import Ranks, TokenShares
+from glm.errors import UsageError
 from glm.kernels.activations import gated
 from glm.model.attention_choice import compute_dtype
 from glm.model.layers import ACTIVATIONS, MLPS
@@ -32,17 +34,23 @@ def mlp(config, layer: int) -> nn.Layer:
 
 
 class SparseMLP(nn.Layer):
-    """Router, experts, and the experts that every token takes."""
+    """Router, experts, and the experts that every token takes.
+
+    Under sequence parallelism the routed ones see all tokens, since each rank has a part of every expert.
+    """
 
     def __init__(self, config):
         super().__init__()
+        self.tokens = TokenShares(Ranks(config))
         self.gate, self.experts = Router(config), Experts(config)
         shared = config.n_shared_experts * config.moe_intermediate_size
         self.shared_experts = MLPS[config.mlp_type](config, shared) if shared else None
 
     def forward(self, x_BTH: Tensor) -> Tensor:
-        x_MH = x_BTH.flatten(0, 1)
-        routed_BTH = self.experts(x_MH, *self.gate(x_MH)).reshape([dim(x_BTH, 0), dim(x_BTH, 1), -1])
+        all_BTH = self.tokens.gather(x_BTH)
+        x_MH = all_BTH.flatten(0, 1)
+        parts_MH = self.experts(x_MH, *self.gate(x_MH))
+        routed_BTH = self.tokens.add_up(parts_MH.reshape([dim(all_BTH, 0), dim(all_BTH, 1), -1]))
         return routed_BTH if self.shared_experts is None else routed_BTH + self.shared_experts(x_BTH)
 
 
@@ -60,6 +68,7 @@ class Router(nn.Layer):
         self.register_buffer("e_score_correction_bias", paddle.zeros([experts], dtype="float32"))
         self.top_k, self.groups, self.top_groups = config.num_experts_per_tok, config.n_group, config.topk_group
         self.normalises, self.scale = config.norm_topk_prob, config.routed_scaling_factor
+        self.tokens = TokenShares(Ranks(config))
         self.watch: Callable[[Tensor, Tensor], Tensor] | None = None  # of glm/model/balance.py
         self.balance_loss: Tensor | None = None  # of the last call, in training
 
@@ -69,7 +78,7 @@ class Router(nn.Layer):
             scores_MA = paddle.nn.functional.sigmoid(paddle.matmul(x_MH.astype("float32"), self.weight))
             chosen_MJ = self.choose(scores_MA)
             if self.watch and self.training:
-                self.balance_loss = self.watch(scores_MA, chosen_MJ)
+                self.balance_loss = self.tokens.once(self.watch(scores_MA, chosen_MJ))
             weights_MJ = paddle.take_along_axis(scores_MA, chosen_MJ, axis=1)
             if self.normalises:
                 weights_MJ = weights_MJ / (weights_MJ.sum(axis=1, keepdim=True) + _TINY)
@@ -97,6 +106,7 @@ class Experts(nn.Layer):
     """Gated MLPs side by side: one weight [A, I, O] for each projection of all of them.
 
     Under tensor parallelism every rank has a part of each expert, as of a dense MLP: what it gives is a part of a sum.
+    Under expert parallelism it has some experts whole, and pairs travel to the ranks of theirs, and back.
     """
 
     def __init__(self, config):
@@ -105,29 +115,38 @@ class Experts(nn.Layer):
         self.gate_proj = StackedLinear(config, "gate_proj", width, inner)
         self.up_proj = StackedLinear(config, "up_proj", width, inner)
         self.down_proj = StackedLinear(config, "down_proj", inner, width)
-        self.activation, self.ranks = ACTIVATIONS[config.hidden_act], Ranks(config)
+        self.activation, self.tokens = ACTIVATIONS[config.hidden_act], TokenShares(Ranks(config))
+        self.count, self.owners = config.n_routed_experts, ExpertRanks(config)
 
     def forward(self, x_MH: Tensor, chosen_MJ: Tensor, weights_MJ: Tensor) -> Tensor:
-        """[M, H], in the dtype of x.
+        """This rank's part of the sum [M, H], in the dtype of x.
 
         Args:
-            chosen_MJ: int64. weights_MJ: float32, the same on every rank.
+            chosen_MJ: int64. weights_MJ: float32, the same on every tensor-parallel rank.
+
+        Raises:
+            UsageError: ranks share the experts, and this is no training, in which they come here together.
         """
         if not paddle.in_dynamic_mode():
             return self._all_on_every_token(x_MH, chosen_MJ, weights_MJ)
-        x_MH, weights_MJ = self.ranks.copy(x_MH), self.ranks.copy(weights_MJ)
-        pairs = Pairs(chosen_MJ, self.gate_proj.weight.shape[0])
-        x_ZH = SortPairs.apply(x_MH, pairs)
-        inner = gated(self.activation, (proj(x_ZH, pairs.counts) for proj in (self.gate_proj, self.up_proj)))
-        y_MJH = UnsortPairs.apply(self.down_proj(inner, pairs.counts), pairs)
+        if self.owners.degree > 1 and not self.training:
+            raise UsageError(
+                f"{self.owners.degree} ranks share the experts of this model (expert_parallel_degree), which trains "
+                "and does nothing else: save it, and load it whole"
+            )
+        x_MH, weights_MJ = self.tokens.copy(x_MH), self.tokens.copy(weights_MJ)
+        pairs = Pairs(chosen_MJ, self.count)
+        travel = self.owners.travel(pairs.counts)
+        x_YH = travel.there(SortPairs.apply(x_MH, pairs))
+        inner = gated(self.activation, (proj(x_YH, travel.counts) for proj in (self.gate_proj, self.up_proj)))
+        y_MJH = UnsortPairs.apply(travel.back(self.down_proj(inner, travel.counts)), pairs)
         with paddle.amp.auto_cast(enable=False):
             y_MH = paddle.matmul(weights_MJ.unsqueeze(1), y_MJH.astype("float32")).squeeze(1)
-        return self.ranks.add_up(y_MH.astype(x_MH.dtype))
+        return y_MH.astype(x_MH.dtype)
 
     def _all_on_every_token(self, x_MH: Tensor, chosen_MJ: Tensor, weights_MJ: Tensor) -> Tensor:
         """As `forward`, for graphs, whose shapes depend on no numbers: A / J times the products, most of them by 0."""
-        experts = self.gate_proj.weight.shape[0]
-        weights_MA = (F.one_hot(chosen_MJ, experts) * weights_MJ.unsqueeze(-1)).sum(axis=1)
+        weights_MA = (F.one_hot(chosen_MJ, self.count) * weights_MJ.unsqueeze(-1)).sum(axis=1)
         gate_AMI, up_AMI = (paddle.matmul(x_MH.unsqueeze(0), part.weight) for part in (self.gate_proj, self.up_proj))
         inner_MAI = (self.activation(gate_AMI) * up_AMI).transpose([1, 0, 2])
         inner_MAI = inner_MAI * weights_MA.unsqueeze(-1).astype(inner_MAI.dtype)
@@ -135,7 +154,7 @@ class Experts(nn.Layer):
 
 
 class StackedLinear(nn.Layer):
-    """The projection of every expert, rows sorted by expert: [Z, I] → [Z, O], without bias.
+    """The projection of every expert of this rank, rows sorted by expert: [Z, I] → [Z, O], without bias.
 
     Args:
         name: of the plan, which cuts the weight [A, I, O] as it cuts the dense one.
@@ -148,7 +167,7 @@ class StackedLinear(nn.Layer):
             out_features //= degree
         else:
             in_features //= degree
-        self.weight = self.create_parameter([config.n_routed_experts, in_features, out_features])
+        self.weight = self.create_parameter([len(config.own_experts), in_features, out_features])
         self.weight.is_distributed = degree > 1  # Paddle's norms of gradients ask so
         self.adapter: Callable[[Tensor, Tensor, list[int]], Tensor] | None = None  # glm/model/expert_lora.py
 

@@ -8,8 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from glm.distributed.plan import rank_part
-from glm.model.parameters import full_shape, set_parameter
+from glm.model.parameters import full_shape, own_part, set_parameter
 
 _skipped = False
 _given_seed: int | None = None
@@ -66,7 +65,7 @@ def randomise_adapter(model: nn.Layer, seed: int) -> None:
 
 
 def _set_part(parameter: paddle.Tensor, name: str, array: np.ndarray, config) -> None:
-    set_parameter(parameter, rank_part(name, array, *config.local_shard(name)))
+    set_parameter(parameter, own_part(name, array, config))
 
 
 @contextmanager

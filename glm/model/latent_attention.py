@@ -17,7 +17,7 @@ import paddle
 from paddle import Tensor, nn
 
 from glm.config.latents import NORM_EPS
-from glm.distributed.tensor_parallel import Ranks, linear
+from glm.distributed.tensor_parallel import Ranks, TokenShares, linear
 from glm.model.attention import CachedAttention
 from glm.model.layers import AttentionFn, RMSNorm, SelfAttention
 
@@ -43,13 +43,14 @@ class LatentAttention(nn.Layer):
         of_latent = heads * (self.unrotated + self.value_dim)
         self.kv_b_proj = linear(config, "kv_b_proj", self.latent_dim, of_latent, bias=False)
         self.o_proj = linear(config, "o_proj", heads * self.value_dim, hidden, bias)
-        self.num_heads, self.ranks = self.q_b_proj.weight.shape[1] // self.head_dim, Ranks(config)
+        self.num_heads, self.tokens = self.q_b_proj.weight.shape[1] // self.head_dim, TokenShares(Ranks(config))
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTH))).reshape([0, 0, self.num_heads, self.head_dim])
         latent, rotated = self.kv_a_proj_with_mqa(x_BTH).split([self.latent_dim, -1], axis=-1)
         q_BTND, q_rotated = q[..., : self.unrotated], q[..., self.unrotated :]
-        latent_BTC, (q_BTNR, k_BT1R) = self.kv_a_layernorm(latent), rotate(q_rotated, rotated.unsqueeze(2))
+        rotated_BT1R = self.tokens.gather(rotated.unsqueeze(2))  # as kv_b_proj does with the latents
+        latent_BTC, (q_BTNR, k_BT1R) = self.kv_a_layernorm(latent), rotate(q_rotated, rotated_BT1R)
         if isinstance(attention_fn, OverLatents):
             latent_BT1W = paddle.concat([latent_BTC.unsqueeze(2), k_BT1R], axis=-1)
             context_BTNV = self._absorbed(q_BTND, q_BTNR, latent_BT1W, attention_fn)
@@ -64,7 +65,7 @@ class LatentAttention(nn.Layer):
         """Keys [B, T, N, D] and values [B, T, N, V]. Each rank's heads give a part of the rotated key's gradient."""
         both = self.kv_b_proj(latent_BTC).reshape([0, 0, self.num_heads, self.unrotated + self.value_dim])
         k_BTND, v_BTNV = both[..., : self.unrotated], both[..., self.unrotated :]
-        rotated = self.ranks.copy(rotated_BT1R)
+        rotated = self.tokens.copy(rotated_BT1R)
         rotated_BTNR = rotated.expand([*k_BTND.shape[:3], rotated.shape[-1]])
         return paddle.concat([k_BTND, rotated_BTNR], axis=-1), v_BTNV
 

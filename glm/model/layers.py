@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.distributed.tensor_parallel import Ranks, columns, dropout, linear, sum_of_rows
+from glm.distributed.tensor_parallel import Ranks, TokenShares, columns, dropout, linear, sum_of_rows
 from glm.kernels import serves
 from glm.kernels.activations import gated, gelu_tanh, silu
 from glm.kernels.norms import layer_norm, rms_norm
@@ -94,10 +94,10 @@ class HeadNorm(RMSNorm):
 
     def __init__(self, config):
         super().__init__(config, config.head_dim)
-        self.ranks = Ranks(config)
+        self.tokens = TokenShares(Ranks(config))
 
     def forward(self, x_BTND: Tensor) -> Tensor:
-        return self._normed(x_BTND, self.ranks.copy(self.weight))
+        return self._normed(x_BTND, self.tokens.copy(self.weight))
 
 
 class SelfAttention(nn.Layer):

@@ -23,7 +23,7 @@ from glm.checkpoint.adapter_trainable import UntrainableAdapter, check_adapter, 
 from glm.checkpoint.expert_stacks import stack_name, unstacked
 from glm.checkpoint.write import write_pdparams
 from glm.config.shapes import is_expert_stack
-from glm.distributed.plan import PLAN, ROW, rank_part
+from glm.distributed.plan import PLAN, ROW
 from glm.distributed.tensor_parallel import OwnDropout, has_own_tokens, linear
 from glm.errors import GLMError
 from glm.files.atomic import atomic_file, write_json
@@ -32,7 +32,7 @@ from glm.model.experts import StackedLinear
 from glm.model.init import draw_seed, randomise_adapter, undrawn
 from glm.model.lora_layers import divide_tokens
 from glm.model.network import GLMNetwork
-from glm.model.parameters import full_shape, full_weight, set_parameter
+from glm.model.parameters import full_shape, full_weight, own_part, set_parameter
 
 # Of these a model has those of one kind of attention.
 _QUERIES_KEYS_VALUES = ["q_proj", "k_proj", "v_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]
@@ -72,7 +72,7 @@ class GLMLoRAModel(LoRAModel):
         config, parameters = self.model.config, self._adapter_parameters()
         check_adapter(adapter, {name: full_shape(name, p, config) for name, p in parameters.items()}, directory)
         for name, parameter in parameters.items():
-            set_parameter(parameter, rank_part(name, adapter[name], *config.local_shard(name)))
+            set_parameter(parameter, own_part(name, adapter[name], config))
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -202,7 +202,7 @@ def merge_adapter(model: GLMNetwork, directory: str | Path) -> GLMNetwork:
     parameters = model.state_dict()
     tensors = ((name, full_weight(name, parameter, config)) for name, parameter in before.items())
     for name, array in merged(tensors, adapter, config):
-        set_parameter(parameters[name], rank_part(name, array, *config.local_shard(name)))
+        set_parameter(parameters[name], own_part(name, array, config))
     return model
 
 
@@ -269,7 +269,9 @@ def _drop_own_features(model: GLMNetwork) -> None:
     """
     for name, layer in model.named_sublayers():
         kind = name.rpartition(".")[2]
-        own = PLAN.get(kind) == ROW or has_own_tokens(model.config, kind)
+        # Experts see all tokens.
+        divided = has_own_tokens(model.config, kind) and not isinstance(layer, StackedLinear)
+        own = PLAN.get(kind) == ROW or divided
         if own and isinstance(getattr(layer, "lora_dropout", None), nn.Dropout):
             layer.lora_dropout = OwnDropout(layer.lora_dropout.p, model.ranks)
 

@@ -4,7 +4,7 @@ What crosses between the ranks for an adapter has its rank r as width, in place 
 """
 
 from paddle import Tensor, nn
-from paddlenlp.peft.lora.lora_layers import ColumnParallelLoRALinear, RowParallelLoRALinear
+from paddlenlp.peft.lora.lora_layers import ColumnParallelLoRALinear, LoRALinear, RowParallelLoRALinear
 
 from glm.distributed.plan import split_axis
 from glm.distributed.sequence_parallel import (
@@ -40,15 +40,16 @@ class ScatteringLoRA(ScattersTokens, RowParallelLoRALinear):
 
 
 _LAYERS = {ColumnParallelLoRALinear: GatheringLoRA, RowParallelLoRALinear: ScatteringLoRA}
+_ADAPTED = (LoRALinear, *_LAYERS)  # the first one is whole on every rank
 
 
 def divide_tokens(model: nn.Layer) -> None:
     """Makes the adapters that PaddleNLP put into a `GLMNetwork` those of this module."""
     adapters = []
     for name, layer in model.named_sublayers():
-        if type(layer) in _LAYERS and has_own_tokens(model.config, name.rpartition(".")[2]):
+        if isinstance(layer, _ADAPTED) and has_own_tokens(model.config, name.rpartition(".")[2]):
             # PaddleNLP chooses the class itself, and leaves no way to give it another one.
-            layer.__class__ = _LAYERS[type(layer)]
+            layer.__class__ = _LAYERS.get(type(layer), type(layer))
             parts = layer.named_parameters(name, include_sublayers=False)
             adapters += [p for part, p in parts if ".lora_" in part and split_axis(part) is None]
     add_up_gradients(model, model.ranks, adapters)

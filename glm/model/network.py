@@ -137,11 +137,11 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
             visible_rows = derived_rows(attention_mask, prefix_length)
         attention, mask = self._attention(shares.even(visible_rows))
         attention_fn = attention(mask, self.n_rep, self._attention_dropout())
+        labels = None if labels is None else shares.even(labels, padding=-1)
         with self._counted(attention_mask, position_ids, labels):
             hidden_BTH = self.model(input_ids, position_ids, [attention_fn] * self.config.num_hidden_layers)
         if labels is None:
             return self.logits(shares.real(hidden_BTH, tokens))
-        labels = shares.even(labels, padding=-1)
         # The head is the largest matmul of a small model: run it on the trained tokens only.
         trained_M = paddle.nonzero(labels.flatten() >= 0).flatten()
         hidden_MH = paddle.index_select(hidden_BTH.flatten(0, 1), trained_M)

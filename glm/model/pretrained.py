@@ -16,8 +16,9 @@ from glm.config.glm_config import GLMConfig
 from glm.config.hub import download_model
 from glm.config.presets import PRESETS, UNTRAINED_PRESETS, bundled_tokenizer, is_directory, preset_name
 from glm.device.probe import usable_dtype
+from glm.distributed.expert_parallel import ExpertRanks
 from glm.distributed.plan import shard_to_save
-from glm.distributed.tensor_parallel import tensor_parallel
+from glm.distributed.tensor_parallel import Ranks, tensor_parallel
 from glm.model.init import seeded, without_initialisation
 from glm.model.parameters import as_numpy, full_shape, full_weight, set_parameter
 
@@ -40,7 +41,8 @@ class CheckpointMixin:
                 half-precision matmul.
             from_scratch: random weights in the shape of the preset or of the directory's config.json.
             overrides: fields of `GLMConfig` to change. tensor_parallel_degree and tensor_parallel_rank are this
-                process's unless given, and its part of the weights is read.
+                process's unless given, and its part of the weights is read; of experts those of
+                expert_parallel_degree and expert_parallel_rank.
 
         Raises:
             GLMError: nothing there, a damaged or foreign file, weights that do not fit the config.json.
@@ -79,8 +81,9 @@ class CheckpointMixin:
         parameters = self.state_dict()
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         found = {}
-        rank, degree = config.tensor_parallel_rank, config.tensor_parallel_degree
-        for name, array in checkpoint.tensors(config, rank=rank, degree=degree, kv_replicas=config.kv_replicas):
+        own = {"rank": config.tensor_parallel_rank, "degree": config.tensor_parallel_degree}
+        own |= {"kv_replicas": config.kv_replicas, "experts": config.own_experts}
+        for name, array in checkpoint.tensors(config, **own):
             found[name] = SimpleNamespace(shape=array.shape)
             if shapes.get(name) == array.shape:
                 set_parameter(parameters[name], array)
@@ -101,13 +104,13 @@ class CheckpointMixin:
         is_main_process: bool = True,
         **kwargs,
     ) -> None:
-        """Writes weights and config.json, each file whole or not at all. All tensor-parallel ranks must call it.
+        """Writes weights and config.json, each file whole or not at all. All ranks that share the weights must call it.
 
         Args:
             save_directory: created where it is missing.
             weight_format: `safetensors`: model.safetensors, or with several ranks, each of which writes a part of the
                 whole weights, model-0000K-of-0000N.safetensors and an index. `pdparams`: model_state.pdparams, or with
-                several ranks, each of which writes what it holds, model_state.tpNN.pdparams.
+                several tensor-parallel ranks, each of which writes what it holds, model_state.tpNN.pdparams.
             merge_tensor_parallel: one file, although there are several ranks.
             is_main_process: whether this process writes what only one may write.
             kwargs: what PaddleNLP's Trainer passes besides.
@@ -116,7 +119,11 @@ class CheckpointMixin:
         directory.mkdir(parents=True, exist_ok=True)
         shards = 1
         kept = self._keep_predictor(directory, weight_format, is_main_process)
-        if self.ranks.degree == 1 or merge_tensor_parallel:
+        if (
+            self.sharers.degree == 1
+            or merge_tensor_parallel
+            or (weight_format == "pdparams" and self.ranks.degree == 1)
+        ):
             self._save_whole(directory, weight_format, is_main_process)
         elif weight_format == "pdparams":
             self._save_shard(directory)
@@ -166,8 +173,14 @@ class CheckpointMixin:
         if rank == 0:
             finish_shards(directory, degree=degree)
 
+    @property
+    def sharers(self) -> Ranks | ExpertRanks:
+        """The ranks that have a part of this model each."""
+        experts = ExpertRanks(self.config)
+        return experts if experts.degree > 1 else self.ranks
+
     def _save_part(self, directory: Path) -> None:
-        rank, degree, parameters = self.ranks.rank, self.ranks.degree, self.state_dict()
+        rank, degree, parameters = self.sharers.rank, self.sharers.degree, self.state_dict()
         shapes = {name: tuple(full_shape(name, p, self.config)) for name, p in parameters.items()}
         writer = assign_weights(shapes, self.config, degree)
         state = {}
@@ -175,7 +188,7 @@ class CheckpointMixin:
             array = full_weight(name, parameter, self.config)
             state |= {name: array} if writer[name] == rank else {}
         save_part(directory, state, self.config, part=rank, parts=degree)
-        self.ranks.barrier()
+        self.sharers.barrier()
         if rank == 0:
             save_index(directory, self.config, parts=degree)
 

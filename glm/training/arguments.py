@@ -11,7 +11,7 @@ from glm.cli.console import note
 from glm.cli.script import HelpFormatter, unknown_argument
 from glm.device.choice import check_dtype, choose_device
 from glm.device.probe import default_dtype, require
-from glm.distributed.processes import check_degrees, code_version, require_agreement
+from glm.distributed.processes import check_degrees, code_version, process_count, require_agreement
 from glm.errors import UsageError
 from glm.training.flags import (
     HELP_ALL,
@@ -72,21 +72,33 @@ class GLMTrainingArguments(TrainingFlags, TrainingArguments):
         refuse_unsupported(self)
         if self.sequence_parallel:
             check_sequence_parallel(self)
+        if self.expert_parallel_degree > 1:
+            check_expert_parallel(self)
         check_degrees(self.tensor_parallel_degree, self.sharding_parallel_degree, self.device)
         require_agreement({"the code": code_version(), "the arguments": command_line(sys.argv[1:])})
         # PaddleNLP turns --do_eval into an evaluation at every --logging_steps; without --eval_steps, the end is meant.
         only_at_end = self.do_eval and str(self.evaluation_strategy) == "no" and not self.eval_steps
         self.do_eval = self.do_eval and not only_at_end
+        # PaddleNLP has ranks of sharding share experts, and asserts that there are no others.
+        expert_parallel_degree, self.expert_parallel_degree = self.expert_parallel_degree, -1
         super().__post_init__()
+        self.expert_parallel_degree = expert_parallel_degree
         self.do_eval = self.do_eval or only_at_end
+
+    @property
+    def should_save_model_state(self) -> bool:
+        """Whether this process is among those that write the model together."""
+        return super().should_save_model_state or self.process_index < self.expert_parallel_degree
 
 
 def refuse_unsupported(args: TrainingArguments) -> None:
     """Raises UsageError for what PaddleNLP's arguments offer and this model, or its checkpoints, cannot do."""
-    for name in ("pipeline", "sep", "context", "expert"):
+    for name in ("pipeline", "sep", "context", "expert_tensor"):
         degree = getattr(args, f"{name}_parallel_degree")
         if degree > 1:
             raise UsageError(f"{name}_parallel_degree is {degree}, and is not supported: use --tensor_parallel_degree")
+    if args.use_expert_parallel:
+        raise UsageError("use_expert_parallel is not supported: use --expert_parallel_degree, with a number of ranks")
     if "split_param" in args.sharding_parallel_config:
         raise UsageError("sharding_parallel_config split_param is not supported: a run with it cannot be resumed")
     if "stage3" in str(args.sharding):
@@ -103,6 +115,28 @@ def refuse_unsupported(args: TrainingArguments) -> None:
     for name, (unused, instead) in NOT_IN_EVALUATION.items():
         if getattr(args, name) != unused:
             raise UsageError(f"{name} is {getattr(args, name)}, and evaluation has no use for it: {instead}")
+
+
+def check_expert_parallel(args: TrainingArguments) -> None:
+    """Raises UsageError for what ranks that share experts cannot do, and where they are no whole groups."""
+    degree, count = args.expert_parallel_degree, process_count()
+    if count % degree:
+        raise UsageError(
+            f"expert_parallel_degree is {degree}, and {count} process{'es were' if count > 1 else ' was'} launched: "
+            f"start a multiple of {degree} with python -m paddle.distributed.launch"
+        )
+    evaluates = args.do_eval or args.do_predict or str(args.evaluation_strategy) != "no"
+    refused = {
+        f"tensor_parallel_degree {args.tensor_parallel_degree}": args.tensor_parallel_degree > 1,
+        f"sharding {args.sharding}": bool(args.sharding),
+        "fp16, of which each rank would judge the overflow of its own experts": args.fp16,
+        "amp_master_grad": args.amp_master_grad,
+        "unified_checkpoint": args.unified_checkpoint,
+        "do_export": args.do_export,
+        "evaluation, in which ranks have texts of different lengths (evaluate what the run saves)": evaluates,
+    }
+    for what in (what for what, asked in refused.items() if asked):
+        raise UsageError(f"expert_parallel_degree is {degree}, and goes without {what}: leave one of them out")
 
 
 def check_sequence_parallel(args: TrainingArguments) -> None:

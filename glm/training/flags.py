@@ -304,6 +304,7 @@ MOST_USED: dict[str, tuple[object, str]] = {
     "recompute": (False, "Keep block inputs only, and compute the blocks twice."),
     "tensor_parallel_degree": (-1, "Devices that share one model."),
     "sequence_parallel": (False, "Those devices also share the tokens between the layers' matrices: less memory."),
+    "expert_parallel_degree": (-1, "Of models with experts: data-parallel devices that divide the experts among them."),
     "sharding": ("", "stage1 or stage2: devices share optimizer states, and gradients."),
     "sharding_parallel_degree": (-1, "Devices that sharding uses."),
     "seed": (42, "Of the order of rows, of dropout and of new weights."),

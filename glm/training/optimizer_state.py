@@ -4,7 +4,7 @@ PaddleNLP saves what `optimizer.state_dict()` gives, under names that count up t
 the run that wrote it. Here an entry is `<weight's name>.<moment1_0 | moment2_0 | beta1_pow_acc_0 | …>`, with
 `master_weights` for the float32 copy of a half-precision weight. Moments have the shape of their weight, so the plan
 (glm/distributed/plan.py) cuts and joins them as it does weights. Files: `optimizer[.tpNN][_shardNN].pdopt`, one per
-rank.
+rank. Of ranks that share the experts each writes a shard: those of its experts, one by one, and the first one the rest.
 """
 
 import re
@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from glm.checkpoint.expert_stacks import expert_name, expert_of, stack_name
 from glm.checkpoint.write import write_pdparams
+from glm.config.shapes import is_expert_stack
 from glm.distributed.plan import is_padded, rank_part, split_axis, whole
 from glm.errors import GLMError
 from glm.pickles.unpickle import load_pdparams
@@ -24,17 +26,29 @@ _DEGREES = "degrees"  # tensor-parallel and sharding degree of the run that wrot
 _FILE = re.compile(r"optimizer(?:\.(?:tp(\d{2,}))?_?(?:shard(\d{2,}))?)?\.pdopt")
 
 
-def save_optimizer(path: Path, optimizer, names: Mapping[str, str], degrees: tuple[int, int]) -> None:
+def save_optimizer(path: Path, optimizer, names: Mapping[str, str], degrees: tuple[int, int], config) -> None:
     """Writes this rank's entries.
 
     Args:
         names: of the weights, by their parameter's own name (`Tensor.name`).
-        degrees: tensor-parallel and sharding degree.
+        degrees: tensor-parallel and sharding degree; of ranks that share experts, how many they are, for the latter.
+        config: of the model.
     """
     state = {_DEGREES: np.array(degrees, dtype="int64")}
     for key, tensor in _flat(optimizer.state_dict()):
-        state[_disk_name(key, names)] = tensor.numpy()
+        state |= _of_rank(_disk_name(key, names), tensor.numpy(), config)
     write_pdparams(path, state)
+
+
+def _of_rank(name: str, array: np.ndarray, config) -> dict[str, np.ndarray]:
+    """What this rank writes of an entry."""
+    if config.expert_parallel_degree == 1:
+        return {name: array}
+    weight, kind = name.rsplit(".", 1)
+    if is_expert_stack(weight) and array.ndim == 3:
+        singles = zip(config.own_experts, array, strict=True)
+        return {f"{expert_name(weight, expert)}.{kind}": part for expert, part in singles}
+    return {name: array} if config.expert_parallel_rank == 0 else {}
 
 
 def load_optimizer(directory: Path, optimizer, names: Mapping[str, str], config) -> None:
@@ -43,12 +57,12 @@ def load_optimizer(directory: Path, optimizer, names: Mapping[str, str], config)
     Args:
         directory: of the checkpoint.
         names: as in `save_optimizer`, of the weights of this rank.
-        config: of the model: tensor-parallel rank and degree, vocab_size.
+        config: of the model: this rank's place, vocab_size.
 
     Raises:
         GLMError: files that are missing, damaged, or of another model.
     """
-    entries = _by_name(_read_files(directory))
+    entries = _by_name(_read_files(directory), config.own_experts)
     own = {own_name: parameter for parameter, own_name in names.items()}
     state: dict = {MASTER: {}}
     for name, parts in entries.items():
@@ -111,14 +125,26 @@ def file_name(tp_rank: int, tp_degree: int, shard_rank: int, shard_degree: int) 
     return f"optimizer.{'_'.join(ranks)}.pdopt" if ranks else "optimizer.pdopt"
 
 
-def _by_name(files: Mapping[tuple[int, int], Mapping[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    """Entry → its parts in the order of the tensor-parallel ranks; sharding ranks hold different entries."""
+def _by_name(files: Mapping[tuple[int, int], Mapping[str, np.ndarray]], experts: range) -> dict[str, list[np.ndarray]]:
+    """Entry → its parts in the order of the tensor-parallel ranks; sharding ranks hold different entries.
+
+    Args:
+        experts: of each layer, those that are wanted.
+    """
     parts: dict[str, dict[int, np.ndarray]] = {}
+    singles: dict[str, dict[int, np.ndarray]] = {}
     for (tp, _), state in files.items():
         for name in state:
-            if name != _DEGREES:
-                parts.setdefault(name, {})[tp] = state[name]
-    return {name: [by_rank[rank] for rank in sorted(by_rank)] for name, by_rank in parts.items()}
+            weight, _, kind = name.rpartition(".")
+            expert = expert_of(weight)
+            if expert in experts:
+                singles.setdefault(f"{stack_name(weight)}.{kind}", {})[expert] = state[name]
+            elif expert is None and name != _DEGREES:
+                array = state[name]
+                own = slice(experts.start, experts.stop) if is_expert_stack(weight) and array.ndim == 3 else ...
+                parts.setdefault(name, {})[tp] = array[own]
+    stacks = {name: [np.stack([each[expert] for expert in experts])] for name, each in singles.items()}
+    return stacks | {name: [by_rank[rank] for rank in sorted(by_rank)] for name, by_rank in parts.items()}
 
 
 def _for_rank(weight: str, parts: list[np.ndarray], config) -> np.ndarray:

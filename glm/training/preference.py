@@ -51,6 +51,11 @@ def tune_preference(
     """
     loss = loss_of(wanted)
     check_task(training)
+    if training.expert_parallel_degree > 1:
+        raise UsageError(
+            f"expert_parallel_degree is {training.expert_parallel_degree}, and preference tuning "
+            "evaluates: leave it out"
+        )
     check_best(training, loss.figures, f"an evaluation with loss_type {loss.kind}")
     if data.max_length is not None and data.max_length < 1:
         raise UsageError(f"max_length is {data.max_length}, and must be at least 1")

@@ -16,7 +16,15 @@ from glm.api.causal_lm import GLMForCausalLM
 from glm.cli.console import note, print_metrics
 from glm.config.glm_config import GLMConfig
 from glm.device.probe import probe_collectives
-from glm.distributed.processes import advise, barrier, process_count, require_agreement, require_shared
+from glm.distributed.exchange_probe import probe_exchange
+from glm.distributed.processes import (
+    advise,
+    barrier,
+    process_count,
+    process_rank,
+    require_agreement,
+    require_shared,
+)
 from glm.distributed.rank_table import environment_note
 from glm.files.locks import hold_directory
 from glm.model.lora import GLMLoRAModel
@@ -34,6 +42,8 @@ def prepare_devices(model_name_or_path: str, training: GLMTrainingArguments) -> 
             degree = training.tensor_parallel_degree
             GLMConfig.from_pretrained(model_name_or_path, tensor_parallel_degree=degree).require_trainable()
         probe_collectives()
+    if training.expert_parallel_degree > 1:
+        probe_exchange(training.expert_parallel_degree)
     if rank_table := environment_note(os.environ):
         note(rank_table)
 
@@ -86,11 +96,18 @@ def load_weights(options, training: GLMTrainingArguments, **fields: Any) -> GLMF
         dtype=in_memory,
         from_scratch=options.from_scratch,
         sequence_parallel=training.sequence_parallel,
+        **expert_parallel(training),
         **fields,
     )
     if warning := model.config.dtype_warning(dtype):
         note(warning)
     return model
+
+
+def expert_parallel(training: GLMTrainingArguments) -> dict[str, int]:
+    """Which of the ranks that share experts this process is; neighbours share them."""
+    degree = max(training.expert_parallel_degree, 1)
+    return {"expert_parallel_degree": degree, "expert_parallel_rank": process_rank() % degree}
 
 
 def show_progress(trainer: GLMTrainer) -> None:

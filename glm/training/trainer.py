@@ -25,6 +25,7 @@ from glm.kernels.optimizer import take_kernels
 from glm.model.lora import GLMLoRAModel
 from glm.model.parameters import full_shape
 from glm.training import random_state
+from glm.training.expert_gradients import ExpertGradients
 from glm.training.history import LossHistory
 from glm.training.optimizer_state import file_name, load_optimizer, save_optimizer
 from glm.training.resumed_place import note_left_over, note_place
@@ -75,8 +76,15 @@ class GLMTrainer(Trainer):
         self._rows_trained = 0  # by this process's run, on all replicas together
         self._columns, self._real_columns = 0, 0  # of this process's batches: all of them, and those of real tokens
         self.predictions: list[tuple[str, str]] = []
+        self._experts = ExpertGradients(self._glm) if self._glm.config.expert_parallel_degree > 1 else None
+        if self._experts:
+            self.add_callback(self._experts)
 
     # training
+
+    def _wrap_model(self, model, training=True):
+        """PaddleNLP's, which adds up gradients of replicas; ranks that share experts do it themselves."""
+        return model if self._experts else super()._wrap_model(model, training)
 
     def compute_loss(self, model, inputs, return_outputs=False):
         weight = inputs.pop("token_weight")
@@ -150,6 +158,8 @@ class GLMTrainer(Trainer):
     def create_optimizer(self, lr_scheduler=None):
         """PaddleNLP's, with a faster step where kernels serve; several ranks' gradients are clipped by PaddleNLP."""
         optimizer = super().create_optimizer(lr_scheduler)
+        if self._experts:
+            self._experts.clip(optimizer)
         if self.args.world_size == 1:
             take_kernels(optimizer)
         return optimizer
@@ -289,10 +299,12 @@ class GLMTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, directory: Path) -> None:
         """Each rank's optimizer state under the weights' names (optimizer_state.py); replicas hold the same."""
         args = self.args
-        degrees = max(args.tensor_parallel_degree, 1), max(args.sharding_parallel_degree, 1)
-        if args.data_parallel_rank == 0:
-            name = file_name(args.tensor_parallel_rank, degrees[0], args.sharding_parallel_rank, degrees[1])
-            save_optimizer(directory / name, self.optimizer, self._weight_names(), degrees)
+        config = self._glm.config
+        experts, place = config.expert_parallel_degree, config.expert_parallel_rank
+        degrees = max(args.tensor_parallel_degree, 1), max(args.sharding_parallel_degree, experts, 1)
+        if args.data_parallel_rank == place:  # of ranks that have the same, the first
+            name = file_name(args.tensor_parallel_rank, degrees[0], args.sharding_parallel_rank + place, degrees[1])
+            save_optimizer(directory / name, self.optimizer, self._weight_names(), degrees, config)
         if args.should_save:
             random_state.save_layout(directory, args)
             if self.record:
@@ -343,7 +355,7 @@ class GLMTrainer(Trainer):
         if self.args.should_save:
             for other in set(FILE_NAMES) - {self.weight_format}:
                 remove_weights(directory, other)
-        self.model.ranks.barrier()
+        self.model.sharers.barrier()
         self.model.save_pretrained(directory, is_main_process=self.args.should_save, weight_format=self.weight_format)
 
     # evaluation

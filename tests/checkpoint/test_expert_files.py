@@ -123,6 +123,26 @@ def test_a_rank_reads_its_part_of_each_expert(source):
         )
 
 
+def test_a_rank_reads_its_experts_alone(source, monkeypatch):
+    """Of expert parallelism: no file's tensor of another expert is opened."""
+    opened = set()
+    original = read.read_row
+
+    def watched(row, *arguments, **options):
+        opened.add(row.memory[0])
+        return original(row, *arguments, **options)
+
+    config = GLMConfig.from_pretrained(str(source))
+    whole = load_state(source, config)
+    monkeypatch.setattr(read, "read_row", watched)
+    own = config.changed(expert_parallel_degree=4, expert_parallel_rank=2).own_experts
+    part = dict(open_checkpoint(source).tensors(config, experts=own))
+    assert part.keys() == whole.keys() and own == range(4, 6)
+    for name, array in part.items():
+        assert np.array_equal(array, whole[name][4:6] if ".mlp.experts." in name else whole[name]), name
+    assert {int(name.split(".experts.")[1].split(".")[0]) for name in opened if ".experts." in name} == {4, 5}
+
+
 @pytest.mark.parametrize("degree", [2, 4])
 def test_files_of_ranks_and_back(degree, source, tmp_path):
     wanted = tensors(source)

@@ -132,8 +132,18 @@ def test_ranks_divide_every_expert():
     with pytest.raises(GLMError, match="tensor_parallel_degree 16 does not divide moe_intermediate_size 1400"):
         PlainConfig.preset("glm-4.5-air", tensor_parallel_degree=16, moe_intermediate_size=1400)
     assert PlainConfig.preset("glm-4.5-air", tensor_parallel_degree=8)
-    with pytest.raises(GLMError, match="sequence_parallel is not supported in models with experts"):
-        PlainConfig.preset("glm-4.5-air", tensor_parallel_degree=2, sequence_parallel=True)
+
+
+def test_ranks_divide_the_experts():
+    config = PlainConfig.preset("glm-4.5-air", expert_parallel_degree=8, expert_parallel_rank=7)
+    assert config.own_experts == range(112, 128)
+    assert "expert_parallel_degree" not in config_json(config)
+    with pytest.raises(GLMError, match="expert_parallel_degree 3 does not divide n_routed_experts 128: choose another"):
+        PlainConfig.preset("glm-4.5-air", expert_parallel_degree=3)
+    with pytest.raises(GLMError, match="expert_parallel_degree is 2 and tensor_parallel_degree 2, which cuts every"):
+        PlainConfig.preset("glm-4.5-air", expert_parallel_degree=2, tensor_parallel_degree=2)
+    with pytest.raises(GLMError, match="expert_parallel_degree is 2, and this model has no experts: leave it out"):
+        PlainConfig.preset("glm-4-9b", expert_parallel_degree=2)
 
 
 def test_other_families_have_no_experts():

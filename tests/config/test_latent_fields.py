@@ -124,8 +124,6 @@ def test_what_a_call_may_say():
         PlainConfig("glm4-moe-lite", use_qk_norm=True)
     with pytest.raises(GLMError, match="has no field 'kv_lora_rank'"):
         PlainConfig("glm4-moe", kv_lora_rank=512)
-    with pytest.raises(GLMError, match="sequence_parallel is not supported in models with experts"):
-        PlainConfig.preset("glm-4.7-flash", tensor_parallel_degree=2, sequence_parallel=True)
 
 
 def test_ranks_cut_heads_and_leave_latents_whole():

@@ -161,6 +161,16 @@ def test_what_sequence_parallelism_saves():
     assert all(f"| {' | '.join(row)} |" in chinese for row in rows)
 
 
+def test_what_expert_parallelism_saves():
+    """Of a training step: with parts of the experts alone, ranks do not generate."""
+    rows = []
+    for model in ("glm-4.7-flash", "glm-4.5-air"):
+        for job in ("full training", "LoRA training"):
+            configs = (GLMConfig.preset(model, expert_parallel_degree=degree) for degree in (1, 2, 4, 8))
+            rows.append([model, job, *(f"{estimate(config, JOBS[job]).training / GIB:.1f}" for config in configs)])
+    assert table("Expert parallelism")[1:] == rows
+
+
 def test_two_key_value_heads_limit_the_degree():
     """Of training; prediction gives each rank a copy."""
     assert list(estimates("glm-4-9b-chat", JOBS["full training"])) == [1, 2]
@@ -201,7 +211,7 @@ def test_the_chinese_page_has_the_same_numbers():
         return [re.findall(r"[\d.]+|-(?= \|)", row) for row in rows]
 
     found = numbers((ROOT / "docs" / "zh" / "distributed.md").read_text("utf-8"))
-    assert len(found) == 46 and found == numbers(TEXT)
+    assert len(found) == 50 and found == numbers(TEXT)
 
 
 def test_the_guides_memory_command_gives_the_tables_number(monkeypatch, capsys):

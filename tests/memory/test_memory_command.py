@@ -118,6 +118,23 @@ def test_the_command_knows_sequence_parallelism(monkeypatch, capsys):
     assert "sequence_parallel is True and tensor_parallel_degree 1" in err and err.count("\n") == 1
 
 
+def test_the_command_knows_expert_parallelism(monkeypatch, capsys):
+    """Ranks divide experts and nothing else: GLM-4.7-Flash has 28.2 billion weights in them, of 29.9."""
+    run = ["--preset", "glm-4.7-flash", "--train", "lora", "--dtype", "bfloat16", "--fp16_opt_level", "O2"]
+    _, out, _ = command(monkeypatch, capsys, *run, "--expert_parallel_degree", "8", "--device_memory", "40")
+    assert "expert-parallel degree 8" in out
+    weights = float(re.search(r"│ weights +│ +([\d.]+) GiB", out)[1])
+    experts = 46 * 64 * 3 * 2048 * 1536 * 2 / 2**30
+    _, whole, _ = command(monkeypatch, capsys, *run)
+    assert float(re.search(r"│ weights +│ +([\d.]+) GiB", whole)[1]) - weights == pytest.approx(
+        experts * 7 / 8, abs=0.02
+    )
+    fits = re.findall(r"│ ([1248]) +│ [\d,.]+ GiB +│ (yes|no)", out)
+    assert [answer for _, answer in fits] == ["no", "no", "no", "yes"]
+    code, _, err = command(monkeypatch, capsys, "--preset", "glm-4.7-flash", "--expert_parallel_degree", "2")
+    assert code == 2 and "expert_parallel_degree is 2 and train none" in err and err.count("\n") == 1
+
+
 def test_help_teaches(monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "--help")
     assert code == 0
