@@ -34,6 +34,7 @@ KERNELS = {
     "cross_entropy_grad": "PPPPPNNNFF",
     "attention": "PPPPPPNNNNNFN",
     "attention_grad": "PPPPPPPPPPPNNNNNFN",
+    "cached_attention": "PPPPPPPNNNNNNN",
     "adamw": "PPPPPPNFFFFFF",
     "squares": "PN",
 }

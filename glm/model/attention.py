@@ -20,6 +20,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from glm.kernels.cached_attention import cached_attention, reads
 from glm.model.tracing import dim, empty_axis
 from glm.model.visibility import visibility_bias
 
@@ -142,6 +143,9 @@ class CachedAttention:
 
     def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
         self.grow(k_BGKD, v_BGKD)
+        prefix = self.prefix_keys, self.prefix_values, self.prefix_bias
+        if reads(q_BGND, *prefix, self.tail_keys, self.tail_values):
+            return cached_attention(q_BGND, *prefix, [self.tail_keys, self.tail_values])
         groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
         n_rep = heads // groups
         prefix_KBQS = scores_fp32(grouped(q_BGND, n_rep), self.prefix_keys) + self.prefix_bias

@@ -8,12 +8,13 @@ import paddle.nn.functional as F
 import pytest
 
 from glm import kernels
+from glm.generation.options import NEVER
 from glm.kernels import cross_entropy
 from glm.kernels.activations import biased, gated, gelu_tanh, silu
 from glm.kernels.dropout import Dropout
 from glm.kernels.norms import layer_norm, rms_norm
 from glm.kernels.rotary import APART, BOTH_HALVES, PAIRS, turned, turns
-from glm.model.attention import AttentionDropout, DenseAttention
+from glm.model.attention import AttentionDropout, CachedAttention, DenseAttention
 from glm.model.attention_choice import trial_rows
 from glm.model.kernel_attention import KernelAttention
 from glm.model.loss import Target, smoothed_cross_entropy
@@ -176,6 +177,27 @@ def test_attention(tokens, heads, n_rep, width, causal):
         return context * real.astype(q.dtype)
 
     assert_equal(run(through(KernelAttention), arrays), run(exact, arrays, "float64"), most=2e-6)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("prefix", "tail"), [(0, 1), (17, 1), (130, 9)])
+@pytest.mark.parametrize(("heads", "groups", "width"), [(4, 4, 8), (6, 2, 32), (5, 1, 12)])
+def test_attention_of_a_step(beams, prefix, tail, heads, groups, width):
+    """Beams, hidden positions of the prefix, none of it, heads that share a key."""
+    rows = 2
+    keys, tails = (groups, rows, prefix, width), (rows, beams, groups, tail - 1, width)
+    new = (rows, beams, groups, width)
+    arrays = drawn(keys, keys, tails, tails, (rows, beams, heads, width), new, new)
+    bias = np.random.default_rng(2).choice([0, NEVER], (rows, 1, prefix), p=[0.7, 0.3])
+
+    def attend():
+        keys, values, *tails, q, k, v = (paddle.to_tensor(array.astype("float32")) for array in arrays)
+        step = CachedAttention(keys, values, paddle.to_tensor(bias.astype("float32")), *tails)
+        return [step(q, k, v).numpy(), *(each.numpy() for each in step.tails)]
+
+    with paddle.no_grad():
+        found = attend()
+    assert_equal(found, attend(), most=5e-6)  # with a gradient it is Paddle's operators
 
 
 def test_attention_takes_frozen_inputs():

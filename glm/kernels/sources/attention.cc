@@ -1,14 +1,9 @@
 // Exact attention in blocks of queries: scores of a block stay in the cache, and none is kept for the backward pass.
 // Queries [B, T, N, D], keys and values [B, T, K, D]; query j sees column i where visible[b, 0, i] <= j < visible[b, 1, i].
-#include "common.h"
+#include "attention.h"
 
 namespace {
 
-// cblas_sgemm of the library that Paddle multiplies with; inside a parallel region it takes one thread.
-using Gemm = void (*)(int order, int left, int right, int m, int n, int k, float alpha, const float* a, int lda,
-                      const float* b, int ldb, float beta, float* c, int ldc);
-Gemm gemm = nullptr;
-constexpr int ROWS = 101, PLAIN = 111, TURNED = 112;  // CblasRowMajor, CblasNoTrans, CblasTrans
 constexpr float MASKED = -30000.0f;                   // as glm/model/visibility.py
 constexpr int64_t MOST_SCORES = 1 << 16, MOST_QUERIES = 64, LEAST_QUERIES = 8;
 
@@ -71,19 +66,6 @@ struct Head {
     return Dropout(shape.rate, shape.seed).of_row((row * shape.heads + head) * shape.tokens + query);
   }
 };
-
-// Softmax of one row in place; gives log Σ exp.
-float softmax(float* z, int64_t columns) {
-  float highest = z[0], sum = 0.0f;
-#pragma omp simd reduction(max : highest)
-  for (int64_t j = 0; j < columns; ++j) highest = std::max(highest, z[j]);
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < columns; ++j) sum += z[j] = exponential(z[j] - highest);
-  const float share = 1.0f / sum;
-#pragma omp simd
-  for (int64_t j = 0; j < columns; ++j) z[j] *= share;
-  return highest + std::log(sum);
-}
 
 void attend(const Head& one, float* context, float* logsums, float* weights) {
   const Shape& s = one.shape;
