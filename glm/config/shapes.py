@@ -94,7 +94,7 @@ def stays_float32(name: str) -> bool:
 
 
 def is_expert_stack(name: str) -> bool:
-    """Whether a weight holds all experts of a layer, [experts, in, out]."""
+    """Whether a weight holds the experts of a layer, [experts, in, out]; a rank that shares them has its own."""
     return ".mlp.experts." in name
 
 

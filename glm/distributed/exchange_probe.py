@@ -23,9 +23,10 @@ def probe_exchange(degree: int) -> None:
     except Exception as error:  # whatever Paddle's operators raise
         fault = paddle_reason(error)
     if fault:
+        device = paddle.device.get_device().split(":")[0]
         raise GLMError(
-            f"all_to_all fails between {degree} {paddle.device.get_device().split(':')[0]}s, on rank {process_rank()}: "
-            f"{fault}; leave expert_parallel_degree out, and see docs/devices.md"
+            f"the exchange of expert parallelism fails between {degree} {device}s, on rank {process_rank()}: {fault}; "
+            "leave expert_parallel_degree out"
         )
 
 

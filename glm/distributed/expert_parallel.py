@@ -62,8 +62,13 @@ def groups(degree: int) -> tuple:
         return dist.get_group(), None
     sharing = [list(range(first, first + degree)) for first in range(0, count, degree)]
     same = [list(range(first, count, degree)) for first in range(degree)]
-    made = [(ranks, dist.new_group(ranks)) for ranks in sharing + same]
-    return tuple(group for ranks, group in made if rank in ranks)
+    found = []
+    for ranks in sharing + same:
+        group = dist.new_group(ranks)
+        dist.barrier()  # Gloo refuses connections where ranks that a group leaves out run ahead to the next one
+        if rank in ranks:
+            found.append(group)
+    return tuple(found)
 
 
 class Travel:

@@ -16,6 +16,7 @@ from glm.memory import HEADROOM, Memory, Run, estimate, fits
 from glm.memory.run import OPT_LEVELS, SHARDING, TRAIN
 
 DEGREES = (1, 2, 4, 8)
+_TRAINING, _GENERATION = "peak of a training step", "peak of generation"
 DESCRIPTION = f"""How much memory one device needs for a model, computed: nothing is loaded and no device is needed.
 
   python -m glm.memory --preset glm-10b-chinese --tensor_parallel_degree 4 --dtype bfloat16
@@ -37,7 +38,9 @@ def main() -> None:
     config = PlainConfig.from_pretrained(name, tensor_parallel_degree=degree, **shared)
     memory = estimate(config, run)
     experts = f", expert-parallel degree {config.expert_parallel_degree}" if config.expert_parallel_degree > 1 else ""
-    print_memory(f"{name} in {run.dtype}, tensor-parallel degree {degree}{experts}, a rank", memory, run)
+    print_memory(
+        f"{name} in {run.dtype}, tensor-parallel degree {degree}{experts}, a rank", memory, _peaks(memory, run, config)
+    )
     if config.n_routed_experts:
         whole = config.changed(tensor_parallel_degree=1, sequence_parallel=False, expert_parallel_degree=1)
         stored, used = elements(parameter_shapes(whole), whole), elements(active_shapes(whole), whole)
@@ -96,16 +99,20 @@ def _run(arguments: Namespace) -> Run:
     return Run(**{name: getattr(arguments, name) for name in same} | renamed)
 
 
-def print_memory(title: str, memory: Memory, run: Run) -> None:
+def _peaks(memory: Memory, run: Run, config: ConfigFields) -> dict[str, int]:
+    """Of what a rank does: one that has a part of the experts only trains."""
+    peaks = {_TRAINING: memory.training} if run.train != "none" else {}
+    return peaks | ({_GENERATION: memory.generation} if config.expert_parallel_degree == 1 else {})
+
+
+def print_memory(title: str, memory: Memory, sums: dict[str, int]) -> None:
     """A row per part, and the peaks that they add up to."""
     parts = {"weights": memory.weights}
-    trains = run.train != "none"
-    if trains:
+    if _TRAINING in sums:
         parts |= {"gradients": memory.gradients, "optimizer states": memory.optimizer}
         parts |= {"activations": memory.activations, "workspace of a step": memory.step_workspace}
-    parts |= {"cache of generation": memory.cache, "workspace of generation": memory.generation_workspace}
-    sums = {"peak of a training step": memory.training} if trains else {}
-    sums |= {"peak of generation": memory.generation}
+    if _GENERATION in sums:
+        parts |= {"cache of generation": memory.cache, "workspace of generation": memory.generation_workspace}
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -108,7 +108,9 @@ def _matrices(config: ConfigFields) -> int:
     """Numbers of a block's matrices, of experts those that a rank of them has."""
     shapes = block_shapes(config, sparse=config.n_routed_experts > 0).items()
     sizes = {name: prod(shape) for name, shape in shapes if len(shape) > 1}
-    return sum(n // (config.expert_parallel_degree if "experts." in name else 1) for name, n in sizes.items())
+    return sum(
+        n // (config.expert_parallel_degree if name.startswith("mlp.experts.") else 1) for name, n in sizes.items()
+    )
 
 
 def _mlp_weight(config: ConfigFields) -> int:

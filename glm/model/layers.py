@@ -75,7 +75,7 @@ class LayerNorm(nn.LayerNorm):
         if serves(x_BTH, self.weight, self.bias):
             return layer_norm(x_BTH, self.weight, self.bias, self._epsilon)
         weight_H = self.weight
-        if self.training and weight_H.stop_gradient and not x_BTH.stop_gradient:
+        if paddle.in_dynamic_mode() and weight_H.stop_gradient and not x_BTH.stop_gradient:
             # Paddle 3.3.1 gives x a wrong gradient where the weight has none: a copy has one, which nobody reads.
             weight_H = weight_H.detach()
             weight_H.stop_gradient = False

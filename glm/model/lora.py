@@ -50,7 +50,7 @@ class GLMLoRAModel(LoRAModel):
     def save_pretrained(self, save_directory: str | Path, *, peft: bool = False, **kwargs) -> None:
         """Writes the whole adapter, in PaddleNLP's files or, with `peft`, in Hugging Face PEFT's.
 
-        All tensor-parallel ranks must call it; the main process writes.
+        All ranks that share the model must call it; the main process writes.
         """
         state = self.adapter_state()
         if kwargs.get("is_main_process", True):
@@ -95,7 +95,7 @@ class GLMLoRAModel(LoRAModel):
             adapter.layer.lora_A.stop_gradient = adapter.layer.lora_B.stop_gradient = False
 
     def adapter_state(self) -> Adapter:
-        """The adapter's whole matrices by name. All tensor-parallel ranks must call it."""
+        """The adapter's whole matrices by name. All ranks that share the model must call it."""
         state = {name: full_weight(name, p, self.model.config) for name, p in self._adapter_parameters().items()}
         return unstacked(state)
 
@@ -186,7 +186,7 @@ def _pattern(kind: str, model: GLMNetwork) -> str:
 
 
 def merge_adapter(model: GLMNetwork, directory: str | Path) -> GLMNetwork:
-    """Adds a saved adapter, of any form, into a model's weights, in place. All tensor-parallel ranks must call it.
+    """Adds a saved adapter, of any form, into a model's weights, in place. All ranks that share the model must call it.
 
     The sum is taken in float32 and rounded to the weights' dtype.
 

@@ -42,6 +42,7 @@ def layout(args: TrainingArguments) -> dict[str, int | str]:
         "processes": args.world_size,
         "tensor_parallel_degree": max(args.tensor_parallel_degree, 1),
         "sharding_parallel_degree": max(args.sharding_parallel_degree, 1),
+        "expert_parallel_degree": max(args.expert_parallel_degree, 1),
         "device": device,
         "generators": len(paddle.get_rng_state()),
     }
@@ -54,7 +55,7 @@ def save_layout(directory: Path, args: TrainingArguments) -> None:
 
 def difference(directory: Path, args: TrainingArguments) -> str | None:
     """How the run that wrote a checkpoint differs in its layout, None if it does not."""
-    saved = read_json(directory / LAYOUT_NAME, missing={})
+    saved = {"expert_parallel_degree": 1} | read_json(directory / LAYOUT_NAME, missing={})  # older ones lack it
     differs = [
         f"{name} {saved.get(name)} → {value}" for name, value in layout(args).items() if saved.get(name) != value
     ]

@@ -19,7 +19,7 @@ from glm.inference.exported import ExportOptions, open_export
 from glm.tokenizers import GLMTokenizer
 
 # Models with experts, by their vocabularies.
-SPARSE_KINDS = {"glm45": ("glm4-moe", SPARSE), "glm47": ("glm4-moe-lite", LATENT)}
+SPARSE_KINDS = {"glm45": ("glm4-moe", SPARSE | {"moe_intermediate_size": 32}), "glm47": ("glm4-moe-lite", LATENT)}
 CHATS = (*KINDS, *SPARSE_KINDS)
 NAMES = ("glm-chinese", *CHATS)
 SEED = 11
