@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm.encoding.argument_types import ANY, argument_json, argument_types, types_of
-from glm.encoding.json_schema import SchemaError, response_grammar
+from glm.encoding.argument_types import ANY, argument_json
+from glm.encoding.json_schema import response_grammar
 from glm.encoding.tagged_calls import TaggedCallReader
 from glm.encoding.tagged_grammar import tagged_grammar
 from glm.encoding.tool_calls import openai_message
@@ -111,25 +111,6 @@ def test_only_offered_tools_are_called_and_one_may_be_enough():
     assert len(read(text, one_call=True)["tool_calls"]) == 1
 
 
-def test_types_of_schemas():
-    root = {"$defs": {"a": {"type": "string"}, "loop": {"$ref": "#/$defs/loop"}}}
-    for schema, types in (
-        ({"type": "string"}, {"string"}),
-        ({"type": ["string", "null"]}, {"string", "null"}),
-        ({"type": "number"}, {"number", "integer"}),
-        ({"enum": ["a", 1]}, {"string", "number", "integer"}),
-        ({"const": None}, {"null"}),
-        ({"anyOf": [{"type": "string"}, {"type": "boolean"}]}, {"string", "boolean"}),
-        ({"allOf": [{"type": ["string", "null"]}, {"type": "string"}]}, {"string"}),
-        ({"$ref": "#/$defs/a"}, {"string"}),
-        ({"$ref": "#/$defs/loop"}, ANY),
-        ({"$ref": "#/$defs/none"}, ANY),
-        ({}, ANY),
-        (True, ANY),
-    ):
-        assert types_of(schema, root) == types, schema
-
-
 def test_values_by_their_types():
     for text, types, value in (
         ("3", {"string"}, "3"),
@@ -230,6 +211,18 @@ ALONE, TOGETHER = ({"properties": {"a": SHORT}, "required": ["a"]}, {"properties
 LENGTHS = {"anyOf": [ALONE, {"properties": {"a": LONG, "b": INTEGER}, "required": ["a", "b"]}]}
 TEXT = {"a": {"allOf": [{"$ref": "#/$defs/s"}, {"maxLength": 2}]}}
 NUMBER = {"a": {"allOf": [{"type": "integer", "minimum": 2}, {"minimum": 5}]}}
+DECLARED = {
+    "properties": {"code": {"type": "string"}},
+    "anyOf": [{"properties": {"code": {"minLength": 2}}, "required": ["code"]}, {"required": ["code"]}],
+}
+NO_OBJECTS = [{"type": "null"}, False, {"type": "string"}, {"const": 3}, {"$ref": "#/$defs/text"}]
+STARTS = {"allOf": [{"type": "string", "pattern": "^a"}, {"enum": ["a", "b", "ab"]}]}
+TWO = {"properties": {"a": {"enum": ["a", "b"]}}, "anyOf": [{"properties": {"a": {"const": "b"}}, "required": ["a"]}]}
+ENDS = {"enum": ["xa", "ax", "xyza", "x", 7], "maxLength": 3, "pattern": "a$"}
+LOOKS = {"anyOf": [{"type": "string", "maxLength": 9}, {"type": "array", "items": {"type": "integer"}}]}
+QUOTED = {"type": ["string", "null"], "minLength": 3}
+SHUT = {"properties": {"a": SHORT}, "additionalProperties": False, "required": ["a"]}
+STRINGS = {"additionalProperties": {"type": "string"}, "properties": {"b": INTEGER}}
 # Name → parameters, arguments that fit, and some that do not.
 CHOICES = {
     "required": (
@@ -239,8 +232,14 @@ CHOICES = {
     ),
     "kinds": (
         SHAPES,
-        [{"kind": "circle", "r": "3"}, {"kind": "named", "r": "ab"}, {"kind": "named", "r": "3"}],
-        [{"kind": "circle", "r": "ab"}, {"kind": "named", "r": "abc"}, {"kind": "circle"}, {"kind": "x", "r": "3"}],
+        [{"kind": "circle", "r": "3"}, {"kind": "named", "r": "ab"}],
+        [
+            {"kind": "named", "r": "3"},
+            {"kind": "circle", "r": "ab"},
+            {"kind": "named", "r": "abc"},
+            {"kind": "circle"},
+            {"kind": "x", "r": "3"},
+        ],
     ),
     "one name": (LENGTHS, [{"a": "x"}, {"a": "xyz", "b": "1"}], [{"a": "xyz"}, {"a": "x", "b": "1"}, {"b": "1"}]),
     "all": ({"allOf": [ALONE, TOGETHER]}, [{"a": "x", "b": "1"}], [{"a": "x"}, {"b": "1"}, {"a": "xyz", "b": "1"}]),
@@ -250,6 +249,38 @@ CHOICES = {
         [{"a": "xyz"}, {}],
     ),
     "number": ({"properties": NUMBER}, [{"a": "7"}, {}], [{"a": "3"}, {"a": "x"}]),
+    "declared": (DECLARED, [{"code": "12"}], [{}]),
+    "no objects": (
+        {"anyOf": [ALONE, *NO_OBJECTS], "$defs": {"text": {"type": "string"}}},
+        [{"a": "x"}],
+        [{}, {"a": "xyz"}],
+    ),
+    "enum and pattern": ({"properties": {"a": STARTS}}, [{"a": "a"}, {"a": "ab"}, {}], [{"a": "b"}]),
+    "enum and const": (TWO, [{"a": "b"}], [{"a": "a"}, {}]),
+    "enum, length and end": (
+        {"properties": {"a": ENDS}},
+        [{"a": "xa"}, {"a": "7"}],
+        [{"a": t} for t in ENDS["enum"][1:4]],
+    ),
+    "enum and types": (
+        {"properties": {"a": {"type": ["string", "null"], "enum": ["a", None, 3]}}},
+        [{"a": "a"}, {"a": "null"}],
+        [{"a": "3"}],
+    ),
+    "enum of numbers": ({"properties": {"a": {"enum": [1, 2], "allOf": [{"minimum": 2}]}}}, [{"a": "2"}], [{"a": "1"}]),
+    "read as a list": ({"properties": {"a": LOOKS}}, [{"a": "[1]"}, {"a": "x"}, {"a": "12"}], [{"a": "[true]"}]),
+    "beside strings": (
+        {"properties": {"a": {"type": ["string", "integer", "boolean"], "minimum": 5, "maxLength": 3}}},
+        [{"a": "7"}, {"a": "true"}, {"a": "x/1"}],
+        [{"a": "4"}, {"a": "x/12"}, {"a": "-x"}],
+    ),
+    "quotation marks": ({"properties": {"a": QUOTED}}, [{"a": "null"}, {"a": 'a"b'}], [{"a": '"a"'}, {"a": "ab"}]),
+    "shut out": ({**SHUT, "anyOf": [{}, {"properties": {"b": INTEGER}}]}, [{"a": "x"}], [{}, {"a": "x", "b": "1"}]),
+    "others": (
+        {"allOf": [STRINGS, {"properties": {"a": {"maxLength": 2}}}]},
+        [{"b": "1", "a": "x"}],
+        [{"b": "x"}, {"b": "1", "a": "12"}, {"a": "xyz"}],
+    ),
 }
 
 
@@ -260,36 +291,9 @@ def test_choices_among_arguments(held, parameters, good, bad):
     assert [each for each in bad if fits(held, grammar, tagged("f", **each))] == []
 
 
-def test_types_of_arguments_in_choices():
-    assert argument_types(SHAPES) == {"kind": {"string"}, "r": {"integer", "string"}}
-    assert argument_types({"allOf": [{"properties": {"a": SHORT}}, {"$ref": "#"}]}) == {"a": {"string"}}
-
-
 def test_thoughts_before_json_are_free(held):
     grammar = response_grammar({"type": "json_object"}, may_think=True)
     assert fits(held, grammar, "{}") and fits(held, grammar, "\n<think>想</think>\n{}")
     assert not fits(held, grammar, "\n<think>想") and not fits(held, grammar, "想</think>{}")
     opened = response_grammar({"type": "json_object"}, thinks=True)
     assert fits(held, opened, "想</think>{}") and not fits(held, opened, "{}")
-
-
-def test_parameters_that_cannot_be_forced_are_named():
-    for schema, problem in (
-        ({"type": "object", "anyOf": [{"required": ["a"]}]}, "'a' is required, and properties has no such argument"),
-        ({"type": "object", "minimum": 3}, "'minimum' is not supported of a forced call"),
-        ({"$ref": "#"}, "leads back to itself"),
-        ({"allOf": [{"anyOf": [{}, {}, {}]}] * 4}, "more than 64 forms"),
-        (
-            {"additionalProperties": False, "properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}]},
-            "additionalProperties beside the choice of 'b' shuts it out",
-        ),
-        ({"properties": {"a": {"allOf": [{"minLength": 1}, {"minLength": 2}]}}}, "allOf that says 'minLength' twice"),
-        ({"properties": {}, "required": ["a"]}, "'a' is required, and properties has no such argument"),
-        ({"properties": {"a": {"type": "string", "format": "duration"}}}, "properties.a: the format 'duration'"),
-        ({"properties": {"a": {"type": "string", "pattern": "^a|b$"}}}, "put them in parentheses"),
-        ({"properties": {"a": {"type": "string", "pattern": "a", "maxLength": 3}}}, "maxLength and pattern together"),
-        ({"properties": {"a": {"$ref": "#/$defs/b", "type": "string"}}, "$defs": {"b": {}}}, "ref beside other rules"),
-    ):
-        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-        with pytest.raises(SchemaError, match=problem):
-            tagged_grammar(ToolChoice.read([tool], "required"))
