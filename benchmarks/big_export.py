@@ -37,17 +37,7 @@ LAYERS, VOCABULARY, CAPACITY = 40, 151552, 131072
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments)
-    options.directory.mkdir(parents=True)  # a new one, because it is removed
-    try:
-        report = run(options)
-    finally:
-        shutil.rmtree(options.directory)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.output, "w", "utf-8") as file:
-        file.write(json.dumps(report, indent=1) + "\n")
-    show(report)
-    print(f"written: {options.output}")
+    write_report(parse(arguments), run, show)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -75,6 +65,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     report["export"] = in_new_process(export, checkpoint, options.weights, options.block_size, prefix)
     report["generation"] = in_new_process(generate, prefix.with_suffix(".onnx"), report["export"]["embedding_bytes"])
     return report
+
+
+def write_report(
+    options: argparse.Namespace, run: Callable[[argparse.Namespace], dict], show: Callable[[dict], None]
+) -> None:
+    """Runs in `options.directory`, and writes what came out to `options.output`."""
+    options.directory.mkdir(parents=True)  # a new one, because it is removed
+    try:
+        report = run(options)
+    finally:
+        shutil.rmtree(options.directory)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(options.output, "w", "utf-8") as file:
+        file.write(json.dumps(report, indent=1) + "\n")
+    show(report)
+    print(f"written: {options.output}")
 
 
 def in_new_process(work: Callable[..., dict], *arguments: Any) -> dict[str, Any]:

@@ -10,9 +10,7 @@ file is removed at the end.
 """
 
 import argparse
-import json
 import re
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,9 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import glm
-from benchmarks.big_export import in_new_process, read_rate, stored_bytes
+from benchmarks.big_export import in_new_process, read_rate, stored_bytes, write_report
 from glm.checkpoint.peak_memory import PeakMemory
-from glm.files.atomic import atomic_write
 from glm.files.sizes import in_words
 
 glm.tune()  # as the scripts
@@ -39,22 +36,19 @@ PROMPT, STEPS, CACHED = 128, 24, (200, 2000)
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    options.directory.mkdir(parents=True)  # a new one, because it is removed
-    prefix = options.directory / "model"
-    report = vars(options) | {"directory": None, "output": None}
-    try:
-        sizes, made_layers = (options.layers, options.vocabulary), options.made or options.layers
-        report["export"] = in_new_process(export, prefix, options.weights, made_layers, options.vocabulary)
-        if made_layers < options.layers:
-            report["bytes"] = repeat(prefix, options.weights, made_layers, *sizes)
-        report["generation"] = in_new_process(generate, prefix.with_suffix(".onnx"), *sizes)
-    finally:
-        shutil.rmtree(options.directory)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.output, "w", "utf-8") as file:
-        file.write(json.dumps(report, indent=1) + "\n")
-    show(report)
-    print(f"written: {options.output}")
+    require_copies(options)
+    write_report(options, run, show)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All steps, export and generation in processes of their own."""
+    prefix, report = options.directory / "model", vars(options) | {"directory": None, "output": None}
+    sizes, made_layers = (options.layers, options.vocabulary), options.made or options.layers
+    report["export"] = in_new_process(export, prefix, options.weights, made_layers, options.vocabulary)
+    if made_layers < options.layers:
+        report["bytes"] = repeat(prefix, options.weights, made_layers, *sizes)
+    report["generation"] = in_new_process(generate, prefix.with_suffix(".onnx"), *sizes)
+    return report
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -66,6 +60,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", choices=("int8", "int4"), default="int4", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/big_latents.json"), help="default: %(default)s")
     return parser.parse_args(arguments)
+
+
+def require_copies(options: argparse.Namespace) -> None:
+    """Ends the program where the last layer that is made cannot stand for those behind it."""
+    made_layers, layers = options.made, options.layers
+    if made_layers is None:
+        return
+    if made_layers > layers:
+        raise SystemExit(f"benchmarks.big_latents: --made {made_layers} is more than --layers {layers}: lower it")
+    dense = config_of(layers, options.vocabulary).first_k_dense_replace
+    if made_layers <= dense and made_layers != layers:
+        raise SystemExit(
+            f"benchmarks.big_latents: --made {made_layers} has no layer with experts to copy behind {dense} dense: "
+            f"give at least {dense + 1}"
+        )
 
 
 def config_of(layers: int, vocabulary: int) -> Any:

@@ -45,8 +45,8 @@ GLM_API int glm_options_check(const glm_options *options);
 /* Opens the export that "model_path" and "model_prefix" name. What belongs to a model ("backend", "cpu_threads",
  * "src_length", "max_length", "kv_cache_size", "plain", "stop" …) is taken from the options here, how text is drawn
  * in each call. Meanwhile the process's environment has ORT_GQA_DISABLE_FLASH_ATTENTION for ONNX Runtime, where a
- * model has at most 4,096 positions; and while the backend fastdeploy loads its graph, the working directory is another.
- */
+ * model has room for at most 4,096 tokens; and while the backend fastdeploy loads its graph, the working directory is
+ * another. So a process opens one model at a time, and none of its threads changes the environment meanwhile. */
 GLM_API int glm_open(const glm_options *options, glm_model **model);
 GLM_API void glm_close(glm_model *model);
 

@@ -129,6 +129,8 @@ def parse_manifest(path: Path) -> Manifest:
         optional = ("opset",) if manifest.opset is not None else ()
         if wrong := [name for name in (*COUNTS, *optional) if type(getattr(manifest, name)) is not int]:
             raise ValueError(f"{wrong[0]} is {getattr(manifest, wrong[0])!r}")
+        if type(manifest.gives_columns) is not bool:
+            raise ValueError(f"gives_columns is {manifest.gives_columns!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GLMError(f"{path} is damaged ({type(error).__name__}: {error}): export the model again") from None
     return manifest

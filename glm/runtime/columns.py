@@ -196,7 +196,10 @@ def step_shapes(model_file: Path, inputs: Shapes, outputs: Shapes) -> dict[str, 
     """
     past = past_names(inputs)
     if not past or set(inputs) != {*INPUTS, *past} or set(outputs) != {"logits", "new"}:
-        raise GLMError(f"{model_file} is no step graph of standard operators: export the model with --opset 17")
+        raise GLMError(
+            f"{model_file} is no step graph that gives new keys and values back, as its manifest says: export the "
+            "model again"
+        )
     _, heads, _, head_dim = inputs[past[0]]
     return {"past": past, "heads": heads, "head_dim": head_dim, "vocab_size": outputs["logits"][-1]}
 

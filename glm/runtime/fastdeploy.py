@@ -1,5 +1,5 @@
-"""Step graphs of standard operators (glm/export/onnx/standard.py) in FastDeploy 1.0.7: its C++ runtime with the ONNX
-Runtime 1.12 that it has inside. Imports neither paddle nor paddlenlp: the package holds a Paddle of its own.
+"""Step graphs of standard operators (glm/export/onnx/column_cache.py) in FastDeploy 1.0.7: its C++ runtime with the
+ONNX Runtime 1.12 that it has inside. Imports neither paddle nor paddlenlp: the package holds a Paddle of its own.
 
 Shapes: as in glm/runtime/step.py.
 """

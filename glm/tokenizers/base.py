@@ -1,4 +1,4 @@
-"""What the tokenizers of ChatGLM-6B, GLM-4-9B and GLM-4-0414 share; each adds how plain text becomes ids."""
+"""What the tokenizers of all models share; each adds how plain text becomes ids."""
 
 from __future__ import annotations
 

@@ -89,6 +89,22 @@ def test_true_shapes_over_latents_decode(tmp_path, output, capsys):
     assert "steps behind 2000 tokens" in shown and not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("layers", "made", "said"),
+    [
+        (3, 1, "--made 1 has no layer with experts to copy behind 1 dense: give at least 2"),
+        (3, 0, "--made 0 has no layer with experts"),
+        (1, 0, "--made 0 has no layer with experts"),
+        (3, 4, "--made 4 is more than --layers 3: lower it"),
+    ],
+)
+def test_layers_that_cannot_be_copied_are_one_line(tmp_path, output, layers, made, said):
+    arguments = ["--directory", tmp_path / "work", "--layers", layers, "--made", made, "--output", output]
+    with pytest.raises(SystemExit, match=f"^benchmarks.big_latents: {said}"):
+        big_latents.main([*map(str, arguments)])
+    assert not (tmp_path / "work").exists() and not output.exists()
+
+
 def test_layers_behind_those_that_were_made_are_copies_of_the_last(tmp_path, monkeypatch):
     monkeypatch.setattr(big_latents, "PRESET", "glm-4.7-flash-tiny")
     prefix, kept = tmp_path / "model", []

@@ -63,17 +63,18 @@ class Export:
         return [[int(word) for word in line.split()] for line in lines]
 
 
-def write_model(name: str, folder: Path, likely: Sequence[str] = ()) -> Path:
+def write_model(name: str, folder: Path, likely: Sequence[str] = (), positions: int = 512) -> Path:
     """A tiny random model, some tokens of which end its texts.
 
     Args:
         likely: tokens whose logits are spread wider than others, so that texts have them; of GLM-4's families.
+        positions: of a model with experts.
     """
     if name == "glm-chinese":
         model, files = tiny_model(seed=5, max_position_embeddings=512), DATA / "glm-tiny-chinese"
     elif name in SPARSE_KINDS:
         family, seed, sizes = SPARSE_KINDS[name]
-        sizes = sizes | {"max_position_embeddings": 512, "vocab_size": 790}
+        sizes = sizes | {"max_position_embeddings": positions, "vocab_size": 790}
         model, files = tiny_model(seed=seed, spread=0.4, family=family, **sizes), DATA / f"{name}-tiny"
     else:
         model, files = chat_model(name), vocabulary(name)

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,19 +32,20 @@ __attribute__((destructor)) static void end(void) { say("behind"); }
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory, programs) -> Export:
-    return Export(make_export("glm4-0414", tmp_path_factory.mktemp("attention")), programs)
+def export_of(tmp_path_factory, programs):
+    return cache(lambda name: Export(make_export(name, tmp_path_factory.mktemp(name)), programs))
 
 
 @pytest.fixture
-def seen(export, tmp_path, monkeypatch):
+def seen(export_of, tmp_path, monkeypatch):
     """(while a graph of so many positions is opened, behind that)."""
     (tmp_path / "seen.c").write_text(LIBRARY % ALL_SCORES)
     subprocess.run(["cc", "-shared", "-fPIC", "seen.c", "-o", "seen.so"], cwd=tmp_path, check=True)
     monkeypatch.setenv("GLM_ONNXRUNTIME", str(tmp_path / "seen.so"))
     monkeypatch.delenv(ALL_SCORES, raising=False)
 
-    def run(positions: int) -> tuple[str, str]:
+    def run(positions: int, name: str = "glm4-0414") -> tuple[str, str]:
+        export = export_of(name)
         manifest: Path = export.folder / "glm.onnx.manifest.json"
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"max_position": positions - 1}))
         lines = export.infer("x", code=1).stderr.splitlines()
@@ -57,6 +59,13 @@ def test_few_positions_have_all_scores_and_many_have_tiles(seen):
     for positions in (64, ALL_SCORES_POSITIONS):
         assert seen(positions) == ("1", "-"), "other sessions of the process would attend so, too"
     assert seen(ALL_SCORES_POSITIONS + 1) == ("-", "-")
+
+
+def test_a_cache_of_twice_the_positions_counts(seen):
+    """Of models whose tokens have two."""
+    assert seen(ALL_SCORES_POSITIONS // 2, "chatglm") == ("1", "-")
+    for positions in (ALL_SCORES_POSITIONS // 2 + 1, ALL_SCORES_POSITIONS):
+        assert seen(positions, "chatglm") == ("-", "-")
 
 
 @pytest.mark.parametrize("value", ["0", "1"])

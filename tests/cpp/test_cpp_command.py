@@ -181,6 +181,15 @@ def test_damaged_exports(export, python, tmp_path, name):
     assert code == 1 and found == (line, code)
 
 
+@pytest.mark.parametrize("value", ["no", 1, None, []], ids=repr)
+def test_gives_columns_that_is_neither_true_nor_false(export, tmp_path, value):
+    manifest = shutil.copytree(export.folder, tmp_path / "export") / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"gives_columns": value}))
+    line, code = cpp(export.programs, "--model_path", tmp_path / "export", "x")
+    why = f"gives_columns is {json.dumps(value)}"
+    assert (line, code) == (f"error: {manifest} is damaged ({why}): export the model again", 1)
+
+
 def test_a_file_that_the_manifest_does_not_name(export, python, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(export.folder, folder)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from dynamic_runtime import DynamicStepRuntime
+from family_models import MODELS
 from tiny_chat import KINDS, chat_model, processor_of_tiny
 from tiny_glm import make_likely, random_pairs, tiny_model
 
@@ -15,6 +16,7 @@ from glm.engine import Engine, EngineOptions, StopTokens
 from glm.generation.search import Prompt
 
 NAMES = ("glm", *KINDS)
+EXPERTS = ("glm4-moe", "glm4-moe-lite")  # with GLM-4-0414's vocabulary; the second one over latents
 CAUSAL = ("chatglm2", "chatglm3", "glm4", "glm4-0414")
 TEXTS = ("你好", "云溪桥建于1920年,长30米,是石桥。", "祥信塔", "a b c d e f")
 
@@ -42,13 +44,16 @@ class Case:
         return row[: next(ends, len(row))]
 
 
-def case_of(name: str, tokenizer) -> Case:
+def case_of(name: str, tokenizer=None) -> Case:
+    """Of `NAMES` or `EXPERTS`; the tokenizer is GLM's (2021)."""
     if name == "glm":
         processor, model = GLMProcessor(tokenizer, src_length=24, tgt_length=12), tiny_model(seed=5)
         pairs = random_pairs(tokenizer, [(3, 1), (14, 1), (7, 1), (1, 1)])
         prompts = [[*source, tokenizer.sop_token_id] for source, _ in pairs]
     else:
-        processor, model = processor_of_tiny(name), chat_model(name)
+        sparse = name in EXPERTS
+        model = tiny_model(seed=3, spread=0.4, family=name, **MODELS[name][1]) if sparse else chat_model(name)
+        processor = processor_of_tiny("glm4-0414" if sparse else name)
         prompts = [processor.text_prompt(text) for text in TEXTS]
     assert len(set(map(len, prompts))) > 2
     case = Case(model, processor, prompts, StopTokens((), processor.tokenizer.pad_token_id))

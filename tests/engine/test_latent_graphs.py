@@ -4,13 +4,10 @@ what the cache holds already."""
 from functools import cache
 
 import pytest
-from engine_cases import TEXTS, Case, often_ending
-from family_models import LATENT
-from tiny_chat import processor_of_tiny
-from tiny_glm import tiny_model
+from engine_cases import Case, case_of
 
 from glm import GenerationConfig
-from glm.engine import Engine, EngineOptions, StopTokens
+from glm.engine import Engine, EngineOptions
 from glm.export.onnx.weights import weights_of
 from glm.export.onnx.write import write_step_graph
 from glm.runtime.onnx_columns import OnnxColumnRuntime
@@ -26,12 +23,7 @@ WAYS = (
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    model = tiny_model(seed=3, spread=0.4, family="glm4-moe-lite", **LATENT)
-    processor = processor_of_tiny("glm4-0414")
-    prompts = [processor.text_prompt(text) for text in TEXTS]
-    found = Case(model, processor, prompts, StopTokens((), processor.tokenizer.pad_token_id))
-    found.stop = StopTokens(tuple(sorted(often_ending(found))), found.stop.pad_token_id)
-    return found
+    return case_of("glm4-moe-lite")
 
 
 @pytest.fixture(scope="module")

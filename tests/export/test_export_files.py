@@ -129,6 +129,13 @@ DAMAGE = {
         lambda folder: edit(folder / MANIFEST, files={"../glm.onnx": {"size": 1, "crc32": "0" * 8}}),
         "damaged (ValueError: what it says of '../glm.onnx')",
     ),
+    **{
+        f"gives_columns {value!r}": (
+            lambda folder, value=value: edit(folder / MANIFEST, gives_columns=value),
+            f"{MANIFEST} is damaged (ValueError: gives_columns is {value!r}): export the model again",
+        )
+        for value in ("no", 1, None, [])
+    },
     "another format": (lambda folder: edit(folder / MANIFEST, format="paddle"), "is of format 'paddle', not 'onnx'"),
     "another version": (
         lambda folder: edit(folder / MANIFEST, format_version=99),

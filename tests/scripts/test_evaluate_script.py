@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.shared_files import SHARED
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH, CHINESE = ROOT / "data" / "exam_en", ROOT / "data" / "exam_zh"
 PRESETS = ("glm-tiny-chinese", "chatglm-6b-tiny", "glm-4-9b-chat-tiny", "glm-4-9b-0414-tiny")
-CHAT = "glm-4-9b-chat-tiny"
+CHAT, LATENT = "glm-4-9b-chat-tiny", "glm-4.7-flash-tiny"
 FEW = ["--limit", "3"]
 REAL = SHARED / "real/datasets/mmlu"
 
@@ -251,17 +252,26 @@ def test_another_run_in_the_same_directory(evaluate, evaluated):
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """The chat preset in both formats."""
+def exports_of(tmp_path_factory):
+    """A preset in both formats, written once."""
     import export_generation_model
 
-    folder = tmp_path_factory.mktemp("exports")
-    for form in ("paddle", "onnx") if sys.version_info >= (3, 11) else ("paddle",):
-        with pytest.MonkeyPatch.context() as patched:
-            where = ["--model_name_or_path", CHAT, "--output_path", str(folder / "glm"), "--format", form]
-            patched.setattr(sys, "argv", ["export_generation_model.py", *where])
-            export_generation_model.main()
-    return folder
+    @cache
+    def export(preset: str) -> Path:
+        folder = tmp_path_factory.mktemp(preset)
+        for form in ("paddle", "onnx") if sys.version_info >= (3, 11) else ("paddle",):
+            with pytest.MonkeyPatch.context() as patched:
+                where = ["--model_name_or_path", preset, "--output_path", str(folder / "glm"), "--format", form]
+                patched.setattr(sys, "argv", ["export_generation_model.py", *where])
+                export_generation_model.main()
+        return folder
+
+    return export
+
+
+@pytest.fixture
+def exports(exports_of):
+    return exports_of(CHAT)
 
 
 needs_onnx = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime has no wheel for Python 3.10")
@@ -269,8 +279,10 @@ needs_onnx = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime 
 
 @pytest.mark.long
 @pytest.mark.parametrize("backend", ["paddle", pytest.param("onnx_runtime", marks=needs_onnx)])
-def test_an_export_answers_as_the_model(evaluated, exports, backend):
-    model = evaluated("--model_name_or_path", CHAT, *FEW, name="model")
+@pytest.mark.parametrize("preset", [CHAT, LATENT])
+def test_an_export_answers_as_the_model(evaluated, exports_of, preset, backend):
+    exports = exports_of(preset)
+    model = evaluated("--model_name_or_path", preset, *FEW, name="model")
     export = evaluated("--model_path", exports, "--backend", backend, *FEW)
     assert letters(export) == letters(model)
     scores = [[record["scores"] for record in each["questions"]] for each in (export, model)]
@@ -279,7 +291,7 @@ def test_an_export_answers_as_the_model(evaluated, exports, backend):
     texts = [
         [record["text"] for record in evaluated(*where, *written, name=name)["questions"]]
         for name, where in (
-            ("words", ["--model_name_or_path", CHAT]),
+            ("words", ["--model_name_or_path", preset]),
             ("words-export", ["--model_path", exports, "--backend", backend]),
         )
     ]

@@ -66,13 +66,19 @@ Generator::Generator(const Options& options) {
     backend_ = "backend: " + choice.name + " on cpu (" + choice.reason +
                (manifest.quantized ? "; " + manifest.weights + " weights" : "") + ")";
     check_ = std::make_unique<Check>(directory, manifest);
+    const auto read_tokenizer = [&] {
+        processor_ = std::make_unique<Processor>(directory, options.processor, manifest);
+    };
+    // Where that decides, the tokenizer says first whether a cache has twice the model's positions.
+    const std::int64_t positions = manifest.max_position + 1;
+    if (positions <= kAllScoresPositions && 2 * positions > kAllScoresPositions) read_tokenizer();
     // Here, not where the graph is opened: the environment is not to change under the other thread.
-    const AttentionOf attention(manifest.max_position + 1);
+    const AttentionOf attention(processor_ ? processor_->positions().columns(manifest.max_position) : positions);
     // Loading the graph takes longest, so the tokenizer is read meanwhile.
     auto loading = std::async(std::launch::async, [&] {
         return open_step(choice, manifest, directory, options.model_prefix, static_cast<int>(options.cpu_threads));
     });
-    processor_ = std::make_unique<Processor>(directory, options.processor, manifest);
+    if (!processor_) read_tokenizer();
     stop_strings_ = options.stop;
     for (const std::string& string : processor_->generation().stop_strings()) stop_strings_.push_back(string);
     runtime_ = loading.get();

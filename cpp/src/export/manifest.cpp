@@ -65,6 +65,13 @@ std::int64_t whole(const json& raw, const char* name) {
     return value.get<std::int64_t>();
 }
 
+// false where a manifest of before has none.
+bool truth(const json& raw, const char* name) {
+    const json value = raw.value(name, json(false));
+    if (!value.is_boolean()) fail(name, " is ", value.dump());
+    return value.get<bool>();
+}
+
 Manifest::File described(const std::string& name, const json& expected) {
     const bool plain = !name.empty() && name != "." && name != ".." && fs::path(name).filename() == name;
     const Manifest::File file{whole(expected, "size"), expected.at("crc32").get<std::string>()};
@@ -97,7 +104,7 @@ Manifest parse_manifest(const std::string& content, const fs::path& path) {
         raw.at("block_size");
         manifest.quantized = manifest.weights == "int8" || manifest.weights == "int4";
         manifest.standard = !raw.value("opset", json()).is_null();
-        manifest.gives_columns = raw.value("gives_columns", false);
+        manifest.gives_columns = truth(raw, "gives_columns");
         manifest.vocab_size = whole(raw, "vocab_size");
         manifest.max_position = whole(raw, "max_position");
         whole(raw, "parameters");

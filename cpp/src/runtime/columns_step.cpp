@@ -7,12 +7,25 @@ namespace glm {
 
 namespace {
 
+constexpr std::int64_t kMostPairs = 256 * 8192;  // of new tokens and seen ones in one call: 8 MB of scores a head
 constexpr std::int64_t kStep = 128;  // positions by which it grows; a runtime plans for every size that it meets
 
 std::vector<int> as_ints(std::initializer_list<std::int64_t> sizes) {
     std::vector<int> shape;
     for (const std::int64_t size : sizes) shape.push_back(static_cast<int>(size));
     return shape;
+}
+
+// Tokens first … end of a chunk, behind those before them.
+Chunk part_of(const Chunk& chunk, std::size_t first, std::size_t end) {
+    const std::size_t count = chunk.ids.size(), rows = chunk.positions.size() / count;
+    const auto ids = chunk.ids.begin();
+    Chunk part{chunk.slot, chunk.start + static_cast<int>(first), 0, {ids + first, ids + end}, {}};
+    for (std::size_t row = 0; row < rows; ++row) {
+        const std::int64_t* places = &chunk.positions[row * count];
+        part.positions.insert(part.positions.end(), places + first, places + end);
+    }
+    return part;
 }
 
 }  // namespace
@@ -90,7 +103,8 @@ GraphShapes Graph::shapes(const fs::path& model_file) {
                          shapes.position_rows > 0 && shapes.vocab_size > 0 &&
                          outputs == std::set<std::string>{"logits", "new"};
     if (!is_step)
-        fail(model_file.string(), " is no step graph of standard operators: export the model with --opset 17");
+        fail(model_file.string(),
+             " is no step graph that gives new keys and values back, as its manifest says: export the model again");
     return shapes;
 }
 
@@ -129,7 +143,17 @@ const float* ColumnsStep::prefill(Cache& cache, const Chunk& chunk) {
     check_chunk(cache, chunk.slot, start, start + count);
     if (chunk.prefix_length > 0 && start > 0)
         fail("prefix_length is ", chunk.prefix_length, " at position ", start, ": such prompts are read whole");
-    auto& store = static_cast<Store&>(cache);
+    return read(static_cast<Store&>(cache), chunk);
+}
+
+const float* ColumnsStep::read(Store& store, const Chunk& chunk) {
+    const std::size_t tokens = chunk.ids.size();
+    const int count = static_cast<int>(tokens), start = chunk.start;
+    if (chunk.prefix_length == 0 && count > 1 && static_cast<std::int64_t>(count) * (start + count) > kMostPairs) {
+        // The scores of all of it would take too much memory.
+        read(store, part_of(chunk, 0, tokens / 2));
+        return read(store, part_of(chunk, tokens / 2, tokens));
+    }
     // Only what was read is worth the scores of a whole chunk; one hidden position stands for none.
     const std::int64_t seen = std::max(start, 1), width = seen * shapes_.head_dim;
     const auto part_size = static_cast<std::size_t>(shapes_.heads * width);

@@ -66,6 +66,9 @@ public:
 private:
     struct Store;
 
+    // Logits of what follows a chunk, of which as much is read at once as its scores have room for.
+    const float* read(Store& store, const Chunk& chunk);
+
     // Logits of `count` sequences of `tokens` new ones; their keys and values go into slots from `slot` on.
     const float* run(Store& store, int slot, int count, int tokens, const std::vector<std::int64_t>& ids,
                      const std::vector<std::int64_t>& positions, const std::vector<std::int64_t>& lengths,

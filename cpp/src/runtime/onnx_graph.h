@@ -1,4 +1,5 @@
-// Step graphs of standard operators (glm/export/onnx/standard.py) in ONNX Runtime, as a module's runtime has them.
+// Step graphs that give new keys and values back (glm/export/onnx/column_cache.py) in ONNX Runtime, as a module's
+// runtime has them.
 #pragma once
 
 #include "runtime/graph_module.h"

@@ -12,10 +12,8 @@ namespace glm {
 
 namespace {
 
-// ONNX Runtime's name: with 1 its attention keeps all scores of a call, else they are computed in tiles. All of them
-// are faster, and take heads · tokens · capacity: up to so many positions that is 4 MB a head of a part of a prompt.
+// ONNX Runtime's name: with 1 its attention keeps all scores of a call, else they are computed in tiles.
 constexpr const char* kAllScores = "ORT_GQA_DISABLE_FLASH_ATTENTION";
-constexpr std::int64_t kAllScoresPositions = 4096;
 
 #if defined(__x86_64__)
 // Paddle's wheels carry MKL 2019, which takes a slow path on AMD's processors unless it is told what they can.

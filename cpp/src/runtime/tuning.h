@@ -5,7 +5,11 @@
 
 namespace glm {
 
-// Sessions of ONNX Runtime that are opened while it lives attend as is best for a model of so many positions; who set
+// All scores of a call are faster than tiles, and take heads · tokens · capacity: up to so many positions of a cache
+// that is 4 MB a head of a part of a prompt.
+constexpr std::int64_t kAllScoresPositions = 4096;
+
+// Sessions of ONNX Runtime that are opened while it lives attend as is best for a cache of so many positions; who set
 // the variable has it as it is set (glm/runtime/onnx_step.py).
 class AttentionOf {
 public:

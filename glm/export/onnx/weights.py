@@ -113,7 +113,9 @@ class QuantizedWeights:
         A product for each: the operator has one matrix, and float32 would be eight times what a step has to read.
         """
         heads = range(matrices.heads)
-        parts = graph.node("Split", x, outputs=matrices.heads, axis=-1, num_outputs=matrices.heads)
+        parts = [x]
+        if len(heads) > 1:
+            parts = graph.node("Split", x, outputs=len(heads), axis=-1, num_outputs=len(heads))
         found = [self.linear(graph, parts[head], f"{name}.{head}", [matrices.of_head(head)]) for head in heads]
         return graph.node("Concat", *found, axis=-1)
 

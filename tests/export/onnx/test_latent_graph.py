@@ -170,6 +170,20 @@ def test_matrices_of_heads_are_what_their_numbers_stand_for(tmp_path, way):
         assert relative_error(ours, exact) > 1e-4
 
 
+def test_one_head(tmp_path):
+    sizes = LATENT_MODELS[NAMES[0]] | {"num_attention_heads": 1, "num_key_value_heads": 1}
+    model, way = tiny_model(seed=1, spread=0.2, **sizes), Blocks(4, 16)
+    stored = OnlyHeads(heads=QuantizedWeights(way, accuracy_level=0))
+    write_step_graph(model.config, weights(model), stored, tmp_path / "m")
+    rows, tokens = texts(model.config)
+    found = logits(tmp_path / "m.onnx", model.config, rows, tokens)
+    for name, parameter in model.state_dict().items():
+        if name.endswith("kv_b_proj.weight"):
+            parameter.set_value(stand_in(way, parameter.numpy(), model.config))
+    for ours, theirs in zip(found, dynamic(model, rows, tokens), strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
 def test_matrices_of_heads_in_8_bits_a_column(tmp_path):
     model = model_of(NAMES[0])
     stored = OnlyHeads(STANDARD, heads=ColumnWeights())
