@@ -16,7 +16,10 @@ def measured(tmp_path, degree: int, cases: list[tuple[Run, dict]]) -> list[dict]
     arguments = [json.dumps([asdict(run) for run, _ in cases]), json.dumps([changes for _, changes in cases])]
     script = str(Path(__file__).with_name("rank.py"))
     # Copies of transposed tensors, as Paddle's image for Ascend sets it; views need up to 6 % less.
-    result = launch(script, degree, tmp_path, arguments, seconds=600, FLAGS_use_stride_kernel="0")
+    for attempt in ("first", "second"):
+        result = launch(script, degree, tmp_path / attempt, arguments, seconds=600, FLAGS_use_stride_kernel="0")
+        if "Exit code -6" not in str(result):  # seen once in a dozen runs: a rank of four aborted without a word
+            break
     assert result.code == 0, str(result)
     ranks = []
     for log in result.logs:
