@@ -17,8 +17,10 @@ import paddle.distributed as dist
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from glm.distributed.tensor_parallel import RankGroup
 
-class ExpertRanks:
+
+class ExpertRanks(RankGroup):
     """The ranks that share the experts of a model, seen from one of them. With one rank, nothing moves.
 
     Args:
@@ -39,17 +41,6 @@ class ExpertRanks:
             counts: [A], pairs of each expert that this rank has.
         """
         return Travel(counts, self)
-
-    def parts(self, x: Tensor) -> list[Tensor]:
-        """The tensors of all ranks, in their order, on every rank; equal shapes."""
-        parts: list[Tensor] = []
-        dist.all_gather(parts, x.contiguous(), group=self.group)
-        return parts
-
-    def barrier(self) -> None:
-        """Returns when all ranks have come here."""
-        if self.degree > 1:
-            dist.barrier(self.group)
 
 
 @cache

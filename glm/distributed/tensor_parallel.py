@@ -134,7 +134,22 @@ class OwnDropout(Dropout):
             return super().forward(x)
 
 
-class Ranks:
+class RankGroup:
+    """Ranks that share something, `degree` of them in `group`."""
+
+    def barrier(self) -> None:
+        """Returns when all ranks have come here."""
+        if self.degree > 1:
+            dist.barrier(self.group)
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """The tensors [...] of all ranks, in their order, on every rank; equal shapes."""
+        parts: list[Tensor] = []
+        dist.all_gather(parts, x.contiguous(), group=self.group)
+        return parts
+
+
+class Ranks(RankGroup):
     """The ranks that share one model, seen from one of them. With one rank, every collective does nothing.
 
     Args:
@@ -180,17 +195,6 @@ class Ranks:
             x = x.clone()
             dist.all_reduce(x, operation, group=self.group)
         return x
-
-    def barrier(self) -> None:
-        """Returns when all ranks have come here."""
-        if self.degree > 1:
-            dist.barrier(self.group)
-
-    def parts(self, x: Tensor) -> list[Tensor]:
-        """The tensors [...] of all ranks, in their order, on every rank; equal shapes."""
-        parts: list[Tensor] = []
-        dist.all_gather(parts, x.contiguous(), group=self.group)
-        return parts
 
     def own_random_numbers(self):
         """Within it, ranks draw different numbers: dropout on what each has for itself. Elsewhere all draw the same."""
