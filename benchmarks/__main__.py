@@ -13,9 +13,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks.docs import write_docs
+from benchmarks.joined import joined
 from benchmarks.plan import Plan, buildable, execute, profile_rows
 from benchmarks.processes import ROOT, Environment
-from benchmarks.report import build_report, machine_facts, print_report
+from benchmarks.report import FORMAT_VERSION, build_report, machine_facts, print_report
 from benchmarks.rows import ROWS, processor_kind
 from benchmarks.values import build_row, missed
 from glm.errors import GLMError
@@ -29,6 +30,7 @@ Measure this project beside transformers, PEFT, llama.cpp and PaddleNLP's GLM: t
   python -m benchmarks --rows serve-16 long-prompt    servers, with all figures of their answers in docs and JSON
   python -m benchmarks --quick                        tiny shapes, a minute: does everything work?
   python -m benchmarks --from_json output/bench.json --write_docs   writes the page again, measures nothing
+  python -m benchmarks --from_json all.json again.json --write_docs   the same of several runs: the last one counts
 
 rows:
 """
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     output = Path(options.output)
     try:
-        report = json.loads(Path(options.from_json).read_text("utf-8")) if options.from_json else run(options, output)
+        report = joined([read(file) for file in options.from_json]) if options.from_json else run(options, output)
         if options.write_docs:
             write_docs(report, ROOT / "docs")
     except (GLMError, OSError) as error:
@@ -73,7 +75,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", default="output/bench.json", help="default: %(default)s")
     parser.add_argument("--write_docs", action="store_true", help="write the page of this processor in docs as well")
-    parser.add_argument("--from_json", metavar="FILE", help="a finished run's file: measure nothing, show it")
+    parser.add_argument(
+        "--from_json",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="files of finished runs on this kind of processor, the oldest first: measure nothing, show them as one",
+    )
     parser.add_argument(
         "--peers_python",
         default=str(ROOT / ".venv-bench" / "bin" / "python"),
@@ -88,6 +96,23 @@ def _positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return int(text)
+
+
+def read(file: Path) -> dict:
+    """A finished run's report.
+
+    Raises:
+        GLMError: it is none of this format.
+        OSError: it cannot be read.
+    """
+    try:
+        report = json.loads(file.read_text("utf-8"))
+        version = report["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise GLMError(f"{file} is no report of `python -m benchmarks`") from None
+    if version != FORMAT_VERSION:
+        raise GLMError(f"{file} has format {version}, this project reads {FORMAT_VERSION}: measure again")
+    return report
 
 
 def run(options: argparse.Namespace, output: Path) -> dict:

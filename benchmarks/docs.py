@@ -15,7 +15,7 @@ PAGES = {"amd": "benchmarks.md", "intel": "benchmarks-intel.md", None: "benchmar
 HEAD = """\
 # Benchmarks{of}
 
-Written by `{command}` on {day} UTC from `output/bench.json`; every number below is one of that file.
+{origin}
 
 All sides open the same random weights and read the same prompts. Each is a process of its own, and those that are
 compared take turns, run by run, after a warm-up: a machine that slows down slows all of them. Numbers are medians of
@@ -50,8 +50,7 @@ def page(report: dict) -> str:
     others = ", ".join(f"[{PROCESSORS[other]}]({PAGES[other]})" for other in PROCESSORS if other != kind)
     head = HEAD.format(
         of=f" on {PROCESSORS[kind]}" if kind else "",
-        command=report["command"],
-        day=report["started"][:16].replace("T", " "),
+        origin=origin(report),
         runs=report["runs"],
         others=f"Other processors have pages of their own, and aims of their own: {others}.",
         picture=Path(PAGES[kind]).with_suffix(".svg"),
@@ -62,6 +61,24 @@ def page(report: dict) -> str:
     sections += ["## Every side\n\n" + all_sides(report), serving(report), shapes(report), misses(report)]
     sections += [listed("Skipped", report.get("skipped", [])), listed("Failures", report["failures"])]
     return "\n".join(section for section in sections if section)
+
+
+def origin(report: dict) -> str:
+    """Which command wrote the page, and the runs that its numbers are of."""
+    if not (parts := report.get("parts")):
+        return (
+            f"Written by `{report['command']}` on {day(report)} UTC from `output/bench.json`; every number below is "
+            "one of that file."
+        )
+    rows = [[day(part), part["glm"], f"{part['seconds'] / 60:.0f}", " ".join(part["rows"])] for part in parts]
+    return (
+        "Written by `python -m benchmarks --write_docs` from the files of these runs; every number below is one of "
+        "them.\n\n" + table(["UTC", "commit", "minutes", "rows"], rows, 2)
+    )
+
+
+def day(run: dict) -> str:
+    return run["started"][:16].replace("T", " ")
 
 
 def table(titles: list[str], rows: list[list[str]], numbers: int = 0) -> str:

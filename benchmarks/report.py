@@ -24,12 +24,6 @@ def build_report(plan: Plan, measured: Measured) -> dict:
     """All but time and command; `failures` says what went wrong, in lines."""
     rows = [build_row(name, plan, measured) for name in plan.rows]
     checks = build_checks(plan, measured)
-    errors = [
-        f"{row['title']}, {SIDES[side].title}: {cell['error']}"
-        for row in rows
-        for side, cell in row["cells"].items()
-        if "error" in cell
-    ]
     return {
         "format_version": FORMAT_VERSION,
         "quick": plan.quick,
@@ -40,13 +34,24 @@ def build_report(plan: Plan, measured: Measured) -> dict:
         "rows": rows,
         "checks": checks,
         "profiles": {name: profile(name, measured) for name in plan.rows},
-        "failures": errors + [check["line"] for check in checks if not check["agree"]],
+        "failures": failures_of(rows, checks),
         "settings": {f"{shape} {side}": opened.get("settings") for (shape, side), opened in measured.opened.items()},
         "measurements": [
             {"shape": shape, "task": task, "side": side, "runs": runs}
             for (shape, task, side), runs in measured.runs.items()
         ],
     }
+
+
+def failures_of(rows: list[dict], checks: list[dict]) -> list[str]:
+    """Sides that failed and sides that disagree, a line each."""
+    errors = [
+        f"{row['title']}, {SIDES[side].title}: {cell['error']}"
+        for row in rows
+        for side, cell in row["cells"].items()
+        if "error" in cell
+    ]
+    return errors + [check["line"] for check in checks if not check["agree"]]
 
 
 def shape_facts(plan: Plan, name: str, measured: Measured) -> dict:
