@@ -14,7 +14,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -167,23 +167,40 @@ def read_rate() -> float:
 
 def show(report: dict[str, Any]) -> None:
     export, generation = report["export"], report["generation"]
-    table = Table(title=f"GLM-4-9B's shapes, {report['weights']}", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
     rows = {
         "checkpoint, bfloat16": in_words(report["checkpoint_bytes"]),
         f"export, blocks of {export['block_size']}": in_words(export["bytes"]),
-        "export, seconds": f"{export['seconds']:.0f}",
-        "export, peak memory": in_words(export["peak_memory"]),
-        "load, seconds": f"{generation['load_seconds']:.1f}",
-        f"prefill of {PROMPT} tokens, tokens/s": f"{generation['prefill_tokens_per_second']:.1f}",
+        **cost_rows(report, PROMPT),
         f"decode, tokens/s (median of {NEW_TOKENS}; best)": f"{generation['tokens_per_second']:.2f}; "
         f"{generation['best_tokens_per_second']:.2f}",
-        "memory bandwidth, and what it allows, tokens/s": f"{in_words(generation['read_bytes_per_second'])}/s; "
-        f"{generation['limit_tokens_per_second']:.2f}",
+        **limit_rows(generation),
         "decode, of that": f"{generation['tokens_per_second'] / generation['limit_tokens_per_second']:.0%}",
-        "generation, peak memory": in_words(generation["peak_memory"]),
     }
+    print_rows(f"GLM-4-9B's shapes, {report['weights']}", rows)
+
+
+def cost_rows(report: dict[str, Any], prompt: int) -> dict[str, str]:
+    """What export and generation took, and how fast a prompt was read."""
+    export, generation = report["export"], report["generation"]
+    return {
+        "export, seconds": f"{export['seconds']:.0f}",
+        "export, peak memory": in_words(export["peak_memory"]),
+        "generation, peak memory": in_words(generation["peak_memory"]),
+        "load, seconds": f"{generation['load_seconds']:.1f}",
+        f"prefill of {prompt} tokens, tokens/s": f"{generation['prefill_tokens_per_second']:.1f}",
+    }
+
+
+def limit_rows(generation: dict[str, Any]) -> dict[str, str]:
+    limit = f"{generation['limit_tokens_per_second']:.2f}"
+    rate = in_words(generation["read_bytes_per_second"])
+    return {"memory bandwidth, and what it allows, tokens/s": f"{rate}/s; {limit}"}
+
+
+def print_rows(title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     for name, value in rows.items():
         table.add_row(name, value)
     Console(width=110).print(table)

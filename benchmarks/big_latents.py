@@ -19,11 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import glm
-from benchmarks.big_export import in_new_process, read_rate, stored_bytes, write_report
+from benchmarks.big_export import (
+    cost_rows,
+    in_new_process,
+    limit_rows,
+    print_rows,
+    read_rate,
+    stored_bytes,
+    write_report,
+)
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.files.sizes import in_words
 
@@ -182,16 +188,10 @@ def read_bytes(model_file: Path, config: Any) -> int:
 
 def show(report: dict[str, Any]) -> None:
     export, generation = report["export"], report["generation"]
-    table = Table(title=f"GLM-4.7-Flash's shapes, {report['weights']}", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
     rows = {"the whole model's file": in_words(report["bytes"])} if "bytes" in report else {}
     rows |= {
         f"export, {export['parameters'] / 1e9:.2f} billion weights": in_words(export["bytes"]),
-        "export, seconds": f"{export['seconds']:.0f}",
-        "export, peak memory": in_words(export["peak_memory"]),
-        "load, seconds": f"{generation['load_seconds']:.1f}",
-        f"prefill of {PROMPT} tokens, tokens/s": f"{generation['prefill_tokens_per_second']:.1f}",
+        **cost_rows(report, PROMPT),
         **{
             f"steps behind {cached} tokens, tokens/s (median of {STEPS - 2}; best)": (
                 f"{generation[f'steps_at_{cached}']:.2f}; {generation[f'best_at_{cached}']:.2f}"
@@ -199,13 +199,9 @@ def show(report: dict[str, Any]) -> None:
             for cached in CACHED
         },
         "a step reads": in_words(generation["bytes_a_token"]),
-        "memory bandwidth, and what it allows, tokens/s": f"{in_words(generation['read_bytes_per_second'])}/s; "
-        f"{generation['limit_tokens_per_second']:.2f}",
-        "generation, peak memory": in_words(generation["peak_memory"]),
+        **limit_rows(generation),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console(width=110).print(table)
+    print_rows(f"GLM-4.7-Flash's shapes, {report['weights']}", rows)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gguf_names import FORMS, gguf_names
+from benchmarks.gguf_names import FORMS, gguf_names, tell
 from benchmarks.vocabulary import SPECIAL, gguf_tokens
 
 FLOAT = "f32"
@@ -46,20 +46,9 @@ def write_float(source: Path, target: Path) -> None:
     import gguf
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or config
-    form = FORMS[config["model_type"]]
-    writer = gguf.GGUFWriter(target, form.architecture, use_temp_file=True)  # else it holds the whole model
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(int(config["head_dim"] * rope.get("partial_rotary_factor", 0.5)))
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_vocab_size(config["vocab_size"])
-    form.tell(writer, config)
+    architecture = FORMS[config["model_type"]].architecture
+    writer = gguf.GGUFWriter(target, architecture, use_temp_file=True)  # else it holds the whole model
+    tell(writer, config)
     add_vocabulary(writer, config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for name, array in tensors(source, config):

@@ -1,7 +1,7 @@
 """What llama.cpp calls a model's tensors, and what it has to be told of it, by the `model_type` of transformers."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -27,14 +27,38 @@ class Form:
     Attributes:
         architecture: llama.cpp's name of it.
         layer: GGUF's names of a layer's tensors, of a config.json and the layer's number, both without the layer.
-        tell: writes what other kinds of model do not have.
+        fields: what llama.cpp is told of this kind alone, by the name of it in config.json.
+        gating: llama.cpp's name of what makes weights of a router's scores; "" where there is no router.
     """
 
     architecture: str
     layer: Callable[[Mapping[str, Any], int], Names]
-    tell: Callable[[Any, Mapping[str, Any]], None] = lambda writer, config: None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    gating: str = ""
 
 
+# What llama.cpp is told → what config.json calls it.
+EVERY = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "head_count": "num_attention_heads",
+    "head_count_kv": "num_key_value_heads",
+    "layer_norm_rms_eps": "rms_norm_eps",
+    "vocab_size": "vocab_size",
+}
+EXPERTS = {
+    "key_length": "head_dim",
+    "value_length": "head_dim",
+    "expert_count": "n_routed_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_shared_count": "n_shared_experts",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "leading_dense_block_count": "first_k_dense_replace",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_weights_norm": "norm_topk_prob",
+}
 OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -50,6 +74,19 @@ def gguf_names(config: Mapping[str, Any]) -> dict[str, Sources]:
             whole = tuple(f"model.layers.{layer}.{source}" for source in sources.names)
             names[f"blk.{layer}.{target}"] = sources._replace(names=whole)
     return names
+
+
+def tell(writer: Any, config: Mapping[str, Any]) -> None:
+    """Writes what llama.cpp has to be told of a model beside its vocabulary."""
+    import gguf
+
+    form, rope = FORMS[config["model_type"]], config.get("rope_parameters") or config
+    for name, source in {**EVERY, **form.fields}.items():
+        getattr(writer, f"add_{name}")(config[source])
+    writer.add_rope_dimension_count(int(config["head_dim"] * rope.get("partial_rotary_factor", 0.5)))
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if form.gating:
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType[form.gating])
 
 
 def _fused(config: Mapping[str, Any], layer: int) -> Names:
@@ -84,19 +121,4 @@ def _sparse(config: Mapping[str, Any], layer: int) -> Names:
         yield f"ffn_{x}_shexp.weight", Sources((f"mlp.shared_experts.{x}_proj.weight",))
 
 
-def _tell_experts(writer: Any, config: Mapping[str, Any]) -> None:
-    import gguf
-
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_expert_count(config["n_routed_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
-    writer.add_expert_shared_count(config["n_shared_experts"])
-    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
-    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
-    writer.add_expert_weights_scale(config["routed_scaling_factor"])
-    writer.add_expert_weights_norm(config["norm_topk_prob"])
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-
-
-FORMS = {"glm": Form("chatglm", _fused), "glm4_moe": Form("glm4moe", _sparse, _tell_experts)}
+FORMS = {"glm": Form("chatglm", _fused), "glm4_moe": Form("glm4moe", _sparse, EXPERTS, "SIGMOID")}

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 CacheShapes = list[list[tuple[str, tuple[int, int]]]]
 _NORM_PARTS = {"layer_norm": ("weight", "bias"), "rms_norm": ("weight",)}
+# Of what makes queries, keys and values a model has what its kind of attention needs.
+_INTO_ATTENTION = ("q_proj", "k_proj", "v_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+_LINEAR = (*_INTO_ATTENTION, "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_TARGETS = {"attention": _INTO_ATTENTION, "all": _LINEAR, "experts": _LINEAR}  # the last: those of experts, too
 _INTO_MLP = {"plain": ("up_proj",), "gated": ("gate_proj", "up_proj")}
 
 
@@ -114,19 +118,14 @@ def _positions(config: "GLMConfig") -> Shapes:
     }
 
 
-def adapted(config: "GLMConfig") -> tuple[str, ...]:
-    """The layers that LoRA adapts without further flags: what makes queries, keys and values."""
-    latent = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
-    return latent if config.kv_lora_rank else ("q_proj", "k_proj", "v_proj")
-
-
-def lora_shapes(config: "GLMConfig", r: int) -> Shapes:
-    """The adapters of rank r on queries, keys and values, whole, by their names in memory."""
+def lora_shapes(config: "GLMConfig", r: int, targets: str = "attention") -> Shapes:
+    """The adapters of rank r on what `targets` names in `LORA_TARGETS`, whole, by their names in memory."""
     shapes: Shapes = {}
     for name, shape in parameter_shapes(config).items():
-        if any(name.endswith(f".{target}.weight") for target in adapted(config)):
-            layer = name.removesuffix("weight")
-            shapes |= {f"{layer}lora_A": (shape[0], r), f"{layer}lora_B": (r, shape[1])}
+        adapts = targets == "experts" or not is_expert_stack(name)
+        if adapts and any(name.endswith(f".{target}.weight") for target in LORA_TARGETS[targets]):
+            layer, stack, (inputs, outputs) = name.removesuffix("weight"), shape[:-2], shape[-2:]
+            shapes |= {f"{layer}lora_A": (*stack, inputs, r), f"{layer}lora_B": (*stack, r, outputs)}
     return shapes
 
 

@@ -85,9 +85,13 @@ def grammar(body: str, thinks: bool = False, may_think: bool = False) -> str:
 
 def json_rule(schema: Any, where: str = "schema") -> str:
     """The body of the rule that writes JSON of a schema. Raises as `checked_schema`."""
-    checked = checked_schema(schema, where)
+    return checked_rule(checked_schema(schema, where))
+
+
+def checked_rule(checked: Mapping[str, Any] | bool) -> str:
+    """The same of a schema that is checked."""
     # Not nested in a condition of its own, for the layout is read at the top alone.
-    body = {"x-guidance": _LAYOUT, **(checked if isinstance(checked, dict) else {})}
+    body = {"x-guidance": _LAYOUT, **(checked if isinstance(checked, Mapping) else {})}
     return f"%json {json.dumps(body, ensure_ascii=False)}"
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from glm.encoding.argument_forms import ArgumentSchemas, argument_forms, without_all_of
 from glm.encoding.argument_types import ANY, STRING, argument_json, argument_types, types_of
 from glm.encoding.argument_values import allowed_values, parted
-from glm.encoding.json_schema import DEEPEST, EXACT, SchemaError, checked_schema, grammar, json_rule
+from glm.encoding.json_in_tags import without_tag
+from glm.encoding.json_schema import DEEPEST, EXACT, SchemaError, checked_rule, checked_schema, grammar
 from glm.encoding.tagged_calls import CALL, CALL_END, KEY, KEY_END, VALUE, VALUE_END
 from glm.encoding.tool_choice import ToolChoice, parameters_of
 
@@ -205,7 +206,8 @@ class _Value:
     def _json(self, rule: str, schema: Mapping[str, Any]) -> list[str]:
         root = self.schemas.root
         names = ("$defs", "definitions") if '"$ref"' in json.dumps(schema) else ()
-        held = json_rule({**{name: root[name] for name in names if name in root}, **schema}, self.where)
+        checked = checked_schema({**{name: root[name] for name in names if name in root}, **schema}, self.where)
+        held = checked_rule(without_tag(checked, VALUE_END, self.where))
         self.schemas.visit(len(held) // _A_VISIT)
         return [f"{rule}: {rule}_json {_text(VALUE_END)}", f"{rule}_json: {held}"]
 

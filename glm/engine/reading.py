@@ -45,11 +45,14 @@ class PromptReader:
 
     def next_of(self, reading: Sequence[SequenceState]) -> SequenceState:
         """The prompt of which the least is left, so that a short one does not wait for a long one; but none waits for
-        more than `MOST_PASSED` parts of others, and those that do so at once.
+        more than `MOST_PASSED` parts of others, and those that do so at once. One that is scored takes nothing from
+        others, so the same prompts wait for what it reads.
         """
-        longest = max(reading, key=lambda sequence: sequence.passed)
+        scored = {tuple(sequence.request.ids) for sequence in reading if sequence.scored}
+        ready = [each for each in reading if each.scored or not scored or tuple(each.request.ids) not in scored]
+        longest = max(ready, key=lambda sequence: sequence.passed)
         overdue = longest.passed >= MOST_PASSED
-        chosen = longest if overdue else min(reading, key=lambda sequence: sequence.left)
+        chosen = longest if overdue else min(ready, key=lambda sequence: sequence.left)
         for sequence in reading:
             sequence.passed += 1
         chosen.passed = 0

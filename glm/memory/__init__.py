@@ -22,7 +22,8 @@ def estimate(config: ConfigFields, run: Run) -> Memory:
     """The memory of one rank: of the last one, which needs most where its part of the vocabulary is padded.
 
     Raises:
-        UsageError: training at a degree at which the model only predicts, or expert parallelism without training.
+        UsageError: training at a degree at which the model only predicts, expert parallelism without training, or
+            adapters of experts that there are not.
     """
     if run.train != "none":
         config.require_trainable()
@@ -30,8 +31,10 @@ def estimate(config: ConfigFields, run: Run) -> Memory:
         raise UsageError(
             f"expert_parallel_degree is {config.expert_parallel_degree} and train none: ranks share experts in training"
         )
+    if run.adapts_experts and not config.n_routed_experts:
+        raise UsageError("lora_targets is experts, and this model has none: choose all")
     weights = elements(parameter_shapes(config), config)
-    adapters = elements(lora_shapes(config, run.r), config) if run.train == "lora" else 0
+    adapters = elements(lora_shapes(config, run.r, run.lora_targets), config) if run.train == "lora" else 0
     trained = {"none": 0, "full": weights, "lora": adapters}[run.train]
     states = 2 * FP32 + (FP32 if run.weight_size < FP32 else 0)
     activations, step_workspace = training(config, run) if trained else (0, 0)

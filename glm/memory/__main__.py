@@ -10,7 +10,7 @@ from rich.table import Table
 from glm.cli.script import ScriptParser, run_script
 from glm.config.fields import DTYPES, ConfigFields, PlainConfig
 from glm.config.presets import PRESETS, preset_name
-from glm.config.shapes import active_shapes, elements, parameter_shapes
+from glm.config.shapes import LORA_TARGETS, active_shapes, elements, parameter_shapes
 from glm.errors import GLMError, UsageError
 from glm.memory import HEADROOM, Memory, Run, estimate, fits
 from glm.memory.run import OPT_LEVELS, SHARDING, TRAIN
@@ -75,6 +75,7 @@ def _parse() -> Namespace:
     numbers |= {"max_length": "in training, tokens of a pack of such rows; 0: rows are not packed"}
     for flag, text in (numbers | {"num_beams": "beams of generation", "r": "rank of LoRA"}).items():
         run(f"--{flag}", type=int, default=getattr(Run, flag), help=text)
+    run("--lora_targets", choices=tuple(LORA_TARGETS), default=Run.lora_targets, help="layers that LoRA adapts")
     run("--device_memory", type=float, metavar="GIB", help="says which degrees fit")
     return parser.parse_args()
 
@@ -93,7 +94,7 @@ def _model(arguments: Namespace) -> str:
 
 
 def _run(arguments: Namespace) -> Run:
-    same = ("train", "dtype", "recompute", "batch_size", "num_beams", "r", "sharding")
+    same = ("train", "dtype", "recompute", "batch_size", "num_beams", "r", "lora_targets", "sharding")
     same += ("src_length", "tgt_length", "max_length")
     renamed = {"opt_level": arguments.fp16_opt_level, "sharding_degree": arguments.sharding_parallel_degree}
     return Run(**{name: getattr(arguments, name) for name in same} | renamed)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from glm.config.shapes import LORA_TARGETS
 from glm.errors import UsageError
 
 TRAIN = ("none", "full", "lora")
@@ -24,7 +25,7 @@ class Run:
         src_length, tgt_length: tokens of source and target; a training row has both.
         max_length: tokens of a pack of training rows, all of which may be trained; 0: rows are not packed.
         num_beams: of generation.
-        r: rank of the LoRA adapters.
+        r: rank of the LoRA adapters. lora_targets: which layers have them, as in `glm.model.lora.add_lora`.
         sharding, sharding_degree: ZeRO (arXiv:1910.02054): stage1 shares the optimizer's states out, stage2 the
             gradients too.
 
@@ -42,11 +43,13 @@ class Run:
     max_length: int = 0
     num_beams: int = 5
     r: int = 8
+    lora_targets: str = "attention"
     sharding: str = "none"
     sharding_degree: int = 1
 
     def __post_init__(self):
         allowed = {"train": TRAIN, "dtype": tuple(SIZES), "opt_level": OPT_LEVELS, "sharding": SHARDING}
+        allowed["lora_targets"] = tuple(LORA_TARGETS)
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UsageError(f"{name} is '{getattr(self, name)}', and must be one of {', '.join(values)}")
@@ -70,6 +73,15 @@ class Run:
     def mixed(self) -> bool:
         """Whether the weights are float32 and the operators cast."""
         return self.train != "none" and self.opt_level == "O1" and self.dtype != "float32"
+
+    @property
+    def adapts_mlps(self) -> bool:
+        """Whether adapters stand on more than what makes queries, keys and values."""
+        return self.train == "lora" and self.lora_targets != "attention"
+
+    @property
+    def adapts_experts(self) -> bool:
+        return self.train == "lora" and self.lora_targets == "experts"
 
     @property
     def weight_size(self) -> int:

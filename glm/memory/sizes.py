@@ -2,7 +2,6 @@
 
 from glm.config.chunks import DENSE_TOKENS, attends_in_blocks, block_scores, chunk_logits
 from glm.config.fields import ConfigFields
-from glm.config.shapes import adapted
 from glm.distributed.plan import padded
 from glm.memory.run import FP32, SIZES, Run
 
@@ -46,7 +45,7 @@ class Sizes:
         self.block = block_scores(heads, self.width) if self.in_blocks else 0
         self.bias = 0 if self.in_blocks else bias_size(config, run, self.width)
         self.rotary = ROTARY[config.position_type](config)
-        self.adapted = len(adapted(config))  # layers
+        self.adapted = 4 if config.kv_lora_rank else 3  # layers that make queries, keys and values
         self.tables = int(tokens * config.head_dim * self.rotary) * FP32  # cosines and sines
         self.trained = run.trained_tokens
         self.vocabulary = padded(config.vocab_size, degree) // degree

@@ -74,7 +74,7 @@ def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
     return _Block(
         start=stream,
         # Queries and keys are float32 where all scores are computed; values and what they add up to are not.
-        linear=read + (sizes.queries + sizes.keys) * scored + (_adapters(run, sizes) if lora else 0),
+        linear=read + (sizes.queries + sizes.keys) * scored + (_adapters(config, run, sizes) if lora else 0),
         second=stream + read_again,
         behind=2 * stream if config.post_norms else 0,
         masks=2 * sizes.own if config.hidden_dropout else 0,
@@ -85,14 +85,19 @@ def _block(config: ConfigFields, run: Run, sizes: Sizes) -> _Block:
     )
 
 
-def _adapters(run: Run, sizes: Sizes) -> int:
-    """What adapters of the layers behind queries, keys and values keep: their input, unless it is what the linear
-    layers keep; and its products with A.
+def _adapters(config: ConfigFields, run: Run, sizes: Sizes) -> int:
+    """What adapters keep: the input of those behind queries, keys and values, unless it is what the linear layers keep;
+    and their products with A.
 
     Mixed precision makes a cast for each.
     """
-    inputs = sizes.adapted if run.mixed else int(sizes.apart)
-    return (inputs * sizes.own + sizes.adapted * sizes.rows * sizes.width * run.r) * sizes.half
+    inputs, layers = sizes.adapted if run.mixed else int(sizes.apart), sizes.adapted
+    if run.adapts_mlps:
+        into_mlp = MLPS[config.mlp_type].inputs
+        inputs += into_mlp if run.mixed else 0
+        layers += 1 + into_mlp + 1  # behind attention, and the MLP's; of experts one for each that a token takes
+        layers += (into_mlp + 1) * config.num_experts_per_tok if run.adapts_experts else 0
+    return (inputs * sizes.own + layers * sizes.rows * sizes.width * run.r) * sizes.half
 
 
 def _frozen(config: ConfigFields, run: Run, sizes: Sizes) -> int:
@@ -169,6 +174,8 @@ def _mlp_backward(config: ConfigFields, run: Run, sizes: Sizes, block: _Block) -
     mlp, size = MLPS[config.mlp_type], sizes.wide if config.linear_bias else sizes.half
     # Of its input and weight, beside those of the residual and of its output.
     last = block.mlp + sizes.inner * sizes.half + (weight if run.train == "full" else 0) + _stream(run, sizes, 2)
+    if run.adapts_mlps:  # the adapter's gradient of its input, and of experts that of its output
+        last += sizes.inner * sizes.half + (sizes.pairs * sizes.half if run.adapts_experts else 0)
     activation = mlp.backward * sizes.inner * size + _stream(run, sizes, 1)
     around = block.start + block.linear + block.second + block.behind // 2 + block.masks // 2 + block.scores
     # Of pairs that travel: as they leave, as they arrive, and sorted.

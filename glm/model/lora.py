@@ -22,7 +22,7 @@ from glm.checkpoint.adapter_settings import PADDLE_CONFIG
 from glm.checkpoint.adapter_trainable import UntrainableAdapter, check_adapter, read_adapter
 from glm.checkpoint.expert_stacks import stack_name, unstacked
 from glm.checkpoint.write import write_pdparams
-from glm.config.shapes import is_expert_stack
+from glm.config.shapes import LORA_TARGETS, is_expert_stack
 from glm.distributed.plan import PLAN, ROW
 from glm.distributed.tensor_parallel import OwnDropout, has_own_tokens, linear
 from glm.errors import GLMError
@@ -34,13 +34,6 @@ from glm.model.lora_layers import divide_tokens
 from glm.model.network import GLMNetwork
 from glm.model.parameters import full_shape, full_weight, own_part, set_parameter
 
-# Of these a model has those of one kind of attention.
-_QUERIES_KEYS_VALUES = ["q_proj", "k_proj", "v_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]
-TARGETS = {
-    "attention": _QUERIES_KEYS_VALUES,
-    "all": [*_QUERIES_KEYS_VALUES, "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
-TARGETS["experts"] = TARGETS["all"]  # and those of every expert
 _EXPERTS = r".*\.experts\.\d+\..*"  # what a saved adapter says of them
 
 
@@ -120,10 +113,10 @@ def add_lora(
     """
     if r < 1:
         raise GLMError(f"r is {r}; the rank of a LoRA adapter must be at least 1")
-    if targets not in TARGETS:
-        raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(TARGETS)}")
+    if targets not in LORA_TARGETS:
+        raise GLMError(f"lora_targets '{targets}' is not one of {', '.join(LORA_TARGETS)}")
     there = {name.rpartition(".")[2] for name, _ in model.named_sublayers()}
-    modules = [_pattern(module, model) for module in TARGETS[targets] if module in there]
+    modules = [_pattern(module, model) for module in LORA_TARGETS[targets] if module in there]
     experts = targets == "experts"
     if experts and not model.config.n_routed_experts:
         raise GLMError("lora_targets is experts, and this model has none: choose all")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from glm.errors import GLMError
-from glm.runtime.step import check_chunk, check_columns, check_step
+from glm.runtime.step import CheckedReads, check_step
 
 Shapes = Mapping[str, Sequence[Any]]
 KINDS = (("key", "value"), ("latent",))  # what a cache has of a layer
@@ -43,7 +43,7 @@ class ColumnCache:
         return self.store.shape[3]
 
 
-class ColumnStepRuntime:
+class ColumnStepRuntime(CheckedReads):
     """All of `glm.runtime.step.StepRuntime` but the graph, which subclasses run.
 
     Args:
@@ -74,28 +74,6 @@ class ColumnStepRuntime:
 
     def new_cache(self, slots: int, max_length: int) -> ColumnCache:
         return ColumnCache(np.zeros(self._shape(slots, max_length), self._dtype))
-
-    def prefill(
-        self, cache: ColumnCache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
-    ) -> np.ndarray:
-        return self.read(cache, slot, ids, positions, start, prefix_length, [len(ids) - 1])[0]
-
-    def read(
-        self,
-        cache: ColumnCache,
-        slot: int,
-        ids: Sequence[int],
-        positions: np.ndarray,
-        start: int,
-        prefix_length: int,
-        columns: Sequence[int],
-    ) -> np.ndarray:
-        end = start + len(ids)
-        check_chunk(cache, slot, start, end)
-        check_columns(columns, len(ids), self.any_columns)
-        if prefix_length and start:
-            raise GLMError(f"prefix_length is {prefix_length} at position {start}: such prompts are read whole")
-        return self._read(cache, slot, ids, positions, start, prefix_length, columns)
 
     def interrupt(self) -> None:
         """Neither Paddle's nor FastDeploy's calls can be ended, and Paddle's hold Python's lock besides."""

@@ -17,7 +17,7 @@ from glm.errors import GLMError
 from glm.runtime.onnx_columns import OnnxColumnRuntime
 from glm.runtime.onnx_session import CPU, Reads, open_session, providers
 from glm.runtime.options import RuntimeOptions
-from glm.runtime.step import StepRuntime, check_chunk, check_columns, check_step
+from glm.runtime.step import CheckedReads, StepRuntime, check_step
 
 MASKED = np.float32(-30000.0)  # far below any score, as in glm/model/attention.py
 # ONNX Runtime's name: with 1 its attention keeps all scores of a call, else they are computed in tiles. All of them are
@@ -62,7 +62,7 @@ def open_step(options: RuntimeOptions) -> StepRuntime:
     return runtime(options.model_file, options.capacity, options.cpu_threads, providers(options))
 
 
-class OnnxStepRuntime:
+class OnnxStepRuntime(CheckedReads):
     """A step graph that is loaded; see `glm.runtime.step.StepRuntime`.
 
     Args:
@@ -100,26 +100,8 @@ class OnnxStepRuntime:
     def new_cache(self, slots: int, max_length: int) -> ArrayCache:
         return ArrayCache(np.zeros(self._shape(slots, max_length), dtype="float32"))
 
-    def prefill(
-        self, cache: ArrayCache, slot: int, ids: Sequence[int], positions: np.ndarray, start: int, prefix_length: int
-    ) -> np.ndarray:
-        return self.read(cache, slot, ids, positions, start, prefix_length, [len(ids) - 1])[0]
-
-    def read(
-        self,
-        cache: ArrayCache,
-        slot: int,
-        ids: Sequence[int],
-        positions: np.ndarray,
-        start: int,
-        prefix_length: int,
-        columns: Sequence[int],
-    ) -> np.ndarray:
+    def _read(self, cache: ArrayCache, slot, ids, positions, start, prefix_length, columns) -> np.ndarray:
         end = start + len(ids)
-        check_chunk(cache, slot, start, end)
-        check_columns(columns, len(ids), self.any_columns)
-        if prefix_length and (start or not self.bidirectional):
-            raise GLMError(f"prefix_length is {prefix_length} at position {start}: this graph reads such prompts whole")
         arrays = {
             "ids": np.array([ids], dtype="int64"),
             "pos": np.array(positions[None], dtype="int64", order="C"),

@@ -120,6 +120,33 @@ class StepRuntime(Protocol):
         """
 
 
+class CheckedReads:
+    """`prefill` and `read` of a `StepRuntime`, whose `_read` gets only what the cache and the graph have a place for.
+
+    Attributes:
+        any_columns: as of `StepRuntime`.
+        bidirectional: whether the graph lets tokens of a prefix see later ones.
+    """
+
+    any_columns: bool
+    bidirectional: bool = True
+
+    def prefill(self, cache: Cache, slot: int, ids, positions, start: int, prefix_length: int) -> np.ndarray:
+        return self.read(cache, slot, ids, positions, start, prefix_length, [len(ids) - 1])[0]
+
+    def read(self, cache: Cache, slot: int, ids, positions, start: int, prefix_length: int, columns) -> np.ndarray:
+        check_chunk(cache, slot, start, start + len(ids))
+        check_columns(columns, len(ids), self.any_columns)
+        if prefix_length and (start or not self.bidirectional):
+            reason = "such prompts are read whole" if self.bidirectional else "no token of this graph sees a later one"
+            raise GLMError(f"prefix_length is {prefix_length} at position {start}: {reason}")
+        return self._read(cache, slot, ids, positions, start, prefix_length, columns)
+
+    def _read(self, cache, slot, ids, positions, start, prefix_length, columns) -> np.ndarray:
+        """As `read`, of arguments that fit."""
+        raise NotImplementedError
+
+
 def reorder(
     runtime: StepRuntime, cache: Cache, slots: np.ndarray, beams: np.ndarray, positions: tuple[int, int]
 ) -> None:

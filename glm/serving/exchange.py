@@ -47,6 +47,35 @@ class Record:
         return (self.seconds - self.first) / (self.usage.completion - 1)
 
 
+class PromptScores:
+    """Gives the scores of a prompt's tokens, which one job tells, to all texts of the prompt.
+
+    Args:
+        jobs: a text each. per_prompt: how many of them stand together.
+    """
+
+    def __init__(self, jobs: Sequence[Job], per_prompt: int):
+        self._per_prompt = per_prompt
+        self._left = {place: len(job.ids) for place, job in enumerate(jobs) if job.scores_prompt}
+        self._held: dict[int, Update] = {}
+
+    def given_to_all(self, updates: dict[int, Update]) -> dict[int, Update]:
+        """The same with these scores; what else there is of the other texts waits until their prompt's are complete."""
+        ready: dict[int, Update] = {}
+        for place, update in updates.items():
+            first = place - place % self._per_prompt
+            if place != first and first in self._left:
+                self._held.setdefault(place, Update()).add(update)
+                continue
+            ready[place] = update
+            if place in self._left:
+                self._left[place] -= len(update.prompt_scores)
+                for other in range(first + 1, first + self._per_prompt):
+                    self._held.setdefault(other, Update()).prompt_scores += update.prompt_scores
+        complete = [place for place in self._held if not self._left[place - place % self._per_prompt]]
+        return ready | {place: self._held.pop(place) for place in complete}
+
+
 class Exchange:
     """A request and its answer.
 
@@ -63,6 +92,7 @@ class Exchange:
         self.usage = Usage(sum(len(job.ids) for job in jobs[::per_prompt]))
         self.record = Record(answer.id, self.usage)
         self._last: dict[int, float] = {}
+        self._scores = PromptScores(jobs, per_prompt)
 
     async def whole(self) -> dict[str, Any]:
         """The answer at once.
@@ -107,7 +137,7 @@ class Exchange:
 
     def _pieces(self, updates: dict[int, Update]) -> Iterator[tuple[int, Piece]]:
         now = monotonic()
-        for place, update in sorted(updates.items()):
+        for place, update in sorted(self._scores.given_to_all(updates).items()):
             if update.error is not None:
                 raise invalid(update.error) if update.refused else failed(update.error)
             self._count(place, update, now)

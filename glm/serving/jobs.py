@@ -23,7 +23,7 @@ class Job:
         skip_special_tokens: stop strings are looked for in the text without special tokens.
         logit_bias: token ids, and what is added to their logits.
         logprobs: how many likeliest tokens are told beside each chosen one; None tells nothing.
-        scores_prompt: whether the prompt's own tokens are told likewise.
+        scores_prompt: whether the prompt's own tokens are told likewise; of several texts the first one's job does it.
         writes: whether anything follows the prompt; a prompt may be scored alone.
         streamed: whether the text is sent while it is written.
         grammar: what the text is held to (glm/engine/guided.py), known to compile.

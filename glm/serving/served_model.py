@@ -5,7 +5,7 @@ import secrets
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from glm.engine.guided import Grammars
 from glm.errors import GLMError
 from glm.generation.options import NARROWEST, GenerationConfig
 from glm.serving.errors import NOT_FOUND, RequestError, invalid, unsupported
-from glm.serving.protocol import ChatRequest, CompletionRequest, Sampling
+from glm.serving.protocol import ChatRequest, CompletionRequest, Request, Sampling
 
 _SEED_BITS = 63
 
@@ -70,7 +70,7 @@ class ServedModel:
         Raises:
             RequestError: messages that this model has no place for, or that are too long.
         """
-        longest = self._longest_prompt(request.truncate_prompt_tokens)
+        longest = self._longest_prompt(request)
         tokenizer = self._with_variables(request.template_variables)
         try:
             ids = self.processor.chat.prompt_ids(tokenizer, request.messages, list(tools) or None, longest)
@@ -91,7 +91,7 @@ class ServedModel:
         Raises:
             RequestError: an id outside of the vocabulary, or a prompt that is empty or too long.
         """
-        longest = self._longest_prompt(request.truncate_prompt_tokens)
+        longest = self._longest_prompt(request)
         return [self._completion_prompt(prompt, request.add_special_tokens, longest) for prompt in request.prompts]
 
     def _completion_prompt(
@@ -144,12 +144,8 @@ class ServedModel:
 
     def room(self, prompt_length: int) -> int:
         """Most tokens that may follow a prompt."""
-        free, positions = self.max_length - prompt_length, self.processor.positions
-
-        def last_position(new: int) -> int:
-            return positions.longest(prompt_length, new)
-
-        return bisect_right(range(1, max(free, 0) + 1), self.processor.max_position, key=last_position)
+        positions = self.processor.positions
+        return self._fitting(self.max_length - prompt_length, lambda new: positions.longest(prompt_length, new))
 
     @property
     def reads_both_ways(self) -> bool:
@@ -173,11 +169,27 @@ class ServedModel:
             chosen["top_p"] = NARROWEST
         return chosen | {"num_beams": sampling.num_beams}
 
-    def _longest_prompt(self, truncate: int | None) -> int | None:
-        """Most tokens of a prompt that gives up its beginning; None where it is not to."""
-        if truncate is None:
+    def _longest_prompt(self, request: Request) -> int | None:
+        """Most tokens of a prompt that gives up its beginning, so that its answer has room; None where it is not to.
+
+        Raises:
+            RequestError: an answer of `max_tokens` leaves no room for any prompt.
+        """
+        asked, sampling = request.truncate_prompt_tokens, request.sampling
+        if asked is None:
             return None
-        return min(self.max_length - 1, truncate) if truncate > 0 else self.max_length - 1
+        answer = max(sampling.min_tokens if sampling.max_tokens is None else sampling.max_tokens, 1)
+        longest = self._fitting(
+            self.max_length - answer, lambda prompt: self.processor.positions.longest(prompt, answer)
+        )
+        if not longest:
+            message = f"the answer may have {answer} tokens, and the model holds {self.max_length} with the prompt"
+            raise invalid(f"{message}: lower max_tokens", "max_tokens", "context_length_exceeded")
+        return min(asked, longest) if asked > 0 else longest
+
+    def _fitting(self, most: int, last_position: Callable[[int], int]) -> int:
+        """The largest number up to `most` with which no position is beyond the model's; 0 where there is none."""
+        return bisect_right(range(1, max(most, 0) + 1), self.processor.max_position, key=last_position)
 
     def _checked(self, ids: Sequence[int], param: str) -> tuple[int, ...]:
         if not ids:

@@ -163,7 +163,7 @@ class Service:
                 sampling.skip_special_tokens,
                 sampling.logit_bias,
                 sampling.logprobs,
-                scores_prompt=echo and sampling.logprobs is not None,
+                scores_prompt=echo and sampling.logprobs is not None and not choice,
                 writes=sampling.max_tokens != 0,
                 streamed=request.stream,
                 grammar=grammar,

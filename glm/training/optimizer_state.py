@@ -8,7 +8,8 @@ rank. Of ranks that share the experts each writes a shard: those of its experts,
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from glm.errors import GLMError
 from glm.pickles.unpickle import load_pdparams
 
 MASTER = "master_weights"
+Parts = Callable[[], list[np.ndarray]]
 _DEGREES = "degrees"  # tensor-parallel and sharding degree of the run that wrote a file
 _FILE = re.compile(r"optimizer(?:\.(?:tp(\d{2,}))?_?(?:shard(\d{2,}))?)?\.pdopt")
 
@@ -69,7 +71,7 @@ def load_optimizer(directory: Path, optimizer, names: Mapping[str, str], config)
         weight, kind = name.rsplit(".", 1)
         if weight not in own:
             continue
-        array = _for_rank(weight, parts, config)
+        array = _for_rank(weight, parts(), config)
         tensor = paddle.to_tensor(np.ascontiguousarray(array))
         if kind == MASTER:
             tensor.name = f"{own[weight]}_fp32_master_0"  # Paddle calls the moments after it
@@ -125,8 +127,10 @@ def file_name(tp_rank: int, tp_degree: int, shard_rank: int, shard_degree: int) 
     return f"optimizer.{'_'.join(ranks)}.pdopt" if ranks else "optimizer.pdopt"
 
 
-def _by_name(files: Mapping[tuple[int, int], Mapping[str, np.ndarray]], experts: range) -> dict[str, list[np.ndarray]]:
+def _by_name(files: Mapping[tuple[int, int], Mapping[str, np.ndarray]], experts: range) -> dict[str, Parts]:
     """Entry → its parts in the order of the tensor-parallel ranks; sharding ranks hold different entries.
+
+    Arrays are views of files, but for experts that lie one by one: these are copied when their parts are asked for.
 
     Args:
         experts: of each layer, those that are wanted.
@@ -143,8 +147,16 @@ def _by_name(files: Mapping[tuple[int, int], Mapping[str, np.ndarray]], experts:
                 array = state[name]
                 own = slice(experts.start, experts.stop) if is_expert_stack(weight) and array.ndim == 3 else ...
                 parts.setdefault(name, {})[tp] = array[own]
-    stacks = {name: [np.stack([each[expert] for expert in experts])] for name, each in singles.items()}
-    return stacks | {name: [by_rank[rank] for rank in sorted(by_rank)] for name, by_rank in parts.items()}
+    stacks = {name: partial(_stacked, each, experts) for name, each in singles.items()}
+    return stacks | {name: partial(_in_order, by_rank) for name, by_rank in parts.items()}
+
+
+def _stacked(arrays: Mapping[int, np.ndarray], experts: range) -> list[np.ndarray]:
+    return [np.stack([arrays[expert] for expert in experts])]
+
+
+def _in_order(arrays: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+    return [arrays[rank] for rank in sorted(arrays)]
 
 
 def _for_rank(weight: str, parts: list[np.ndarray], config) -> np.ndarray:

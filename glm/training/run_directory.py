@@ -10,9 +10,9 @@ from glm.checkpoint.adapter import PADDLE_WEIGHTS, PEFT_WEIGHTS
 from glm.checkpoint.adapter_settings import PADDLE_CONFIG, PEFT_CONFIG
 from glm.checkpoint.file_names import CONFIG_NAME, weight_names
 from glm.config.glm_config import GLMConfig
+from glm.config.shapes import LORA_TARGETS
 from glm.errors import GLMError, UsageError
 from glm.files.json_files import read_json
-from glm.model.lora import TARGETS
 from glm.pickles.unpickle import verify_pickle
 from glm.training.history import EVALUATIONS_NAME, HISTORY_NAME
 
@@ -95,7 +95,7 @@ def _targets(modules: set[str]) -> str:
     """Which --lora_targets made an adapter of these modules."""
     if any(r"\.experts\.\d" in module for module in modules):
         return "experts"
-    return "attention" if modules <= set(TARGETS["attention"]) else "all"
+    return "attention" if modules <= set(LORA_TARGETS["attention"]) else "all"
 
 
 def model_changes(checkpoint: str, config: GLMConfig) -> list[str]:

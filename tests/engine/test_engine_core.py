@@ -230,6 +230,17 @@ def test_a_prompt_alone_is_read_and_nothing_written():
     assert prompt_scores(events) == [None] and events[-1].result.tokens == []
 
 
+def test_a_scored_prompt_is_read_once_for_all_its_texts():
+    """The others wait for it, however long it is, and have what it read; so it is the one that tells its scores."""
+    runtime, ids = SimulatedRuntime(), np.random.default_rng(0).integers(4, 60, 1300).tolist()
+    requests = [Request(ids, GenerationConfig(3), prompt_logprobs=0 if not choice else None) for choice in range(3)]
+    said = finish(core_of(runtime, max_length=1400), requests)
+    assert [len(prompt_scores(events)) for events in said.values()] == [1300, 0, 0]
+    assert sum(count for what, count, _ in runtime.calls if what == "read") == 1300 + 2
+    wanted = alone(Request(ids, GenerationConfig(3)), max_length=1400)
+    assert all(events[-1].result.tokens == wanted.tokens for events in said.values())
+
+
 @pytest.mark.parametrize("any_columns", [True, False])
 def test_scored_prompts_take_turns_among_texts(any_columns):
     """A text goes on between their parts, and none of them waits for another to be read to its end."""

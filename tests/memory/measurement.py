@@ -79,7 +79,7 @@ def measure_training(config: GLMConfig, run: Run, functions: dict = CPU, device:
     model = GLMForCausalLM(config)
     model.model.enable_recompute = run.recompute
     if run.train == "lora":
-        model = add_lora(model, run.r)
+        model = add_lora(model, run.r, targets=run.lora_targets)
     model.train()
     parameters = [p for p in model.parameters() if not p.stop_gradient]
     clip = paddle.nn.ClipGradByGlobalNorm(1.0)

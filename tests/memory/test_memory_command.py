@@ -135,6 +135,23 @@ def test_the_command_knows_expert_parallelism(monkeypatch, capsys):
     assert code == 2 and "expert_parallel_degree is 2 and train none" in err and err.count("\n") == 1
 
 
+def test_the_command_counts_adapters_of_experts(monkeypatch, capsys):
+    """GLM-4.7-Flash, r 8: of 46 layers three matrices an expert and the MLPs', of which a rank of two has half."""
+    run = ["--preset", "glm-4.7-flash", "--train", "lora", "--dtype", "bfloat16", "--fp16_opt_level", "O2"]
+    sizes = {}
+    for targets in ("all", "experts"):
+        for degree in ("1", "2"):
+            flags = [*run, "--lora_targets", targets, "--expert_parallel_degree", degree]
+            _, out, _ = command(monkeypatch, capsys, *flags)
+            number, unit = re.search(r"│ gradients +│ +([\d.]+) (\w+)", out).groups()
+            sizes[targets, degree] = float(number) * {"GiB": 1024, "MiB": 1}[unit]
+    experts = 46 * 64 * 3 * 8 * (2048 + 1536) * 2 / 2**20
+    for degree in ("1", "2"):
+        assert sizes["experts", degree] - sizes["all", degree] == pytest.approx(experts / int(degree), abs=6)
+    code, _, err = command(monkeypatch, capsys, "--preset", TEN, "--train", "lora", "--lora_targets", "experts")
+    assert code == 2 and "lora_targets is experts, and this model has none: choose all" in err and err.count("\n") == 1
+
+
 def test_help_teaches(monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "--help")
     assert code == 0

@@ -22,10 +22,11 @@ from tiny_glm import (
 )
 
 from glm import GenerationConfig, GLMForCausalLM
+from glm.config.shapes import LORA_TARGETS
 from glm.errors import GLMError
-from glm.model.lora import TARGETS, add_lora, load_lora, merge_lora, read_adapter
+from glm.model.lora import add_lora, load_lora, merge_lora, read_adapter
 
-OF_DENSE_MODELS = [name for name in TARGETS if name != "experts"]  # those: tests/model/test_expert_lora.py
+OF_DENSE_MODELS = [name for name in LORA_TARGETS if name != "experts"]  # those: tests/model/test_expert_lora.py
 SIZES = [(9, 7), (3, 10), (13, 2)]
 PADDLE_FILES = ["lora_config.json", "lora_model_state.pdparams"]
 PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
@@ -53,7 +54,7 @@ def trained_lora(targets: str = "attention", r: int = 4, **options):
 
 def there(targets: str) -> set[str]:
     """The targets that GLM (2021) has: its MLP has no gate, its attention no latents."""
-    return set(TARGETS[targets]) & {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"}
+    return set(LORA_TARGETS[targets]) & {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"}
 
 
 @pytest.mark.parametrize("targets", OF_DENSE_MODELS)

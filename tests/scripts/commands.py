@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -157,6 +159,23 @@ def run_cold(script: str, *arguments, interpreter: Sequence[str] = ()) -> Result
     environ = os.environ | SURROUNDINGS
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=SECONDS)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The commands that a page shows, as words without the interpreter."""
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
+    return [shlex.split(line)[1:] for line in blocks.replace("\\\n", " ").splitlines()]
+
+
+def run_guide(run: WarmRunner, commands: Sequence[Sequence[str]], folder: Path) -> tuple[Path, list[Result]]:
+    """Runs a page's commands one after another in a folder that has `data`; where they write, and how each ended."""
+    (folder / "data").symlink_to(ROOT / "data")
+    (folder / "output").mkdir()
+    results = []
+    for script, *words in commands:
+        results.append(run(script, *words, cwd=folder))
+        assert results[-1].code == 0, f"{script} {words}: {results[-1].err}"
+    return folder / "output", results
 
 
 def predictions(directory: Path, prefix: str = "eval") -> list[str]:

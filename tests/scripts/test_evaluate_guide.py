@@ -2,11 +2,10 @@
 
 import json
 import re
-import shlex
 import sys
 
 import pytest
-from commands import ROOT
+from commands import ROOT, commands_of, run_guide
 
 from glm.datasets.multiple_choice.benchmarks import BENCHMARKS, Question
 from glm.evaluation.multiple_choice.answers import answered_letter
@@ -18,21 +17,15 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="onnxruntime 
 
 def commands() -> list[list[str]]:
     """Words without the interpreter; test_evaluate_ranks.py runs the launched one, test_harness_lm.py the harness's."""
-    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE))
-    lines = [shlex.split(line)[1:] for line in blocks.replace("\\\n", " ").splitlines()]
-    return [words for words in lines if words[0] not in ("-m", "install")]
+    return [words for words in commands_of(TEXT) if words[0] not in ("-m", "install")]
 
 
 @pytest.mark.long
 def test_every_command_runs(run, tmp_path):
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    (tmp_path / "output").mkdir()
-    for script, *words in commands():
-        result = run(script, *words, cwd=tmp_path)
-        assert result.code == 0, f"{script} {words}: {result.err}"
+    output, _ = run_guide(run, commands(), tmp_path)
     found = {
         path.parent.name: json.loads(path.read_text("utf-8"))["total"]["question_n"]
-        for path in (tmp_path / "output").glob("*/results.json")
+        for path in output.glob("*/results.json")
     }
     assert found == {
         "mmlu-glm-4-9b-chat-tiny": 40,

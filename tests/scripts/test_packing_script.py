@@ -2,20 +2,16 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SHORT, TINY
+from commands import ROOT, SHORT, TINY, commands_of
 
 
 def shown() -> list[list[str]]:
     """The page's commands that pack, as words without the interpreter."""
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```", (ROOT / "docs/finetuning.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line)[1:] for line in lines if "--packing" in line]
+    page = (ROOT / "docs/finetuning.md").read_text("utf-8")
+    return [words for words in commands_of(page) if "--packing" in words]
 
 
 def results(output: Path) -> dict:

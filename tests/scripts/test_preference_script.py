@@ -2,12 +2,11 @@
 
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import ROOT, commands_of, run_guide
 from in_process import run_main
 from preference_runs import lines_of, preference_arguments, write_chat_model, write_data
 
@@ -20,10 +19,7 @@ LAUNCHER = ["-m", "paddle.distributed.launch"]
 
 
 def shown() -> list[list[str]]:
-    """The page's commands as words without the interpreter."""
-    page = (ROOT / "docs/preference.md").read_text("utf-8")
-    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
-    return [shlex.split(line)[1:] for line in blocks.replace("\\\n", " ").splitlines()]
+    return commands_of((ROOT / "docs/preference.md").read_text("utf-8"))
 
 
 def guide() -> list[list[str]]:
@@ -33,15 +29,8 @@ def guide() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def done(run, tmp_path_factory):
-    """The folder that the commands ran in, and how each ended."""
-    folder = tmp_path_factory.mktemp("guide")
-    (folder / "output").mkdir()
-    results = []
-    for script, *words in guide():
-        result = run(script, *words, cwd=folder)
-        assert result.code == 0, f"{script} {words}: {result.err}"
-        results.append(result)
-    return folder / "output", results
+    """The folder that the commands wrote into, and how each ended."""
+    return run_guide(run, guide(), tmp_path_factory.mktemp("guide"))
 
 
 @pytest.mark.slow

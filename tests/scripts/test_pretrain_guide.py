@@ -1,32 +1,22 @@
 """docs/pretraining.md: its six commands, as they stand there, from a folder of text to a running export."""
 
 import json
-import re
-import shlex
 
 import pytest
-from commands import ROOT
+from commands import ROOT, commands_of, run_guide
 
 
 def commands() -> list[list[str]]:
     """Words without the interpreter, of the section that leads from text to an export."""
-    text = (ROOT / "docs/pretraining.md").read_text("utf-8").split("\nA model of this size says little.")[0]
-    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
-    return [shlex.split(line)[1:] for line in blocks.replace("\\\n", " ").splitlines()]
+    return commands_of(
+        (ROOT / "docs/pretraining.md").read_text("utf-8").split("\nA model of this size says little.")[0]
+    )
 
 
 @pytest.fixture(scope="module")
 def done(run, tmp_path_factory):
-    """The folder that the commands ran in, and how each ended."""
-    folder = tmp_path_factory.mktemp("guide")
-    (folder / "data").symlink_to(ROOT / "data")
-    (folder / "output").mkdir()
-    results = []
-    for script, *words in commands():
-        result = run(script, *words, cwd=folder)
-        assert result.code == 0, f"{script} {words}: {result.err}"
-        results.append(result)
-    return folder / "output", results
+    """The folder that the commands wrote into, and how each ended."""
+    return run_guide(run, commands(), tmp_path_factory.mktemp("guide"))
 
 
 @pytest.mark.slow

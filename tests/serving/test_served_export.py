@@ -127,11 +127,41 @@ def test_a_prompt_longer_than_a_piece_is_scored_whole(real_server):
     assert whole["logprobs"]["token_logprobs"][1:40] == pytest.approx(part["logprobs"]["token_logprobs"][1:], abs=1e-4)
 
 
+def test_several_texts_of_a_scored_prompt_read_it_once(real_server):
+    """Each is told the scores that the first one read, whole and streamed."""
+
+    def read() -> float:
+        looked_up, found = counters(real_server, "prefix_cache_queries", "prefix_cache_hits")
+        return looked_up - found
+
+    body = {"prompt": [*range(5, 105)], "echo": True, "logprobs": 2, "max_tokens": 3, "seed": 4}
+    body |= {"return_token_ids": True, "add_special_tokens": False}
+    [alone], before = choices(real_server.post(COMPLETIONS, body)), read()
+    several = choices(real_server.post(COMPLETIONS, body | {"n": 3}))
+    assert read() - before == 100 + 2
+    assert (
+        several[0]["token_ids"] == alone["token_ids"] and len({*map(str, (each["token_ids"] for each in several))}) > 1
+    )
+    streamed = [[], [], []]
+    for event in real_server.chunks(COMPLETIONS, body | {"n": 3}):
+        for choice in event["choices"]:
+            streamed[choice["index"]] += choice["logprobs"]["token_logprobs"]
+    for choice, scores in zip(several, streamed, strict=True):
+        told = choice["logprobs"]["token_logprobs"]
+        assert told[1:100] == pytest.approx(alone["logprobs"]["token_logprobs"][1:100], abs=1e-4)
+        assert told[1:] == pytest.approx(scores[1:], abs=1e-4) and len(told) == 100 + len(choice["token_ids"])
+    scored = choices(real_server.post(COMPLETIONS, body | {"n": 2, "max_tokens": 0}))
+    assert [len(choice["logprobs"]["tokens"]) for choice in scored] == [100, 100]
+
+
+def counters(server, *names: str) -> list[float]:
+    text = server.send("GET", "/metrics")[2].decode()
+    return [float(re.search(rf"^glm:{name}_total{{.*}} (\S+)$", text, re.M)[1]) for name in names]
+
+
 def drafts(server) -> list[float]:
     """Drafts, tokens of them, and those that were right, of a server's metrics."""
-    text = server.send("GET", "/metrics")[2].decode()
-    names = ("drafts", "draft_tokens", "accepted_tokens")
-    return [float(re.search(rf"^glm:spec_decode_num_{name}_total{{.*}} (\S+)$", text, re.M)[1]) for name in names]
+    return counters(server, *(f"spec_decode_num_{name}" for name in ("drafts", "draft_tokens", "accepted_tokens")))
 
 
 def test_prompt_lookup_changes_no_text(folder, real_server):

@@ -108,6 +108,20 @@ def test_a_long_prompt_is_cut_where_that_is_asked_for(server):
     assert (status, found["usage"]["prompt_tokens"], found["choices"][0]["text"]) == (200, 20, "ab")
 
 
+@pytest.mark.parametrize("truncate", [-1, 127, 4096])
+def test_a_prompt_that_is_cut_leaves_room_for_its_answer(server, truncate):
+    """Of 128 tokens, whatever is asked for; a chat gives up its oldest turns."""
+    cut = {"truncate_prompt_tokens": truncate, "max_tokens": 40}
+    status, found = server.post(COMPLETIONS, {"prompt": "x" * 600 + "say: ab"} | cut)
+    assert (status, found["usage"]["prompt_tokens"], found["choices"][0]["text"]) == (200, 88, "ab")
+    old = [{"role": role, "content": "x" * 70} for role in ("user", "assistant")]
+    status, found = server.post(CHAT, {"messages": [*old, {"role": "user", "content": "say: ab"}]} | cut)
+    assert (status, found["choices"][0]["message"]["content"]) == (200, "ab")
+    answer = server.post(COMPLETIONS, {"prompt": "x" * 600} | cut | {"max_tokens": 128})
+    said = "the answer may have 128 tokens, and the model holds 128 with the prompt: lower max_tokens"
+    assert_error(answer, 400, "context_length_exceeded", "max_tokens", said)
+
+
 def test_routes_that_there_are_not(server):
     assert_error(server.get("/v1/nothing"), 404, "not_found")
     assert_error(server.post("/v1/embeddings", {}), 404, "not_found")

@@ -138,15 +138,8 @@ std::unique_ptr<Cache> ColumnsStep::new_cache(int slots, int max_length) {
     return std::make_unique<Store>(slots, max_length, shapes_.past.size(), shapes_.heads, shapes_.head_dim);
 }
 
-const float* ColumnsStep::prefill(Cache& cache, const Chunk& chunk) {
-    const int count = static_cast<int>(chunk.ids.size()), start = chunk.start;
-    check_chunk(cache, chunk.slot, start, start + count);
-    if (chunk.prefix_length > 0 && start > 0)
-        fail("prefix_length is ", chunk.prefix_length, " at position ", start, ": such prompts are read whole");
-    return read(static_cast<Store&>(cache), chunk);
-}
-
-const float* ColumnsStep::read(Store& store, const Chunk& chunk) {
+const float* ColumnsStep::read(Cache& cache, const Chunk& chunk) {
+    auto& store = static_cast<Store&>(cache);
     const std::size_t tokens = chunk.ids.size();
     const int count = static_cast<int>(tokens), start = chunk.start;
     if (chunk.prefix_length == 0 && count > 1 && static_cast<std::int64_t>(count) * (start + count) > kMostPairs) {

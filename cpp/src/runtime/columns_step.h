@@ -57,7 +57,6 @@ public:
 
     std::int64_t cache_bytes(int slots, int max_length) const override;
     std::unique_ptr<Cache> new_cache(int slots, int max_length) override;
-    const float* prefill(Cache& cache, const Chunk& chunk) override;
     const float* decode(Cache& cache, const std::vector<std::int64_t>& ids, const std::vector<std::int64_t>& positions,
                         const std::vector<std::int64_t>& lengths) override;
     void copy(Cache& to, const std::vector<int>& slots, const Cache& of, const std::vector<int>& sources, int first,
@@ -66,8 +65,8 @@ public:
 private:
     struct Store;
 
-    // Logits of what follows a chunk, of which as much is read at once as its scores have room for.
-    const float* read(Store& store, const Chunk& chunk);
+    // As much is read at once as the scores have room for.
+    const float* read(Cache& cache, const Chunk& chunk) override;
 
     // Logits of `count` sequences of `tokens` new ones; their keys and values go into slots from `slot` on.
     const float* run(Store& store, int slot, int count, int tokens, const std::vector<std::int64_t>& ids,

@@ -109,12 +109,8 @@ std::unique_ptr<OnnxStep::Call> OnnxStep::bind(ArrayCache& cache, int slot, int 
     return call;
 }
 
-const float* OnnxStep::prefill(Cache& cache, const Chunk& chunk) {
+const float* OnnxStep::read(Cache& cache, const Chunk& chunk) {
     const int count = static_cast<int>(chunk.ids.size()), end = chunk.start + count;
-    check_chunk(cache, chunk.slot, chunk.start, end);
-    if (chunk.prefix_length > 0 && (chunk.start > 0 || !bidirectional_))
-        fail("prefix_length is ", chunk.prefix_length, " at position ", chunk.start,
-             ": this graph reads such prompts whole");
     prompt_ = bind(static_cast<ArrayCache&>(cache), chunk.slot, 1, count, end);
     std::copy(chunk.ids.begin(), chunk.ids.end(), prompt_->ids.begin());
     if (takes_positions_) std::copy(chunk.positions.begin(), chunk.positions.end(), prompt_->positions.begin());

@@ -20,7 +20,6 @@ public:
 
     std::int64_t cache_bytes(int slots, int max_length) const override;
     std::unique_ptr<Cache> new_cache(int slots, int max_length) override;
-    const float* prefill(Cache& cache, const Chunk& chunk) override;
     const float* decode(Cache& cache, const std::vector<std::int64_t>& ids, const std::vector<std::int64_t>& positions,
                         const std::vector<std::int64_t>& lengths) override;
     void copy(Cache& to, const std::vector<int>& slots, const Cache& of, const std::vector<int>& sources, int first,
@@ -30,12 +29,14 @@ private:
     struct Call;
     struct ArrayCache;
 
+    const float* read(Cache& cache, const Chunk& chunk) override;
+
     // Binds a call of `count` slots from `slot` on, with `tokens` each.
     std::unique_ptr<Call> bind(ArrayCache& cache, int slot, int count, int tokens, int total) const;
 
     OnnxSession session_;
     std::int64_t layers_ = 0, heads_ = 0, head_dim_ = 0;
-    bool bidirectional_ = false, takes_positions_ = false, any_columns_ = false;
+    bool takes_positions_ = false, any_columns_ = false;
     std::unique_ptr<Call> prompt_;  // the newest call of a prompt, whose logits are valid
 };
 

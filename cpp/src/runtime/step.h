@@ -38,8 +38,8 @@ public:
     virtual std::int64_t cache_bytes(int slots, int max_length) const = 0;
     virtual std::unique_ptr<Cache> new_cache(int slots, int max_length) = 0;
 
-    // Reads a chunk. Logits [V] of what follows it, valid until the next call.
-    virtual const float* prefill(Cache& cache, const Chunk& chunk) = 0;
+    // Reads a chunk. Logits [V] of what follows it, valid until the next call. Throws Error where it does not fit.
+    const float* prefill(Cache& cache, const Chunk& chunk);
 
     // Reads one token more in each of the first B slots: ids [B], positions [B, P], lengths [B], the tokens that each
     // slot has so far. Logits [B, V], valid until the next call.
@@ -54,6 +54,12 @@ public:
     std::int64_t capacity = 0;  // longest max_length of a cache
     std::int64_t vocab_size = 0;
     std::int64_t position_rows = 1;  // P; 1 as well of a graph that counts positions itself
+
+protected:
+    // As prefill, of a chunk that the cache and the graph have a place for.
+    virtual const float* read(Cache& cache, const Chunk& chunk) = 0;
+
+    bool bidirectional_ = true;  // whether the graph lets tokens of a prefix see later ones
 };
 
 // What a runtime has to know to load a graph.
@@ -68,6 +74,14 @@ inline void check_chunk(const Cache& cache, int slot, int start, int end) {
     if (slot < 0 || slot >= cache.slots || start < 0 || end > cache.max_length)
         fail("slot ", slot, ", positions ", start, " to ", end, " are outside a cache of ", cache.slots, " slots of ",
              cache.max_length, " positions: reserve a larger one");
+}
+
+inline const float* StepRuntime::prefill(Cache& cache, const Chunk& chunk) {
+    check_chunk(cache, chunk.slot, chunk.start, chunk.start + static_cast<int>(chunk.ids.size()));
+    if (chunk.prefix_length > 0 && (chunk.start > 0 || !bidirectional_))
+        fail("prefix_length is ", chunk.prefix_length, " at position ", chunk.start,
+             bidirectional_ ? ": such prompts are read whole" : ": no token of this graph sees a later one");
+    return read(cache, chunk);
 }
 
 // Throws Error where a cache has no place for one token more in each of its first slots.

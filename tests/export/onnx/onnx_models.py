@@ -1,13 +1,17 @@
 """Tiny random models of every family, and of shapes that the graph has to arrange its weights for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 from family_models import FAMILY, LATENT, SPARSE
 from tiny_glm import NO_DROPOUT, scatter, tiny_model
 
 from glm import GLMConfig, GLMForCausalLM
+from glm.export.onnx.weights import weights_of
+from glm.export.onnx.write import write_step_graph
 from glm.model.parameters import as_numpy
 
 # Heads of 12 are filled up to 16; 4 heads of 12 are wider than the hidden size of 32. In heads of 32 the attention
@@ -70,3 +74,16 @@ def model_of(name: str) -> GLMForCausalLM:
 def weights(model) -> Iterator[tuple[str, np.ndarray]]:
     for name, parameter in model.state_dict().items():
         yield name, as_numpy(parameter)
+
+
+def step_graphs(folder: Path) -> Callable[..., Path]:
+    """Name of a model, kind of weights, block and opset → its step graph in a folder, written once."""
+    numbers = count()
+
+    @cache
+    def written(name: str, kind: str = "fp32", block: int | None = None, opset: int | None = None) -> Path:
+        model, prefix = model_of(name), folder / f"model-{next(numbers)}"
+        write_step_graph(model.config, weights(model), weights_of(kind, block, opset=opset), prefix)
+        return prefix.with_suffix(".onnx")
+
+    return written

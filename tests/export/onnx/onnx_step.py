@@ -1,5 +1,6 @@
 """Runs a step graph in ONNX Runtime as an engine would: one cache that the graph reads and writes in place."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from glm.encoding.batches import BlockPositions, Positions, TextPositions
 from glm.model.visibility import attention_bias
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
+STEPS = 5
 MASK = 7  # what stands for the blank in the prompts of these tests
 
 
@@ -55,6 +57,12 @@ class Stepper:
             binding.bind_ortvalue_output(name.replace("past", "present"), value)
         self.session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()[0][:, 0]
+
+
+def texts(config, rows: Sequence[int] = (7, 4, 9)) -> tuple[list[list[int]], np.ndarray]:
+    """Prompts of these lengths, and `STEPS` tokens that follow each: [B, STEPS]."""
+    following = np.random.default_rng(5).integers(8, config.vocab_size, (len(rows), STEPS))
+    return random_rows(config, [*rows]), following
 
 
 def random_rows(config, lengths: list[int], seed: int = 0) -> list[list[int]]:

@@ -3,17 +3,15 @@ and in standard ones: rows of unequal length, a prompt in chunks, and per-head m
 
 import tracemalloc
 from dataclasses import dataclass
-from functools import cache
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import onnx
 import paddle
 import pytest
 from column_steps import CAPACITY, logits, runtime_of
-from onnx_models import LATENT_MODELS, model_of, weights
-from onnx_step import dynamic, random_rows
+from onnx_models import LATENT_MODELS, model_of, step_graphs, weights
+from onnx_step import STEPS, dynamic, random_rows, texts
 from tiny_glm import relative_error, tiny_model
 
 from glm import GLMConfig
@@ -27,26 +25,13 @@ from glm.export.onnx.write import write_step_graph
 from glm.runtime import columns
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
-FLASH, STEPS = "glm-4.7-flash-tiny", 5
+FLASH = "glm-4.7-flash-tiny"
 NAMES = (*LATENT_MODELS, FLASH)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Name of a model, kind of weights → its graph, written once."""
-    folder = tmp_path_factory.mktemp("latents")
-
-    @cache
-    def export(name: str, kind: str = "fp32", block: int | None = None, opset: int | None = None) -> Path:
-        model, prefix = model_of(name), folder / f"{NAMES.index(name)}-{kind}-{block}-{opset}"
-        write_step_graph(model.config, weights(model), weights_of(kind, block, opset=opset), prefix)
-        return prefix.with_suffix(".onnx")
-
-    return export
-
-
-def texts(config, rows=(7, 4, 9)):
-    return random_rows(config, [*rows]), np.random.default_rng(5).integers(8, config.vocab_size, (len(rows), STEPS))
+    return step_graphs(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import onnx
 import paddle
 import pytest
 from column_steps import CAPACITY, logits, runtime_of
-from onnx_models import LATENT_MODELS, MODELS, PRESETS, model_of, weights
-from onnx_step import dynamic, positions_of, random_rows
+from onnx_models import LATENT_MODELS, MODELS, PRESETS, model_of, step_graphs, weights
+from onnx_step import STEPS, dynamic, positions_of, random_rows, texts
 from quantized_model import in_8_bits
 from tiny_glm import relative_error
 
@@ -23,7 +23,6 @@ from glm.runtime.columns import INPUTS
 from glm.runtime.onnx_step import OnnxStepRuntime
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime needs Python 3.11")
-STEPS = 5
 NAMES = [*MODELS, *PRESETS]
 ALL = [*NAMES, *LATENT_MODELS]
 # How far 8 bits are from float32: of the largest that was seen, not much more.
@@ -32,21 +31,7 @@ FAR = 0.15
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Name of a model, kind of weights → its graph, written once."""
-    folder, written = tmp_path_factory.mktemp("step-graphs"), {}
-
-    def export(name: str, kind: str = "fp32") -> Path:
-        if (name, kind) not in written:
-            model, prefix = model_of(name), folder / f"model-{len(written)}"
-            write_step_graph(model.config, weights(model), weights_of(kind, opset=17), prefix)
-            written[name, kind] = prefix.with_suffix(".onnx")
-        return written[name, kind]
-
-    return export
-
-
-def texts(config):
-    return random_rows(config, [7, 4, 9]), np.random.default_rng(5).integers(8, config.vocab_size, (3, STEPS))
+    return partial(step_graphs(tmp_path_factory.mktemp("step-graphs")), opset=17)
 
 
 @pytest.mark.parametrize("name", ALL)

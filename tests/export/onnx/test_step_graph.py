@@ -4,34 +4,16 @@ import numpy as np
 import onnx
 import paddle
 import pytest
-from onnx_models import MODELS, PRESETS, model_of, weights
-from onnx_step import Stepper, decode, dynamic, onnxruntime, positions_of, random_rows
+from onnx_models import MODELS, PRESETS, model_of, step_graphs
+from onnx_step import STEPS, Stepper, decode, dynamic, onnxruntime, positions_of, random_rows, texts
 from tiny_glm import relative_error
 
 from glm.export.onnx.contrib import graph_width
-from glm.export.onnx.weights import weights_of
-from glm.export.onnx.write import write_step_graph
-
-STEPS = 5
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Name of a model → its float32 graph, written once."""
-    folder, written = tmp_path_factory.mktemp("step-graphs"), {}
-
-    def export(name):
-        if name not in written:
-            model = model_of(name)
-            write_step_graph(model.config, weights(model), weights_of("fp32"), folder / f"model-{len(written)}")
-            written[name] = folder / f"model-{len(written)}.onnx"
-        return written[name]
-
-    return export
-
-
-def texts(config):
-    return random_rows(config, [7, 4, 9]), np.random.default_rng(5).integers(8, config.vocab_size, (3, STEPS))
+    return step_graphs(tmp_path_factory.mktemp("step-graphs"))
 
 
 @pytest.mark.parametrize("name", [*MODELS, *PRESETS])
