@@ -29,7 +29,7 @@ Measure this project beside transformers, PEFT, llama.cpp and PaddleNLP's GLM: t
   python -m benchmarks --from_json output/bench.json --write_docs   writes the page again, measures nothing
   python -m benchmarks --from_json all.json again.json --write_docs   the same of several runs: the last one counts
 
-rows:
+rows, of which large ones run only where they are named, or tiny with --quick:
 """
 
 
@@ -56,15 +56,16 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     rows = "\n".join(
-        f"  {name:16} {row.title}, beside {', '.join(row.aims)}{' (large)' * row.large}"
-        for name, row in ROWS.items()
+        f"  {name:16} {row.title}, beside {', '.join(row.aims)}{' (large)' * row.large}" for name, row in ROWS.items()
     )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=DESCRIPTION + rows,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="default: all but large ones; all with --quick")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, metavar="ROW", help="default: all that are not large; all with --quick"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes; the numbers then say nothing about speed")
     parser.add_argument(
         "--runs",
