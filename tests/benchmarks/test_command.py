@@ -65,7 +65,7 @@ def test_the_help_names_every_row(capsys):
 
 def test_large_rows_run_only_where_they_are_named_and_less_often():
     large = {name for name, row in ROWS.items() if row.large}
-    assert large == {"big-prefill-128", "big-prefill-1024", "big-decode-int4"}
+    assert large == {"big-prefill-128", "big-prefill-1024", "big-decode-int4", "big-decode-head4"}
     assert set(command.parse([]).rows) == set(ROWS) - large and set(command.parse(["--quick"]).rows) == set(ROWS)
     assert command.parse(["--rows", "big-decode-int4"]).runs == 3
     assert command.parse(["--rows", "big-decode-int4", "--runs", "7"]).runs == 7
