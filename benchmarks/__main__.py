@@ -2,50 +2,43 @@
 
 import argparse
 import json
-import shlex
 import signal
 import sys
-import tempfile
-from datetime import datetime, timezone
 from pathlib import Path
 
 from rich.console import Console
-from tqdm import tqdm
 
 from benchmarks.docs import write_docs
 from benchmarks.joined import joined
-from benchmarks.plan import Plan, buildable, execute, profile_rows
-from benchmarks.processes import ROOT, Environment
-from benchmarks.report import FORMAT_VERSION, build_report, machine_facts, print_report
-from benchmarks.rows import ROWS, processor_kind
-from benchmarks.values import build_row, missed
+from benchmarks.processes import ROOT
+from benchmarks.report import FORMAT_VERSION, print_report
+from benchmarks.rows import ROWS
+from benchmarks.run import prepare, run
 from glm.errors import GLMError
-from glm.files.atomic import atomic_write
 
 DESCRIPTION = """\
 Measure this project beside transformers, PEFT, llama.cpp and PaddleNLP's GLM: the same weights, one run, in turns.
 
-  make bench                                          both environments, all rows, the page in docs; 45 minutes
+  make bench                                          both environments, all rows that are not large, the page in docs;
+                                                      45 minutes
   python -m benchmarks --rows decode-int4 start-fp32  some rows
   python -m benchmarks --rows serve-16 long-prompt    servers, with all figures of their answers in docs and JSON
+  python -m benchmarks --rows big-prefill-128 big-prefill-1024 big-decode-int4
+                                                      GLM-4-9B's shape: 45 GB of the disk, 20 GB of memory, 20 minutes
   python -m benchmarks --quick                        tiny shapes, a minute: does everything work?
   python -m benchmarks --from_json output/bench.json --write_docs   writes the page again, measures nothing
   python -m benchmarks --from_json all.json again.json --write_docs   the same of several runs: the last one counts
 
-rows:
+rows, of which large ones run only where they are named, or tiny with --quick:
 """
-
-
-def _without_paths(words: list[str]) -> list[str]:
-    """Arguments as anybody could type them: without the place of the peers' Python."""
-    at = words.index("--peers_python") if "--peers_python" in words else len(words)
-    return words[:at] + words[at + 2 :]
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     output = Path(options.output)
     try:
+        if options.prepare_only:
+            return prepare(options, output)
         report = joined([read(file) for file in options.from_json]) if options.from_json else run(options, output)
         if options.write_docs:
             write_docs(report, ROOT / "docs")
@@ -62,19 +55,33 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    rows = "\n".join(f"  {name:14} {row.title}, beside {', '.join(row.aims)}" for name, row in ROWS.items())
+    rows = "\n".join(
+        f"  {name:16} {row.title}, beside {', '.join(row.aims)}{' (large)' * row.large}" for name, row in ROWS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=DESCRIPTION + rows,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS), help="default: all")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, metavar="ROW", help="default: all that are not large; all with --quick"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes; the numbers then say nothing about speed")
     parser.add_argument(
-        "--runs", type=_positive, help="fewest counted runs per row and side; default: 5, 1 with --quick"
+        "--runs",
+        type=_positive,
+        help="fewest counted runs per row and side; default: 5, 3 where a row is large, 1 with --quick",
     )
     parser.add_argument("--output", default="output/bench.json", help="default: %(default)s")
     parser.add_argument("--write_docs", action="store_true", help="write the page of this processor in docs as well")
+    parser.add_argument(
+        "--prepared",
+        type=Path,
+        metavar="DIRECTORY",
+        help="of weights and exports: what an earlier call left there is opened again, and what is made stays; "
+        "default: a new one beside the output, removed at the end",
+    )
+    parser.add_argument("--prepare_only", action="store_true", help="measure nothing; needs --prepared")
     parser.add_argument(
         "--from_json",
         nargs="+",
@@ -88,7 +95,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="of the environment with requirements-bench.lock, and with llama-server beside it; default: %(default)s",
     )
     options = parser.parse_args(arguments)
-    options.runs = options.runs or (1 if options.quick else 5)
+    if options.prepare_only and not options.prepared:
+        parser.error("--prepare_only leaves nothing without --prepared: name a directory")
+    options.rows = options.rows or [name for name, row in ROWS.items() if options.quick or not row.large]
+    options.runs = options.runs or (1 if options.quick else 3 if any(ROWS[name].large for name in options.rows) else 5)
     return options
 
 
@@ -112,41 +122,6 @@ def read(file: Path) -> dict:
         raise GLMError(f"{file} is no report of `python -m benchmarks`") from None
     if version != FORMAT_VERSION:
         raise GLMError(f"{file} has format {version}, this project reads {FORMAT_VERSION}: measure again")
-    return report
-
-
-def run(options: argparse.Namespace, output: Path) -> dict:
-    """Measures, and writes the JSON file and the processes' log beside it.
-
-    Raises:
-        OSError, GLMError: the output cannot be written.
-    """
-    kind = processor_kind(machine_facts()["processor"])
-    rows, skipped = buildable(options.rows)
-    plan = Plan(rows, options.runs, options.quick, kind)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    log = output.with_suffix(".log")
-    log.write_text("", encoding="utf-8")
-    started = datetime.now(timezone.utc)
-    # Gigabytes of weights: beside the output, where room is expected, and not in a /tmp that may lie in memory.
-    with (
-        tempfile.TemporaryDirectory(prefix=".bench-", dir=output.parent) as directory,
-        tqdm(total=plan.steps, desc="bench", unit=" tasks") as bar,
-    ):
-
-        def tell(what: str, steps: int) -> None:
-            bar.set_postfix_str(what)
-            bar.update(steps)
-
-        environment = Environment(Path(directory).resolve(), Path(options.peers_python), log.resolve(), plan.quick)
-        measured = execute(plan, environment, tell)
-        profile_rows(missed([build_row(name, plan, measured) for name in plan.rows]), environment, measured, tell)
-    seconds = (datetime.now(timezone.utc) - started).total_seconds()
-    command = shlex.join(["python", "-m", "benchmarks", *_without_paths(sys.argv[1:])])
-    report = {"started": started.isoformat(), "seconds": seconds, "command": command, "skipped": skipped}
-    report |= build_report(plan, measured)
-    with atomic_write(output, "w", "utf-8") as file:
-        file.write(json.dumps(report, indent=1, ensure_ascii=False, default=dict) + "\n")
     return report
 
 

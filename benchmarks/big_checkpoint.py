@@ -10,24 +10,20 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import glm
+from benchmarks.made_weights import ROWS, SHARD, made_tensors, write_shards
 from glm.checkpoint.conversion import Conversion
 from glm.checkpoint.convert import convert_checkpoint
-from glm.checkpoint.file_layout import safetensors_layout, write_layout
-from glm.checkpoint.names import TensorEntry, table_of
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.checkpoint.read import open_checkpoint
-from glm.checkpoint.tiles import Block
 from glm.config.glm_config import GLMConfig
 from glm.errors import GLMError
 from glm.files.sizes import in_words
@@ -60,37 +56,6 @@ CONFIG = {
     "eos_token_id": [151329, 151336, 151338],
     "pad_token_id": 151329,
 }
-SHARD = 2 * 10**9
-ROWS = 512  # of a tensor that are made or compared at a time
-FINITE = np.uint16(0xBFFF)  # bfloat16 without the exponent's highest bit: below 2, never infinite
-
-
-@dataclass(frozen=True)
-class MadeTensor:
-    """A tensor of random bits that follow from its number; what `safetensors_layout` needs of one."""
-
-    row: TensorEntry
-    shape: tuple[int, ...]
-    number: int
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(ml_dtypes.bfloat16)
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
-
-    def tiles(self) -> Iterator[tuple[Block, np.ndarray]]:
-        draw = np.random.Generator(np.random.SFC64(self.number))
-        for start in range(0, self.shape[0], ROWS):
-            rows = slice(start, min(start + ROWS, self.shape[0]))
-            shape = (rows.stop - rows.start, *self.shape[1:])
-            bits = np.frombuffer(draw.bytes(2 * prod(shape)), np.uint16) & FINITE
-            yield (rows, *(slice(0, size) for size in self.shape[1:])), bits.view(self.dtype).reshape(shape)
-
-    def release(self) -> None:
-        """Nothing is mapped."""
 
 
 @dataclass(frozen=True)
@@ -157,39 +122,7 @@ def make(directory: Path, layers: int, vocabulary: int) -> int:
     directory.mkdir()
     changes = {"num_layers": layers, "num_hidden_layers": layers, "padded_vocab_size": vocabulary}
     (directory / "config.json").write_text(json.dumps(CONFIG | changes, indent=2), encoding="utf-8")
-    parts: list[list[MadeTensor]] = [[]]
-    for tensor in made_tensors(GLMConfig.from_pretrained(str(directory))):
-        if sum(other.nbytes for other in parts[-1]) + tensor.nbytes > SHARD:
-            parts.append([])
-        parts[-1].append(tensor)
-    weight_map = {}
-    for number, part in enumerate(parts, 1):
-        name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        write_layout(directory / name, safetensors_layout(part))
-        weight_map |= {tensor.row.stored: name for tensor in part}
-    size = sum(tensor.nbytes for part in parts for tensor in part)
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return size
-
-
-def made_tensors(config: GLMConfig) -> list[MadeTensor]:
-    """All tensors in torch's layout, [out, in]."""
-    hidden, mlp, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
-    fused = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    shapes = {
-        "word_embeddings.weight": (vocabulary, hidden),
-        "output_layer.weight": (vocabulary, hidden),
-        "query_key_value.weight": (fused, hidden),
-        "query_key_value.bias": (fused,),
-        "self_attention.dense.weight": (hidden, config.num_attention_heads * config.head_dim),
-        "dense_h_to_4h.weight": (2 * mlp, hidden),
-        "dense_4h_to_h.weight": (hidden, mlp),
-        "layernorm.weight": (hidden,),
-    }
-    rows = table_of(config).expand(config)
-    found = [next(shape for end, shape in shapes.items() if row.stored.endswith(end)) for row in rows]
-    return [MadeTensor(row, shape, number) for number, (row, shape) in enumerate(zip(rows, found, strict=True))]
+    return write_shards(directory, made_tensors(GLMConfig.from_pretrained(str(directory))))
 
 
 def digests(directory: Path) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.processes import ROOT, Environment, Result, start
-from benchmarks.settings import ANSWER_LIMIT, QUICK_SHAPES, SHAPES, SIDES, TASKS
+from benchmarks.settings import ANSWER_LIMIT, SIDES, TASKS
 
 MODULE = "cpp"
 LIBRARY, PROGRAM = "libglm.so", "glm_infer"
@@ -41,7 +41,7 @@ def cpp_first_token(environment: Environment, side: str, shape: str) -> Result:
     `weights` are the bytes of the file that both read.
     """
     export = environment.directory / shape / f"onnx-{SIDES[side].weights}"
-    count = TASKS["memory"].new_tokens((QUICK_SHAPES if environment.quick else SHAPES)[shape])
+    count = TASKS["memory"].new_tokens(environment.shape(shape))
     try:
         prompt = np.load(export.parent / "inputs.npz")["prompts"][0]
         found = {"seconds": _seconds(_command(export, prompt, 1), environment, side)}

@@ -131,10 +131,10 @@ def limits(report: dict) -> str:
     return (
         "## Physical limits\n\n"
         + table(titles, rows, 1)
-        + "\nThe read rate is that of a vector times a matrix, or of a dot product a core if that is faster, of about "
-        "as many bytes as the weights have, at most 1 GiB, best of three, once in every round: a part of them may stay "
-        "in the processor's cache, as it may between steps. A step cannot be faster than its weights are read, or "
-        "multiplied with all its rows; training and prompts not faster than their matmuls with weights. "
+        + "\nThe read rate is that of a vector times a matrix, or of a dot product a core where that is faster, over "
+        "about as many bytes as the weights have, at most 1 GiB, best of three, once in every round: a part of them "
+        "may stay in the processor's cache, as it may between steps. A step cannot be faster than its weights are "
+        "read, or multiplied with all its rows; training and prompts not faster than their matmuls with weights. "
         "Caches, attention, norms and the optimizer come on top.\n"
     )
 

@@ -8,7 +8,13 @@ from benchmarks.rows import Row
 from benchmarks.settings import SIDES, TASKS, Shape, Task
 
 # Bytes of a stored weight of the blocks and of the head, with the scales of its block.
-WEIGHT_BYTES = {"fp32": (4.0, 4.0), "int8": (1 + 4 / 128, 1 + 4 / 128), "int4": (0.5 + 4 / 128, 1 + 4 / 128)}
+_INT8, _INT4 = 1 + 4 / 128, 0.5 + 4 / 128
+WEIGHT_BYTES = {
+    "fp32": (4.0, 4.0),
+    "int8": (_INT8, _INT8),
+    "int4": (_INT4, _INT8),
+    "int4-head4": (_INT4, _INT4),
+}
 # Matmuls of a trained layer: forward, and for the gradients of its input and of its weights, which adapters leave out.
 TRAINED_MATMULS = {False: 3, True: 2}
 

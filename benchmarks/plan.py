@@ -1,5 +1,7 @@
 """What is run for a choice of rows, and the running: sides that are compared take turns. Imports no framework."""
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ Key = tuple[str, str, str]  # shape, task, side
 Tell = Callable[[str, int], None]  # what happens now, and how many steps were finished
 Start = Callable[[Environment, str, str], Result]  # of a side, with a shape, in a fresh process
 QUANTIZED_FROM_HF = ("llama", "llama_server")
+PREPARED = "prepared.json"  # what was prepared, beside it
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,7 @@ def buildable(rows: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
 
 def execute(plan: Plan, environment: Environment, tell: Tell) -> Measured:
     """Prepares every shape, then runs all acts."""
-    measured = Measured()
-    for shape, sides in plan.shapes.items():
-        tell(f"weights and exports of {shape}", 0)
-        measured.prepared[shape] = prepare(environment, shape, sides)
-        tell("", 1)
+    measured = Measured(prepared=prepare_all(plan, environment, tell))
     for act in plan.acts:
         if "error" in measured.prepared[act.shape]:
             tell("", len(act.tasks))
@@ -124,14 +123,44 @@ def execute(plan: Plan, environment: Environment, tell: Tell) -> Measured:
     return measured
 
 
+def prepare_all(plan: Plan, environment: Environment, tell: Tell) -> dict[str, Result]:
+    """Shape → numbers of its parameters, or why there is none; what an earlier call left there is not made again."""
+    found = {}
+    for shape, sides in plan.shapes.items():
+        tell(f"weights and exports of {shape}", 0)
+        found[shape] = earlier(environment, shape, sides) or prepare(environment, shape, sides)
+        tell("", 1)
+    return found
+
+
+def earlier(environment: Environment, shape: str, sides: list[str]) -> Result | None:
+    """What `prepare` gave for the same shape and at least these sides."""
+    file = environment.directory / shape / PREPARED
+    note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return (
+        note["result"] if note and note["of"] == _of(environment, shape) and set(sides) <= set(note["sides"]) else None
+    )
+
+
+def _of(environment: Environment, shape: str) -> Result:
+    """What prepared files depend on beside their sides, in JSON's types."""
+    return json.loads(json.dumps(vars(environment.shape(shape)), default=dict))
+
+
 def prepare(environment: Environment, shape: str, sides: list[str]) -> Result:
     """Weights, prompts and batches; then the GGUF files, which llama.cpp's own quantizer writes."""
+    directory = environment.directory / shape
+    shutil.rmtree(directory, ignore_errors=True)  # of other sides, or of a call that was stopped
     command = environment.module("worker", "prepare", shape, "--for_sides", *sides)
     result = run_once(command, environment, "prepare")
     kinds = unique(SIDES[side].weights for side in sides if SIDES[side].module in QUANTIZED_FROM_HF)
     if kinds and "error" not in result:
-        python, directory = str(environment.peers_python), str(environment.directory / shape)
-        result["gguf"] = run_once([python, "-m", "benchmarks.gguf_file", directory, *kinds], environment, "gguf")
+        command = [str(environment.peers_python), "-m", "benchmarks.gguf_file", str(directory), *kinds]
+        command += ["--remove"] if environment.shape(shape).large else []
+        result["gguf"] = run_once(command, environment, "gguf")
+    if "error" not in result and "error" not in result.get("gguf", {}):
+        note = {"of": _of(environment, shape), "sides": sides, "result": result}
+        (directory / PREPARED).write_text(json.dumps(note), encoding="utf-8")
     return result
 
 

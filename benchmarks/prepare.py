@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 
+from benchmarks.made_weights import made_tensors, write_shards
 from benchmarks.settings import SEED, SIDES, Shape
 from benchmarks.vocabulary import write_vocabulary
 from glm.api.causal_lm import GLMForCausalLM
@@ -62,20 +63,31 @@ def prepare(directory: Path, shape: Shape, sides: list[str]) -> dict:
         Numbers of parameters, for the physical limits (see `work`).
     """
     directory.mkdir(parents=True, exist_ok=True)
-    model = random_model(config_of(shape))
-    model.save_pretrained(directory / MODEL)
-    write_inputs(directory, model.config, shape)
-    modules = {SIDES[side].module for side in sides}
-    if modules & {"transformers", "llama", "harness", "transformers_server", "llama_server"}:
-        convert_checkpoint(Conversion(directory / MODEL, directory / HUGGING_FACE, "hf"))
+    config, modules = config_of(shape), {SIDES[side].module for side in sides}
+    write_inputs(directory, config, shape)
+    source = directory / (HUGGING_FACE if shape.large else MODEL)
+    if shape.large:
+        write_large(source, config)
+    else:
+        model = random_model(config)
+        model.save_pretrained(source)
+        if modules & {"transformers", "llama", "harness", "transformers_server", "llama_server"}:
+            convert_checkpoint(Conversion(source, directory / HUGGING_FACE, "hf"))
     for weights in sorted({SIDES[side].weights for side in sides if SIDES[side].module in EXPORTS}):
-        write_onnx(directory, model.config, weights, with_text=bool(modules & {"serving", "cpp"}))
+        write_onnx(source, onnx_prefix(directory, weights), config, weights, bool(modules & {"serving", "cpp"}))
     if "loop" in modules:
         model.eval()
         prefix = directory / LOOP
         prefix.parent.mkdir()
-        export_graph(model, stop_tokens(model.config), prefix)
-    return work(model.config)
+        export_graph(model, stop_tokens(config), prefix)
+    return work(config)
+
+
+def write_large(directory: Path, config: GLMConfig) -> None:
+    """A bfloat16 checkpoint as transformers has it; there is no model in memory."""
+    directory.mkdir()
+    config.save_pretrained(directory)
+    write_shards(directory, made_tensors(config))
 
 
 def config_of(shape: Shape) -> GLMConfig:
@@ -95,11 +107,10 @@ def random_model(config: GLMConfig) -> GLMForCausalLM:
     return model
 
 
-def write_onnx(directory: Path, config: GLMConfig, weights: str, with_text: bool = False) -> None:
-    """An export; for servers and C++ with configuration and vocabulary, which no other side opens."""
-    prefix = onnx_prefix(directory, weights)
+def write_onnx(source: Path, prefix: Path, config: GLMConfig, weights: str, with_text: bool) -> None:
+    """An export of a checkpoint; for servers and C++ with configuration and vocabulary, which no other side opens."""
     prefix.parent.mkdir()
-    tensors = open_checkpoint(directory / MODEL).tensors(config)
+    tensors = open_checkpoint(source).tensors(config)
     kind, _, head_bits = weights.partition("-head")
     stored = weights_of(kind, head_bits=int(head_bits) if head_bits else None)
     export_step_graph(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.settings import ANSWER_LIMIT, SIDES, TUNING_VARIABLES
+from benchmarks.settings import ANSWER_LIMIT, QUICK_SHAPES, SHAPES, SIDES, TUNING_VARIABLES, Shape
 from benchmarks.start import FIRST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,9 @@ class Environment:
     @property
     def llama_server(self) -> Path:
         return self.peers_python.with_name("llama-server")
+
+    def shape(self, name: str) -> Shape:
+        return (QUICK_SHAPES if self.quick else SHAPES)[name]
 
     def python(self, side: str) -> str:
         return str(self.peers_python) if side in SIDES and SIDES[side].own_environment else sys.executable

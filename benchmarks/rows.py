@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.settings import LORA_RANK, SIDES
+from benchmarks.settings import LORA_RANK, SHAPES, SIDES
 
 # Kinds of processors that have aims of their own, by a word of their names in /proc/cpuinfo.
 PROCESSORS = {"intel": "Intel", "amd": "AMD"}
@@ -41,6 +41,11 @@ class Row:
     def sides(self) -> tuple[str, ...]:
         """Those that run; limits that were set do not."""
         return (self.ours, *(side for side in self.aims if side in SIDES), *self.beside)
+
+    @property
+    def large(self) -> bool:
+        """Whether it runs only where it is named: see `Shape`."""
+        return SHAPES[self.shape].large
 
     def aims_of(self, processor: str | None) -> dict[str, float | None]:
         """The aims on one kind of processor."""
@@ -157,6 +162,24 @@ ROWS = {
     ),
     "moe-decode-int4": Row(
         "64 experts, decode b=1 int4", "glm4-moe", "decode", "onnx-int4", {"llama-q4_0": None, "machine": 0.6}
+    ),
+    "big-prefill-128": Row(
+        "GLM-4-9B's shape, prefill b=1, 128 tokens, int4", "glm4-9b", "prefill", "onnx-int4", {"llama-q4_0": 1.1}
+    ),
+    "big-prefill-1024": Row(
+        "GLM-4-9B's shape, prefill b=1, 1024 tokens, int4", "glm4-9b", "prefill-long", "onnx-int4", {"llama-q4_0": 1.1}
+    ),
+    # The machine's turn is next to ours: a memory's rate changes within the quarter of a minute that llama.cpp takes.
+    "big-decode-int4": Row(
+        "GLM-4-9B's shape, decode b=1 int4", "glm4-9b", "decode", "onnx-int4", {"machine": 0.85, "llama-q4_0": 1.1}
+    ),
+    # Of its own, because four sides with 9 billion weights do not fit the memory.
+    "big-decode-head4": Row(
+        "GLM-4-9B's shape, decode b=1 int4, --head_bits 4",
+        "glm4-9b",
+        "decode",
+        "onnx-int4-head4",
+        {"machine": 0.85, "llama-q4_0": 1.1},
     ),
     "serve-1": Row("server, 1 client, fp32", "glm4", "serve-1", "served-fp32", _SERVED),
     "serve-4": Row("server, 4 clients, fp32", "glm4", "serve-4", "served-fp32", _SERVED),

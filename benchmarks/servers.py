@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.processes import ROOT, Environment
-from benchmarks.settings import QUICK_SHAPES, SERVED_ROWS, SHAPES, SIDES, Shape, Side
+from benchmarks.settings import SERVED_ROWS, SIDES, Shape, Side
 
 START_LIMIT, END_LIMIT = 300.0, 10.0  # seconds
 LOOK = 0.005  # seconds between two looks at whether a server is ready
@@ -89,7 +89,7 @@ def free_port() -> int:
 
 def command_of(environment: Environment, side: Side, directory: Path, shape: str, port: int) -> list[str]:
     """As a user would type it; every server has the same rows and columns."""
-    columns = columns_of((QUICK_SHAPES if environment.quick else SHAPES)[shape])
+    columns = columns_of(environment.shape(shape))
     key = next(name for name, found in SIDES.items() if found is side)
     if side.module == "serving":
         words = ["--model_path", directory / f"onnx-{side.weights}", "--max_num_seqs", SERVED_ROWS]

@@ -32,6 +32,8 @@ class Shape:
         new_tokens: that are generated.
         shots, question, questions: tokens that all questions of a test begin with, tokens of a question, how many.
         patience: seconds after which a generation of the slowest peer is cut short if it would take twice as long.
+        large: whether the weights are bfloat16 from the start, and what the sides do not open is removed at once: no
+            model is ever in memory, and rows of it run only where they are named.
     """
 
     config: Mapping[str, Any]
@@ -45,6 +47,7 @@ class Shape:
     shots: int = 0
     question: int = 0
     questions: int = 0
+    large: bool = False
 
 
 # Dropout as GLM-Large-Chinese has it, also where a preset has none.
@@ -58,6 +61,18 @@ _GLM4_122M = _GLM4 | {
     "head_dim": 64,
     "intermediate_size": 2048,
     "max_position_embeddings": 4096,
+}
+# config.json of THUDM/glm-4-9b-chat.
+_GLM4_9B = _GLM4 | {
+    "vocab_size": 151552,
+    "hidden_size": 4096,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+    "intermediate_size": 13696,
+    "norm_eps": 1.5625e-07,
+    "rope_theta": 5e6,
+    "max_position_embeddings": 131072,
 }
 _GLM4_TINY = _GLM4 | {
     "vocab_size": 320,
@@ -107,18 +122,21 @@ SHAPES = {
     ),
     "glm": Shape({"preset": "glm-large-chinese"} | DROPOUT, 2, 200, 32, prompt=201, new_tokens=32),
     "glm4-moe": Shape(_GLM45_1B, 1, 0, 16, prompt=128, new_tokens=64),
+    "glm4-9b": Shape(_GLM4_9B, 1, 0, 16, prompt=128, new_tokens=33, long_prompt=1024, large=True),
     "quickstart": Shape({"preset": "glm-tiny-chinese"}, 1, 24, 8, prompt=25, new_tokens=8),
 }
 QUICK_SHAPES = {
     "glm4": Shape(_GLM4_TINY, 2, 0, 16, prompt=12, new_tokens=8, long_prompt=96, shots=40, question=9, questions=3),
     "glm": Shape({"preset": "glm-tiny-chinese"} | DROPOUT, 2, 24, 8, prompt=25, new_tokens=8),
     "glm4-moe": Shape(_GLM45_TINY, 1, 0, 16, prompt=12, new_tokens=8),
+    "glm4-9b": Shape(_GLM4_TINY, 1, 0, 16, prompt=12, new_tokens=8, long_prompt=96, large=True),
     "quickstart": Shape({"preset": "glm-tiny-chinese"}, 1, 24, 8, prompt=25, new_tokens=8),
 }
 SHAPE_TITLES = {
     "glm4": "122M GLM-4 shape",
     "glm": "glm-large-chinese's shape",
     "glm4-moe": "64 experts in three layers of GLM-4.5's kind",
+    "glm4-9b": "GLM-4-9B's shape",
     "quickstart": "the quickstart's model",
 }
 

@@ -6,6 +6,7 @@ from benchmarks.limits import limit, read_rate
 from benchmarks.prepare import config_of, work
 from benchmarks.rows import Row, processor_kind
 from benchmarks.settings import QUICK_SHAPES, Shape
+from benchmarks.sides import machine
 from tests.benchmarks.made import WORK
 
 SHAPE = Shape({}, train_batch=2, train_source=10, train_target=5, prompt=128, new_tokens=33)
@@ -22,6 +23,8 @@ def test_a_step_reads_all_weights_once_for_all_rows():
     assert allowed("decode-8", read=BYTES, matmul=1e12) == pytest.approx(8)
     four_bits = 900 * (0.5 + 4 / 128) + 100 * (1 + 4 / 128)
     assert allowed("decode", read=four_bits, matmul=1e12, side="onnx-int4") == pytest.approx(1)
+    four_bits = 1000 * (0.5 + 4 / 128)
+    assert allowed("decode", read=four_bits, matmul=1e12, side="onnx-int4-head4") == pytest.approx(1)
 
 
 def test_weights_are_read_at_the_rate_of_as_many_bytes():
@@ -31,6 +34,23 @@ def test_weights_are_read_at_the_rate_of_as_many_bytes():
         Row("a row", "glm4", "decode", "onnx-fp32", {}), SHAPE, WORK, [rate | {"read_of": {"4096": 2 * BYTES}}]
     )
     assert found["median"] == pytest.approx(2) and found["read"]["median"] == 2 * BYTES
+
+
+@pytest.mark.parametrize(("matrix", "dots"), [(2.0, 0.5), (0.5, 2.0)])
+def test_the_faster_way_to_read_is_the_machines_rate(monkeypatch, matrix, dots):
+    monkeypatch.setattr(machine, "READ_BYTES", 1 << 22)
+    monkeypatch.setattr(machine, "SMALLER", (1 << 20,))
+    monkeypatch.setattr(machine, "MATMUL_SIZE", 16)
+    taken = iter([1.0, matrix, dots, matrix, dots])
+
+    def best(function, runs):
+        function()
+        return next(taken)
+
+    monkeypatch.setattr(machine, "best", best)
+    found = machine.Side(None).rate()
+    assert found["read"] == (1 << 22) / 0.5 and found["read_of"] == {str(1 << 20): (1 << 20) / 0.5}
+    assert next(taken, None) is None
 
 
 def test_a_step_of_many_rows_is_as_slow_as_its_multiplications():

@@ -94,6 +94,44 @@ def test_nothing_is_measured_when_the_weights_cannot_be_made(environment, monkey
     assert measured.prepared == {"glm4": {"error": "no room"}} and not measured.runs
 
 
+def test_prepared_files_are_made_once_for_a_shape_and_its_sides(environment, monkeypatch):
+    commands = []
+
+    def write(command, place, side):
+        commands.append(command)
+        folder = environment.directory / "glm4-9b"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"made-{len(commands)}").touch()
+        return {"parameters": len(commands)}
+
+    def made(*rows: str) -> dict:
+        commands.clear()
+        return planning.prepare_all(Plan(rows, 1), environment, quiet)["glm4-9b"]
+
+    monkeypatch.setattr(planning, "run_once", write)
+    found = made("big-decode-int4")
+    assert found["parameters"] == 1 and found["gguf"] == {"parameters": 2} and len(commands) == 2
+    assert commands[1][-2:] == ["q4_0", "--remove"]
+    assert made("big-prefill-128") == found and not commands  # fewer sides
+    file = environment.directory / "glm4-9b" / planning.PREPARED
+    note = json.loads(file.read_text())
+    for other in ({"of": note["of"] | {"prompt": 3}}, {"sides": ["onnx-int4"]}):
+        file.write_text(json.dumps(note | other))
+        (environment.directory / "glm4-9b" / "old").touch()
+        made("big-decode-int4")
+        assert len(commands) == 2 and not (environment.directory / "glm4-9b" / "old").exists()
+
+
+def test_what_was_not_prepared_to_the_end_is_made_again(environment, monkeypatch):
+    def fail(command, place, side):
+        (environment.directory / "glm4-9b").mkdir(parents=True, exist_ok=True)
+        return {"error": "stopped"} if side == "gguf" else {}
+
+    monkeypatch.setattr(planning, "run_once", fail)
+    planning.prepare_all(Plan(("big-decode-int4",), 1), environment, quiet)
+    assert planning.earlier(environment, "glm4-9b", ["onnx-int4"]) is None
+
+
 def test_a_worker_understands_its_command(environment):
     command = environment.module("worker", "llama-q4_0", "glm4")
     options = parse(command[command.index("benchmarks.worker") + 1 :])

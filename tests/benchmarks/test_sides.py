@@ -8,12 +8,14 @@ import paddle
 import pytest
 
 import glm  # noqa: F401
+from benchmarks.made_weights import made_tensors, write_shards
 from benchmarks.prepare import HUGGING_FACE, MODEL, TRAINING, config_of, prepare
 from benchmarks.settings import LORA_RANK, QUICK_SHAPES, SIDES, TASKS
 from benchmarks.side import Place
 from benchmarks.sides import eager, loop, onnx, paddlenlp
 from benchmarks.sides.training import operator, own_times, paddle_operators
 from benchmarks.start import peak_memory, since_start, start_onnx
+from benchmarks.stored_tensors import stored_tensors
 from benchmarks.worker import Measured
 from glm.checkpoint.read import open_checkpoint
 
@@ -71,6 +73,30 @@ def test_the_peers_file_has_the_weights_of_the_model(prepared):
     ours, theirs = (dict(open_checkpoint(directory / name).tensors(config)) for name in (MODEL, HUGGING_FACE))
     assert ours.keys() == theirs.keys() and len(ours) > 20
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_large_shape_is_exported_without_a_model(tmp_path):
+    """The export opens what was written in shards, and the checkpoint is what transformers would open."""
+    shape = QUICK_SHAPES["glm4-9b"]
+    work = prepare(tmp_path, shape, ["onnx-int4", "llama-q4_0", "machine"])
+    assert not (tmp_path / MODEL).exists() and work["head_parameters"] == 320 * 128
+    side = onnx.Side(Place(tmp_path, shape, SIDES["onnx-int4"]))
+    assert len(side.generate(TASKS["decode"], PATIENCE).tokens[0]) == shape.new_tokens
+    assert len(side.generate(TASKS["prefill-long"], PATIENCE).tokens[0]) == 1
+    stored, config = stored_tensors(tmp_path / HUGGING_FACE), config_of(shape)
+    assert {array.dtype.str for array in stored.values()} == {"<u2"}
+    gate_up = stored["model.layers.1.mlp.gate_up_proj.weight"]
+    assert gate_up.shape == (2 * config.intermediate_size, config.hidden_size)
+    assert sum(array.size for array in stored.values()) == work["parameters"]
+
+
+def test_shards_hold_no_more_than_they_may(tmp_path):
+    made = made_tensors(config_of(QUICK_SHAPES["glm4-9b"]))
+    most = max(tensor.nbytes for tensor in made)
+    write_shards(tmp_path, made, most)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 2 and all(file.stat().st_size < most + 4096 for file in files)
+    assert len(stored_tensors(tmp_path)) == len(made)
 
 
 @pytest.mark.parametrize("task", ["prefill", "decode", "decode-8"])

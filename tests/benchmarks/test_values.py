@@ -116,4 +116,7 @@ def test_the_aims_are_those_of_the_issue():
         assert aims["cpp-start-int4"]["first-token"] * LONGEST_FIRST == 0.25
         assert aims["cpp-memory-int4"]["weights"] == aims["cpp-memory-fp32"]["weights"] == 1.1
         assert (aims["cpp-decode-int4"]["onnx-int4"], aims["cpp-decode-fp32"]["onnx-fp32"]) == (1.15, 1.0)
+        assert aims["big-prefill-128"] == aims["big-prefill-1024"] == {"llama-q4_0": 1.1}
+        assert aims["big-decode-int4"] == aims["big-decode-head4"] == {"llama-q4_0": 1.1, "machine": 0.85}
     assert (SHAPES["glm4"].prompt, SHAPES["glm4"].long_prompt) == (128, 2048)
+    assert (SHAPES["glm4-9b"].prompt, SHAPES["glm4-9b"].long_prompt) == (128, 1024)
