@@ -19,7 +19,7 @@ from onnx import TensorProto
 from glm.export.onnx.graph import Graph
 from glm.export.onnx.weights import Weights
 
-TOGETHER = 8  # experts behind one If: an If costs more than the few nodes of an expert that has no rows
+TOGETHER = 4  # experts behind one If: fewer take longer to open, more step through more experts without rows
 
 
 class Routing(NamedTuple):
