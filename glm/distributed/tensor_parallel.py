@@ -7,6 +7,7 @@ carries them out; with `config.sequence_parallel` glm/distributed/sequence_paral
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 
 import paddle
 import paddle.distributed as dist
@@ -35,8 +36,10 @@ from glm.distributed.sequence_parallel import (
     scatter_sum,
 )
 from glm.errors import UsageError
+from glm.kernels import applied
 from glm.kernels.activations import biased
 from glm.kernels.dropout import Dropout
+from glm.kernels.linear import multiplies, products
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
 
@@ -45,10 +48,14 @@ class Linear(nn.Linear):
     """x·W + b, with W [in, out], and a bias gradient that runs at the speed of a matmul."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if multiplies(x, self.weight, self.bias):
+            return products(x, [(self.weight, self.bias)])[0]
         y = paddle.matmul(x, self.weight)
         if self.bias is None:
             return y
-        return AddBias.apply(y, self.bias) if self.training else y + self.bias
+        if self.training:
+            return applied(AddBias, y, self.bias)
+        return y + self.bias if paddle.is_grad_enabled() else biased(y, self.bias)
 
 
 class AddBias(PyLayer):
@@ -99,6 +106,10 @@ def columns(x: Tensor, *layers: nn.Layer) -> Iterator[Tensor]:
     """
     if isinstance(layers[0], GathersTokens) and layers[0].training:
         return gathered_columns(x, *layers)
+    if all(type(layer) is Linear for layer in layers):
+        parts = [(layer.weight, layer.bias) for layer in layers]
+        if multiplies(x, *chain(*parts)):
+            return iter(products(x, parts))
     return (layer(x) for layer in layers)
 
 

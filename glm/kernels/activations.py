@@ -7,7 +7,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import run, serves
+from glm.kernels.library import applied, run, serves
 
 
 def silu(x: Tensor) -> Tensor:
@@ -17,14 +17,14 @@ def silu(x: Tensor) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its approximation with tanh (arXiv:1606.08415, 2), of any shape."""
-    return _GeluTanh.apply(x) if serves(x) else F.gelu(x, approximate=True)
+    return applied(_GeluTanh, x) if serves(x) else F.gelu(x, approximate=True)
 
 
 def gated(activation: Callable[[Tensor], Tensor], products: Iterator[Tensor]) -> Tensor:
     """The activation of the first one times the second one, of equal shapes (SwiGLU, arXiv:2002.05202)."""
     gate = next(products)
     if activation is silu and serves(gate):
-        return _SwiGLU.apply(gate, next(products))
+        return applied(_SwiGLU, gate, next(products))
     gate = activation(gate)  # under the same name, so that the gate itself is gone when the second one comes
     return gate * next(products)
 

@@ -4,17 +4,17 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import run
+from glm.kernels.library import applied, run
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) · weight (arXiv:1910.07467): [..., n] and [n]."""
-    return _Norm.apply(x, weight, None, eps)
+    return applied(_Norm, x, weight, None, eps)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / deviation · weight + bias (arXiv:1607.06450): [..., n], [n] and [n]."""
-    return _Norm.apply(x, weight, bias, eps)
+    return applied(_Norm, x, weight, bias, eps)
 
 
 class _Norm(PyLayer):

@@ -4,7 +4,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import run, serves
+from glm.kernels.library import applied, run, serves
 
 # The first 2·P dimensions in neighbouring pairs; in pairs P apart; and, with angles for each, both halves of a head.
 PAIRS, APART, BOTH_HALVES = "rotate_pairs", "rotate_apart", "rotate_halves"
@@ -17,7 +17,7 @@ def turns(x: Tensor, *cos_sin: Tensor) -> bool:
 
 def turned(kernel: str, x: Tensor, *cos_sin: Tensor) -> Tensor:
     """Args: kernel: PAIRS or APART with one pair of angles, BOTH_HALVES with two."""
-    return _Turned.apply(kernel, x, *cos_sin)
+    return applied(_Turned, kernel, x, *cos_sin)
 
 
 class _Turned(PyLayer):

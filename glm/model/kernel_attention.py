@@ -8,9 +8,9 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels import run
+from glm.kernels import applied, run
 from glm.kernels.dropout import drawn_seed
-from glm.model.attention import AttentionDropout
+from glm.model.attention import AttentionDropout, KeepsKeysAndValues
 
 
 class KernelAttention:
@@ -35,15 +35,11 @@ class KernelAttention:
         if self.dropout:
             with self.dropout.numbers():
                 drawn = (self.dropout.rate, drawn_seed())
-        return _KernelAttention.apply(q_BTND, k_BTKD, v_BTKD, self.visible_rows, *drawn)
+        return applied(_KernelAttention, q_BTND, k_BTKD, v_BTKD, self.visible_rows, *drawn)
 
 
-class KernelPrefill(KernelAttention):
-    """The same, keeping the keys and values [K, B, T, D] of one layer as a cache's prefix."""
-
-    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
-        self.keys, self.values = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
-        return super().__call__(q_BTND, k_BTKD, v_BTKD)
+class KernelPrefill(KeepsKeysAndValues, KernelAttention):
+    """The same, for the prompt of a cache."""
 
 
 KernelAttention.prefill = KernelPrefill

@@ -123,6 +123,14 @@ class SelfAttention(nn.Layer):
         context_BTND = attention_fn(*rotate(self.q_norm(q_BTND), self.k_norm(k_BTKD)), v_BTKD)
         return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
 
+    def keep(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> None:
+        """Has the keys and values kept, and attends to nothing."""
+        k_BTKD, v_BTKD = (
+            x.reshape([0, 0, self.num_key_value_heads, self.head_dim]) for x in columns(x_BTH, self.k_proj, self.v_proj)
+        )
+        k_BTKD = self.k_norm(k_BTKD)
+        attention_fn.keep(rotate(k_BTKD, k_BTKD)[1], v_BTKD)
+
 
 class MLP(nn.Layer):
     """Up, activation, down."""
@@ -178,6 +186,10 @@ class Block(nn.Layer):
         )
         h_BTH = self.post_attention_layernorm(x_BTH)
         return self.residual(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
+
+    def keep(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> None:
+        """Has kept what a cache needs of this block, whose output nobody reads."""
+        self.self_attn.keep(self.input_layernorm(x_BTH), rotate, attention_fn)
 
 
 # What goes past attention and MLP: the block's input, or α = √(2·layers) times what its norm made of it (ChatGLM-6B).

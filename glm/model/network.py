@@ -29,7 +29,7 @@ from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.latent_attention import self_attention
 from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
 from glm.model.loss import Target, log_probs, smoothed_cross_entropy
-from glm.model.positions import POSITIONS
+from glm.model.positions import POSITIONS, Rotate
 from glm.model.pretrained import CheckpointMixin
 from glm.model.visibility import derived_rows, key_bias
 
@@ -59,9 +59,7 @@ class GLMModel(GLMPretrainedModel):
 
     def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attention_fns: Sequence[AttentionFn]) -> Tensor:
         """Hidden states [B, T, H]; `attention_fns` is one attention function per layer (glm/model/attention.py)."""
-        own_positions = self.shares.own(position_ids_BPT)
-        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), own_positions))
-        rotate = self.positions.rotation(position_ids_BPT)
+        x_BTH, rotate = self._embedded(input_ids_BT, position_ids_BPT)
         if self.enable_recompute and self.training:
             # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
             x_BTH.stop_gradient = False
@@ -75,6 +73,21 @@ class GLMModel(GLMPretrainedModel):
                 x_BTH, loss = x_BTH
                 self.balance_losses.append(loss)
         return self.shares.whole(self.norm(x_BTH))
+
+    def keep(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attention_fns: Sequence[AttentionFn]) -> None:
+        """Reads a prompt for the attention functions that keep what a cache needs; no hidden states come of it, so the
+        last block goes no further than that.
+        """
+        x_BTH, rotate = self._embedded(input_ids_BT, position_ids_BPT)
+        *before, (last, keeps) = zip(self.layers, attention_fns, strict=True)
+        for layer, attention_fn in before:
+            x_BTH = layer(x_BTH, rotate, attention_fn)
+        last.keep(x_BTH, rotate, keeps)
+
+    def _embedded(self, input_ids_BT: Tensor, position_ids_BPT: Tensor) -> tuple[Tensor, Rotate]:
+        own_positions = self.shares.own(position_ids_BPT)
+        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), own_positions))
+        return x_BTH, self.positions.rotation(position_ids_BPT)
 
 
 def _with_balance_loss(layer: Block, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -209,7 +222,7 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         attention, mask = self._attention(derived_rows(attention_mask, prefix_length))
         attention_fns = filling(self.config, attention, mask, self.n_rep)
-        self.model(input_ids, position_ids, attention_fns)
+        self.model.keep(input_ids, position_ids, attention_fns)
         return filled(attention_fns, key_bias(attention_mask))
 
     def read(
