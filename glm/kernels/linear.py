@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import paddle
 from paddle import Tensor
 
-from glm.kernels.library import run, serves
+from glm.kernels.library import blank, count, run, serves
 
 MOST_ROWS = 8
 MOST_WEIGHTS = 3
@@ -17,16 +17,16 @@ MOST_WEIGHTS = 3
 
 def multiplies(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether `products` takes them, and is worth it: few rows [..., in], and no gradient."""
-    return serves(x, *weights) and not paddle.is_grad_enabled() and 0 < x.size <= MOST_ROWS * x.shape[-1]
+    return serves(x, *weights) and not paddle.is_grad_enabled() and 0 < count(x) <= MOST_ROWS * x.shape[-1]
 
 
 def products(x: Tensor, layers: Iterable[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
     """x·W + b [..., out] of x [..., in] for each of up to three weights [in, out] with or without a bias [out]."""
     parts, found = [], []
     for weight, bias in layers:
-        found.append(paddle.empty([*x.shape[:-1], weight.shape[1]], "float32"))
+        found.append(blank(*x.shape[:-1], weight.shape[1]))
         parts += [weight, bias, found[-1]]
     missing, width = MOST_WEIGHTS - len(found), x.shape[-1]
     widths = [y.shape[-1] for y in found] + [0] * missing
-    run("few_rows", x, *parts, *[None] * (3 * missing), x.size // width, width, *widths)
+    run("few_rows", x, *parts, *[None] * (3 * missing), count(x) // width, width, *widths)
     return found
