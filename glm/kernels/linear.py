@@ -17,7 +17,7 @@ MOST_WEIGHTS = 3
 
 def multiplies(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether `products` takes them, and is worth it: few rows [..., in], and no gradient."""
-    return serves(x, *weights) and not paddle.is_grad_enabled() and 0 < count(x) <= MOST_ROWS * x.shape[-1]
+    return not paddle.is_grad_enabled() and 0 < count(x) <= MOST_ROWS * x.shape[-1] and serves(x, *weights)
 
 
 def products(x: Tensor, layers: Iterable[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
