@@ -6,9 +6,9 @@ from paddle import Tensor
 from glm.kernels.library import blank, run, serves
 
 
-def reads(*tensors: Tensor) -> bool:
-    """Whether `cached_attention` takes these: it has no gradient."""
-    return serves(*tensors) and not paddle.is_grad_enabled()
+def reads(q_BGND: Tensor, keys_KBSD: Tensor) -> bool:
+    """Whether `cached_attention` takes these, and a cache of the keys' dtype and place: it has no gradient."""
+    return not paddle.is_grad_enabled() and serves(q_BGND, keys_KBSD)
 
 
 def cached_attention(

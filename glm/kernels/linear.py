@@ -11,16 +11,21 @@ from paddle import Tensor
 
 from glm.kernels.library import blank, count, run, serves
 
+Layer = tuple[Tensor, Tensor | None]  # weight [in, out], bias [out]
 MOST_ROWS = 8
 MOST_WEIGHTS = 3
 
 
-def multiplies(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether `products` takes them, and is worth it: few rows [..., in], and no gradient."""
-    return not paddle.is_grad_enabled() and 0 < count(x) <= MOST_ROWS * x.shape[-1] and serves(x, *weights)
+def multiplies(x: Tensor, weight: Tensor) -> bool:
+    """Whether `products` takes them, and is worth it: few rows [..., in], and no gradient.
+
+    Args:
+        weight: one of those that x is multiplied with; a bias, and the others, have its dtype and place.
+    """
+    return not paddle.is_grad_enabled() and 0 < count(x) <= MOST_ROWS * x.shape[-1] and serves(x, weight)
 
 
-def products(x: Tensor, layers: Iterable[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+def products(x: Tensor, layers: Iterable[Layer]) -> list[Tensor]:
     """x·W + b [..., out] of x [..., in] for each of up to three weights [in, out] with or without a bias [out]."""
     parts, found = [], []
     for weight, bias in layers:
@@ -30,3 +35,11 @@ def products(x: Tensor, layers: Iterable[tuple[Tensor, Tensor | None]]) -> list[
     widths = [y.shape[-1] for y in found] + [0] * missing
     run("few_rows", x, *parts, *[None] * (3 * missing), count(x) // width, width, *widths)
     return found
+
+
+def gated_products(x: Tensor, gate: Layer, up: Layer, down: Layer) -> Tensor:
+    """(silu(x·G + g) · (x·U + u))·D + d [..., out], as `products` makes it in two steps and an activation."""
+    (inner, columns), width = down[0].shape, x.shape[-1]
+    out = blank(*x.shape[:-1], columns)
+    run("few_gated_rows", x, *gate, *up, *down, out, count(x) // width, width, inner, columns)
+    return out

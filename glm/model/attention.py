@@ -157,7 +157,7 @@ class CachedAttention:
     def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
         self.grow(k_BGKD, v_BGKD)
         prefix = self.prefix_keys, self.prefix_values, self.prefix_bias
-        if reads(q_BGND, *prefix, self.tail_keys, self.tail_values):
+        if reads(q_BGND, self.prefix_keys):
             return cached_attention(q_BGND, *prefix, [self.tail_keys, self.tail_values])
         groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
         n_rep = heads // groups

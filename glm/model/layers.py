@@ -11,9 +11,9 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.distributed.tensor_parallel import Ranks, TokenShares, columns, dropout, linear, sum_of_rows
+from glm.distributed.tensor_parallel import Ranks, TokenShares, columns, dropout, gated_mlp, linear, sum_of_rows
 from glm.kernels import serves
-from glm.kernels.activations import gated, gelu_tanh, silu
+from glm.kernels.activations import gelu_tanh, silu
 from glm.kernels.norms import layer_norm, rms_norm
 
 # q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: attention function; it may read and update a KV cache.
@@ -153,8 +153,7 @@ class GatedMLP(MLP):
         self.gate_proj = linear(config, "gate_proj", config.hidden_size, inner, config.linear_bias)
 
     def forward(self, x_BTH: Tensor) -> Tensor:
-        # One after the other: `gated` lets go of the first one before it asks for the second.
-        return self.down_proj(gated(self.activation, columns(x_BTH, self.gate_proj, self.up_proj)))
+        return gated_mlp(x_BTH, self.activation, self.gate_proj, self.up_proj, self.down_proj)
 
 
 MLPS = {"plain": MLP, "gated": GatedMLP}

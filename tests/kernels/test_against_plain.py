@@ -8,12 +8,13 @@ import paddle.nn.functional as F
 import pytest
 
 from glm import kernels
-from glm.distributed.tensor_parallel import columns, linear
+from glm.distributed.tensor_parallel import columns, gated_mlp, linear
 from glm.generation.options import NEVER
 from glm.kernels import cross_entropy
 from glm.kernels.activations import biased, gated, gelu_tanh, silu
 from glm.kernels.dropout import Dropout
 from glm.kernels.linear import MOST_ROWS, multiplies, products
+from glm.kernels.log_softmax import log_softmax
 from glm.kernels.norms import layer_norm, rms_norm
 from glm.kernels.rotary import APART, BOTH_HALVES, PAIRS, turned, turns
 from glm.model.attention import AttentionDropout, CachedAttention, DenseAttention
@@ -211,7 +212,7 @@ def test_products_of_few_rows(rows, width, widths):
     weights, biases = arrays[: len(widths)], [b if i != 1 else None for i, b in enumerate(arrays[len(widths) :])]
     with paddle.no_grad():
         tensors = [None if a is None else paddle.to_tensor(a.astype("float32")) for a in (x, *weights, *biases)]
-        assert multiplies(*tensors)
+        assert multiplies(tensors[0], tensors[1])
         found = products(tensors[0], zip(tensors[1 : 1 + len(widths)], tensors[1 + len(widths) :], strict=True))
     wanted = [x @ w + (0.0 if b is None else b) for w, b in zip(weights, biases, strict=True)]
     assert_equal([y.numpy() for y in found], wanted, most=2e-6)
@@ -221,7 +222,7 @@ def test_what_products_take():
     """Few rows, whatever axes they have, in float32, and nothing that has a gradient."""
     weight = paddle.ones([4, 3])
     with paddle.no_grad():
-        assert multiplies(paddle.ones([2, 4, 4]), weight, None)
+        assert multiplies(paddle.ones([2, 4, 4]), weight)
         assert products(paddle.ones([2, 4, 4]), [(weight, None)])[0].shape == [2, 4, 3]
         assert not multiplies(paddle.ones([3, 3, 4]), weight)
         assert not multiplies(paddle.ones([0, 4]), weight)
@@ -239,6 +240,32 @@ def test_layers_of_few_rows():
     with paddle.no_grad():
         assert_equal([y.numpy() for y in columns(x, *layers)], wanted)
         assert_equal([layer(x).numpy() for layer in layers], wanted)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gated_mlp_of_few_rows(bias):
+    config = SimpleNamespace(tensor_parallel_degree=1)
+    sizes = (("gate", 24, 300), ("up", 24, 300), ("down", 300, 24))
+    layers = [linear(config, name, inside, outside, bias) for name, inside, outside in sizes]
+    draw = np.random.default_rng(3)
+    for parameter in (parameter for layer in layers for parameter in layer.parameters()):
+        parameter.set_value(draw.standard_normal(parameter.shape).astype("float32"))
+    x = paddle.to_tensor(draw.standard_normal((2, 3, 24)).astype("float32"))
+    for activation in (silu, gelu_tanh):
+        wanted = gated_mlp(x, activation, *layers).numpy()
+        with paddle.no_grad():
+            assert_equal([gated_mlp(x, activation, *layers).numpy()], [wanted], most=2e-6)
+
+
+def test_log_softmax():
+    arrays = [10 * array for array in drawn((3, 2, 5000))] + drawn((1, 7))
+    for array in arrays:
+        x = paddle.to_tensor(array.astype("float32"))
+        shifted = array - array.max(axis=-1, keepdims=True)  # Paddle's own ends at -64
+        exact = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        with paddle.no_grad():
+            assert_equal([log_softmax(x).numpy()], [exact])
+        assert_equal([log_softmax(x).numpy()], [exact])
 
 
 def test_kernels_without_a_gradient():

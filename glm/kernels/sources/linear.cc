@@ -133,6 +133,9 @@ void by_rows(const Input& x, const Weight (&weights)[3], int64_t columns) {
 
 }  // namespace
 
+// swiglu of elementwise.cc.
+KERNEL void swiglu(const float* gate, const float* up, float* out, int64_t count);
+
 // out = x [rows, in]·W [in, columns] + b of up to three weights; those that are left out have no columns.
 KERNEL void few_rows(const float* x, const float* weight, const float* bias, float* out, const float* weight2,
                      const float* bias2, float* out2, const float* weight3, const float* bias3, float* out3,
@@ -142,4 +145,15 @@ KERNEL void few_rows(const float* x, const float* weight, const float* bias, flo
   const Input input{x, rows, in, 0, in};
   const int64_t all = columns + columns2 + columns3;
   all < NARROW ? by_rows(input, weights, all) : by_columns(input, weights);
+}
+
+// out [rows, columns] = (silu(x·G + g) · (x·U + u))·D + d of x [rows, in], with `inner` columns of G and U.
+KERNEL void few_gated_rows(const float* x, const float* gate, const float* gate_bias, const float* up,
+                           const float* up_bias, const float* down, const float* down_bias, float* out, int64_t rows,
+                           int64_t in, int64_t inner, int64_t columns) {
+  const std::unique_ptr<float[]> both(new float[2 * rows * inner]);
+  float *gates = both.get(), *ups = gates + rows * inner;
+  few_rows(x, gate, gate_bias, gates, up, up_bias, ups, nullptr, nullptr, nullptr, rows, in, inner, inner, 0);
+  swiglu(gates, ups, gates, rows * inner);
+  few_rows(gates, down, down_bias, out, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, rows, inner, columns, 0, 0);
 }
