@@ -129,19 +129,21 @@ def generate(
 
 
 class _Beginning(NamedTuple):
-    """A prompt that was read; where that gave it, what its first step decodes: logits [B, 1, V], tails of one beam."""
+    """A prompt that was read; where that gave it, what its first step decodes, until that step takes it out of the
+    list: logits [B, 1, V] and tails of one beam.
+    """
 
     prefix: Prefix
-    logits: Tensor | None = None
-    tails: list[Tensor] | None = None
+    first: list[tuple[Tensor, list[Tensor]]]
 
 
 def _read_prompt(model, prompt: Prompt) -> _Beginning:
     inputs = prompt.input_ids, prompt.attention_mask, prompt.position_ids
     if paddle.in_dynamic_mode() and prompt.input_ids.shape[1] > 1:
-        return _Beginning(*model.begin(*inputs, prompt.prefix_length))
+        prefix, *first = model.begin(*inputs, prompt.prefix_length)
+        return _Beginning(prefix, [tuple(first)])
     # The loop of a graph has all steps alike.
-    return _Beginning(model.prefill(*(x[..., :-1] for x in inputs), prompt.prefix_length))
+    return _Beginning(model.prefill(*(x[..., :-1] for x in inputs), prompt.prefix_length), [])
 
 
 class _Search:
@@ -153,8 +155,7 @@ class _Search:
         self, model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, read: _Beginning | None = None
     ):
         self.model, self.prompt, self.control, self.stop = model, prompt, control, stop
-        self.beginning = read or _read_prompt(model, prompt)
-        self.prefix = self.beginning.prefix
+        self.prefix, self.first = read or _read_prompt(model, prompt)
         self.vocab_size = model.config.vocab_size
         self.beams, self.sampled, self.ngram = (
             known(x) for x in (control.num_beams, control.do_sample, control.no_repeat_ngram_size)
@@ -185,11 +186,10 @@ class _Search:
 
     def decoded(self, token_BG: Tensor, position_BPG: Tensor, tails: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`model.decode`; in the first step what came of the prompt, alike for all beams."""
-        _, logits_B1V, first_tails = self.beginning
-        if logits_B1V is None:
+        if not self.first:
             return self.model.decode(token_BG, position_BPG, self.prefix, tails)
-        self.beginning = _Beginning(self.prefix)
-        logits_BGV, *tails = (x_B1.repeat_interleave(self.beams, axis=1) for x_B1 in (logits_B1V, *first_tails))
+        logits_B1V, tails = self.first.pop()
+        logits_BGV, *tails = (x_B1.repeat_interleave(self.beams, axis=1) for x_B1 in (logits_B1V, *tails))
         return logits_BGV, tails
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
