@@ -1,4 +1,4 @@
-"""Own kernels for a CPU's training: what Paddle computes there with one thread, or in many passes over memory.
+"""Own kernels of a CPU: what Paddle computes there with one thread, or in many passes over memory.
 
 `sources/` has them in C++, the modules beside it their gradients and names. They are compiled once, for the processor
 of the machine (build.py), and take float32 tensors of a CPU; whatever asks for them asks `serves` first, and has the
