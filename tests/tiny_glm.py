@@ -7,6 +7,7 @@ from paddlenlp.utils.log import logger
 import glm  # noqa: F401
 from glm import GLMConfig, GLMForCausalLM
 from glm.generation.search import Prompt, StopTokens
+from glm.model.attention import empty_tails
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 logger.set_level("ERROR")
@@ -119,6 +120,22 @@ def uncached_logits(model, prompt: Prompt, tokens: np.ndarray) -> np.ndarray:
         prompt.prefix_length,
     )
     return logits[:, -1].numpy()
+
+
+@paddle.no_grad()
+def assert_begins_alike(model, input_ids, attention_mask, position_ids, prefix_length) -> None:
+    """`begin` is `prefill` and a first `decode`: what real columns have in the prefix, logits and tails."""
+    inputs = input_ids, attention_mask, position_ids
+    prefix, logits, tails = model.begin(*inputs, prefix_length)
+    wanted_prefix = model.prefill(*(x[..., :-1] for x in inputs), prefix_length)
+    wanted = model.decode(input_ids[:, -1:], position_ids[:, :, -1:], wanted_prefix, empty_tails(wanted_prefix, 1))
+    real_BS1 = attention_mask[:, :-1].unsqueeze(-1).astype("float32")
+    kept = zip([*prefix.keys, *prefix.values], [*wanted_prefix.keys, *wanted_prefix.values], strict=True)
+    pairs = [(ours * real_BS1, theirs * real_BS1) for ours, theirs in kept]
+    pairs += [(logits, wanted[0]), (prefix.bias, wanted_prefix.bias), *zip(tails, wanted[1], strict=True)]
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def relative_error(found, wanted) -> float:

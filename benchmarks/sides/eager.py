@@ -50,8 +50,8 @@ class Side(TrainedSide):
         prompt = Prompt.of(prompt_batch(ids, positions_of(self.directory), stop.pad_token_id))
         tokens, _ = self.model.generate(prompt, options(task, self.shape), stop)
         tokens = tokens.tolist()
-        # A step ends where the next one starts to decode.
-        ends = [*starts[1:], time.perf_counter()]
+        # A step ends where the next one starts to decode; the first one does nothing but read the prompt.
+        ends = [*starts, time.perf_counter()]
         return Generation(tokens, [(step, end - start) for step, end in enumerate(ends, 1)])
 
     def profile(self, task: Task) -> list[dict]:

@@ -5,7 +5,7 @@ rank's part of the plan (glm/distributed/plan.py) where `config.tensor_parallel_
 carries them out; with `config.sequence_parallel` glm/distributed/sequence_parallel.py does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import paddle
@@ -35,8 +35,10 @@ from glm.distributed.sequence_parallel import (
     scatter_sum,
 )
 from glm.errors import UsageError
-from glm.kernels.activations import biased
+from glm.kernels import applied
+from glm.kernels.activations import biased, gated, silu
 from glm.kernels.dropout import Dropout
+from glm.kernels.linear import gated_products, multiplies, products
 
 LOCAL_SEED = "local_seed"  # PaddleNLP's name for the random numbers that differ between the ranks
 
@@ -45,10 +47,14 @@ class Linear(nn.Linear):
     """x·W + b, with W [in, out], and a bias gradient that runs at the speed of a matmul."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if multiplies(x, self.weight):
+            return products(x, [(self.weight, self.bias)])[0]
         y = paddle.matmul(x, self.weight)
         if self.bias is None:
             return y
-        return AddBias.apply(y, self.bias) if self.training else y + self.bias
+        if self.training:
+            return applied(AddBias, y, self.bias)
+        return y + self.bias if paddle.is_grad_enabled() else biased(y, self.bias)
 
 
 class AddBias(PyLayer):
@@ -99,7 +105,24 @@ def columns(x: Tensor, *layers: nn.Layer) -> Iterator[Tensor]:
     """
     if isinstance(layers[0], GathersTokens) and layers[0].training:
         return gathered_columns(x, *layers)
-    return (layer(x) for layer in layers)
+    parts = _few_rows(x, *layers)
+    return iter(products(x, parts)) if parts else (layer(x) for layer in layers)
+
+
+def gated_mlp(
+    x: Tensor, activation: Callable[[Tensor], Tensor], gate: nn.Layer, up: nn.Layer, down: nn.Layer
+) -> Tensor:
+    """down(activation(gate(x)) · up(x)) [..., H]; the first two are cut by columns, the last one by rows."""
+    parts = _few_rows(x, gate, up, down) if activation is silu else None
+    # One after the other: `gated` lets go of the first one before it asks for the second.
+    return gated_products(x, *parts) if parts else down(gated(activation, columns(x, gate, up)))
+
+
+def _few_rows(x: Tensor, *layers: nn.Layer) -> list[tuple[Tensor, Tensor | None]] | None:
+    """Weights and biases of whole, plain layers, if the kernel for few rows takes them."""
+    if not (type(layers[0]) is Linear and multiplies(x, layers[0].weight)):
+        return None
+    return [(layer.weight, layer.bias) for layer in layers] if all(type(layer) is Linear for layer in layers) else None
 
 
 def is_plain(layer: nn.Layer) -> bool:

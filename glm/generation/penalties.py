@@ -10,8 +10,9 @@ import paddle
 from paddle import Tensor
 
 from glm.generation.options import NEVER
+from glm.model.tracing import dim
 
-__all__ = ["added_at", "forbid", "penalise_presence", "penalise_repetition", "real_tokens"]
+__all__ = ["added_at", "forbid", "forbid_repeats", "penalise_presence", "penalise_repetition", "real_tokens"]
 
 
 def real_tokens(ids_Bn: Tensor, mask_Bn: Tensor) -> Tensor:
@@ -66,3 +67,22 @@ def _put(scores_BGV: Tensor, ids_BGn: Tensor, values_BGn: Tensor, how: str) -> T
     # Without broadcasting, Paddle's host looks at the indices; with it, a graph has to find out shapes.
     eager = paddle.in_dynamic_mode()
     return paddle.put_along_axis(scores_BGV, ids_BGn, values_BGn, axis=2, reduce=how, broadcast=eager)
+
+
+def forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: int | Tensor) -> Tensor:
+    """Forbids tokens that would complete an n-gram of `size` tokens a second time.
+
+    Column i of the tokens is forbidden as the next one where the size - 1 tokens before it are the size - 1 newest.
+    Column 0 belongs to the prompt and counts in no n-gram.
+    """
+    length = dim(tokens_BGt, 2)
+    back_n = paddle.arange(1, max(size, 2) if isinstance(size, int) else paddle.clip(size, min=2), dtype="int64")
+    column_t = paddle.arange(length, dtype="int64")
+    before_tn = column_t.unsqueeze(1) - back_n
+    newest_n = (paddle.full([], length, dtype="int64") - back_n).clip(min=0)
+    history = paddle.index_select(tokens_BGt, before_tn.clip(min=0).flatten(), axis=2)
+    history_BGtn = history.reshape([0, 0, -1, dim(back_n, 0)])
+    newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
+    same_BGtn = (history_BGtn == newest_BG1n) | (back_n >= size)
+    repeat_BGt = same_BGtn.all(axis=-1) & (column_t >= size)
+    return added_at(logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"))

@@ -18,8 +18,9 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from glm.generation.options import NEVER, GenerationConfig, StopTokens, control_arrays
-from glm.generation.penalties import added_at, forbid, penalise_presence, penalise_repetition, real_tokens
+from glm.generation.penalties import forbid, forbid_repeats, penalise_presence, penalise_repetition, real_tokens
 from glm.generation.random_bits import gumbel_noise
+from glm.kernels.log_softmax import log_softmax
 from glm.model.attention import Prefix, empty_tails, select_beams
 from glm.model.tracing import cond, dim, known, while_loop
 
@@ -116,10 +117,10 @@ def generate(
     model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, returned: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Beam search where more than one beam is asked for, else greedy search or sampling."""
-    prefix = _read_prompt(model, prompt)
+    beginning = _read_prompt(model, prompt)
 
     def run(search_class):
-        search = search_class(model, prompt, control, stop, prefix)
+        search = search_class(model, prompt, control, stop, beginning)
         search.returned = returned
         state = while_loop(search.continues, search.step, search.start(), control.max_length, search.kept)
         return search.result(state)
@@ -127,13 +128,22 @@ def generate(
     return cond(known(control.num_beams) > 1, lambda: run(_BeamSearch), lambda: run(_Sampling))
 
 
-def _read_prompt(model, prompt: Prompt) -> Prefix:
-    return model.prefill(
-        prompt.input_ids[:, :-1],
-        prompt.attention_mask[:, :-1],
-        prompt.position_ids[:, :, :-1],
-        prompt.prefix_length,
-    )
+class _Beginning(NamedTuple):
+    """A prompt that was read; where that gave it, what its first step decodes, until that step takes it out of the
+    list: logits [B, 1, V] and tails of one beam.
+    """
+
+    prefix: Prefix
+    first: list[tuple[Tensor, list[Tensor]]]
+
+
+def _read_prompt(model, prompt: Prompt) -> _Beginning:
+    inputs = prompt.input_ids, prompt.attention_mask, prompt.position_ids
+    if paddle.in_dynamic_mode() and prompt.input_ids.shape[1] > 1:
+        prefix, *first = model.begin(*inputs, prompt.prefix_length)
+        return _Beginning(prefix, [tuple(first)])
+    # The loop of a graph has all steps alike.
+    return _Beginning(model.prefill(*(x[..., :-1] for x in inputs), prompt.prefix_length), [])
 
 
 class _Search:
@@ -141,9 +151,11 @@ class _Search:
 
     returned = 1
 
-    def __init__(self, model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, prefix: Prefix | None = None):
+    def __init__(
+        self, model, prompt: Prompt, control: SimpleNamespace, stop: StopTokens, read: _Beginning | None = None
+    ):
         self.model, self.prompt, self.control, self.stop = model, prompt, control, stop
-        self.prefix = prefix or _read_prompt(model, prompt)
+        self.prefix, self.first = read or _read_prompt(model, prompt)
         self.vocab_size = model.config.vocab_size
         self.beams, self.sampled, self.ngram = (
             known(x) for x in (control.num_beams, control.do_sample, control.no_repeat_ngram_size)
@@ -162,15 +174,23 @@ class _Search:
         """
         position_BP = self.prompt.position_ids[:, :, -1] + step * self.prompt.position_step
         position_BPG = position_BP.unsqueeze(-1) + paddle.zeros_like(tokens_BGt[:, :, -1]).unsqueeze(1)
-        logits_BGV, tails = self.model.decode(tokens_BGt[:, :, -1], position_BPG, self.prefix, tails)
+        logits_BGV, tails = self.decoded(tokens_BGt[:, :, -1], position_BPG, tails)
         log_probs_BGV = self.log_probs(logits_BGV.astype("float32"), tokens_BGt)
         # The rules come after the softmax: what they forbid must not make a beam's other tokens likelier.
         too_early = (step < self.control.min_length).astype("float32")
         allowed_BGV = log_probs_BGV + NEVER * too_early * self.eos_V
         fresh_BGV = cond(
-            self.ngram > 0, lambda: _forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV
+            self.ngram > 0, lambda: forbid_repeats(allowed_BGV, tokens_BGt, self.ngram), lambda: allowed_BGV
         )
         return cond(self.processors.suppression, lambda: self.suppressed(fresh_BGV, step), lambda: fresh_BGV), tails
+
+    def decoded(self, token_BG: Tensor, position_BPG: Tensor, tails: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """`model.decode`; in the first step what came of the prompt, alike for all beams."""
+        if not self.first:
+            return self.model.decode(token_BG, position_BPG, self.prefix, tails)
+        logits_B1V, tails = self.first.pop()
+        logits_BGV, *tails = (x_B1.repeat_interleave(self.beams, axis=1) for x_B1 in (logits_B1V, *tails))
+        return logits_BGV, tails
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
         """Log-probabilities under penalties: those change logits, but where beams are ranked log-probabilities."""
@@ -220,7 +240,7 @@ class _Sampling(_Search):
     kept = 4
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
-        return _log_softmax(self.penalised(logits_BGV, tokens_BGt))
+        return log_softmax(self.penalised(logits_BGV, tokens_BGt))
 
     def start(self) -> list[Tensor]:
         tokens_B1t = self.start_tokens(1)
@@ -254,7 +274,7 @@ class _BeamSearch(_Search):
     kept = 6
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
-        return self.penalised(_log_softmax(logits_BGV), tokens_BGt)
+        return self.penalised(log_softmax(logits_BGV), tokens_BGt)
 
     def start(self) -> list[Tensor]:
         tokens_BGt = self.start_tokens(self.beams)
@@ -331,12 +351,6 @@ class _BeamSearch(_Search):
         return tokens[:, 0, 1:], best_BG[:, 0]
 
 
-def _log_softmax(x: Tensor) -> Tensor:
-    """By the softmax of the best: on a CPU a third of the time of logsumexp; F.log_softmax takes 300 times as long."""
-    best = F.softmax(x, axis=-1).max(axis=-1, keepdim=True)
-    return x - (x.max(axis=-1, keepdim=True) - best.log())
-
-
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """Elements along the last axis, an index for each; shapes differ in that axis only."""
     return paddle.take_along_axis(x, index, axis=-1, broadcast=False)
@@ -364,22 +378,3 @@ def filter_logits(logits_BGV: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tenso
 def _least(sorted_BGV: Tensor, keep: Tensor) -> Tensor:
     """The lowest score [B, G, 1] of those to keep."""
     return paddle.where(keep, sorted_BGV, paddle.full_like(sorted_BGV, -NEVER)).min(axis=-1, keepdim=True)
-
-
-def _forbid_repeats(logits_BGV: Tensor, tokens_BGt: Tensor, size: int | Tensor) -> Tensor:
-    """Forbids tokens that would complete an n-gram of `size` tokens a second time.
-
-    Column i of the tokens is forbidden as the next one where the size - 1 tokens before it are the size - 1 newest.
-    Column 0 belongs to the prompt and counts in no n-gram.
-    """
-    length = dim(tokens_BGt, 2)
-    back_n = paddle.arange(1, max(size, 2) if isinstance(size, int) else paddle.clip(size, min=2), dtype="int64")
-    column_t = paddle.arange(length, dtype="int64")
-    before_tn = column_t.unsqueeze(1) - back_n
-    newest_n = (paddle.full([], length, dtype="int64") - back_n).clip(min=0)
-    history = paddle.index_select(tokens_BGt, before_tn.clip(min=0).flatten(), axis=2)
-    history_BGtn = history.reshape([0, 0, -1, dim(back_n, 0)])
-    newest_BG1n = paddle.index_select(tokens_BGt, newest_n, axis=2).unsqueeze(2)
-    same_BGtn = (history_BGtn == newest_BG1n) | (back_n >= size)
-    repeat_BGt = same_BGtn.all(axis=-1) & (column_t >= size)
-    return added_at(logits_BGV, tokens_BGt, NEVER * repeat_BGt.astype("float32"))

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import run, serves
+from glm.kernels.library import applied, blank, count, run, serves
 
 
 def silu(x: Tensor) -> Tensor:
@@ -17,14 +16,14 @@ def silu(x: Tensor) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its approximation with tanh (arXiv:1606.08415, 2), of any shape."""
-    return _GeluTanh.apply(x) if serves(x) else F.gelu(x, approximate=True)
+    return applied(_GeluTanh, x) if serves(x) else F.gelu(x, approximate=True)
 
 
 def gated(activation: Callable[[Tensor], Tensor], products: Iterator[Tensor]) -> Tensor:
     """The activation of the first one times the second one, of equal shapes (SwiGLU, arXiv:2002.05202)."""
     gate = next(products)
     if activation is silu and serves(gate):
-        return _SwiGLU.apply(gate, next(products))
+        return applied(_SwiGLU, gate, next(products))
     gate = activation(gate)  # under the same name, so that the gate itself is gone when the second one comes
     return gate * next(products)
 
@@ -33,8 +32,8 @@ def biased(y: Tensor, bias: Tensor) -> Tensor:
     """y [..., out] + b [out], without gradient."""
     if not serves(y, bias):
         return y + bias
-    out, width = paddle.empty_like(y), bias.shape[0]
-    run("add_bias", y, bias, out, y.size // width, width)
+    out, width = blank(*y.shape), bias.shape[0]
+    run("add_bias", y, bias, out, count(y) // width, width)
     return out
 
 
@@ -42,15 +41,15 @@ class _SwiGLU(PyLayer):
     @staticmethod
     def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        out = paddle.empty_like(gate)
-        run("swiglu", gate, up, out, gate.size)
+        out = blank(*gate.shape)
+        run("swiglu", gate, up, out, count(gate))
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         gate, up = ctx.saved_tensor()
-        grad_gate, grad_up = paddle.empty_like(gate), paddle.empty_like(up)
-        run("swiglu_grad", gate, up, grad, grad_gate, grad_up, gate.size)
+        grad_gate, grad_up = blank(*gate.shape), blank(*up.shape)
+        run("swiglu_grad", gate, up, grad, grad_gate, grad_up, count(gate))
         return tuple(
             None if x.stop_gradient else slope for x, slope in zip((gate, up), (grad_gate, grad_up), strict=True)
         )
@@ -60,13 +59,13 @@ class _GeluTanh(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        out = paddle.empty_like(x)
-        run("gelu_tanh", x, out, x.size)
+        out = blank(*x.shape)
+        run("gelu_tanh", x, out, count(x))
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensor()
-        grad_x = paddle.empty_like(x)
-        run("gelu_tanh_grad", x, grad, grad_x, x.size)
+        grad_x = blank(*x.shape)
+        run("gelu_tanh_grad", x, grad, grad_x, count(x))
         return grad_x

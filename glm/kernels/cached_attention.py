@@ -3,12 +3,12 @@
 import paddle
 from paddle import Tensor
 
-from glm.kernels.library import run, serves
+from glm.kernels.library import blank, run, serves
 
 
-def reads(*tensors: Tensor) -> bool:
-    """Whether `cached_attention` takes these: it has no gradient."""
-    return serves(*tensors) and not paddle.is_grad_enabled()
+def reads(q_BGND: Tensor, keys_KBSD: Tensor) -> bool:
+    """Whether `cached_attention` takes these, and a cache of the keys' dtype and place: it has no gradient."""
+    return not paddle.is_grad_enabled() and serves(q_BGND, keys_KBSD)
 
 
 def cached_attention(
@@ -23,7 +23,7 @@ def cached_attention(
     """
     batch, beams, heads, width = q_BGND.shape
     groups, prefix, tail = keys_KBSD.shape[0], keys_KBSD.shape[2], tail_BGKtD[0].shape[3]
-    context = paddle.empty_like(q_BGND)
+    context = blank(*q_BGND.shape)
     sizes = batch, beams, heads, groups, prefix, tail, width
     run("cached_attention", q_BGND, keys_KBSD, values_KBSD, bias_B1S, *tail_BGKtD, context, *sizes)
     return context

@@ -1,20 +1,19 @@
 """RMSNorm and LayerNorm over the last axis."""
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import run
+from glm.kernels.library import applied, blank, count, run
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) · weight (arXiv:1910.07467): [..., n] and [n]."""
-    return _Norm.apply(x, weight, None, eps)
+    return applied(_Norm, x, weight, None, eps)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / deviation · weight + bias (arXiv:1607.06450): [..., n], [n] and [n]."""
-    return _Norm.apply(x, weight, bias, eps)
+    return applied(_Norm, x, weight, bias, eps)
 
 
 class _Norm(PyLayer):
@@ -23,9 +22,9 @@ class _Norm(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         width = weight.shape[0]
-        rows = x.size // width
-        y, inverses = paddle.empty_like(x), paddle.empty([rows], "float32")
-        means = None if bias is None else paddle.empty([rows], "float32")
+        rows = count(x) // width
+        y, inverses = blank(*x.shape), blank(rows)
+        means = None if bias is None else blank(rows)
         run("norm", x, weight, bias, y, means, inverses, rows, width, eps)
         ctx.means, ctx.inverses = means, inverses
         ctx.save_for_backward(x, weight, *([] if bias is None else [bias]))
@@ -35,7 +34,7 @@ class _Norm(PyLayer):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *bias = saved = ctx.saved_tensor()
         # Paddle takes nothing but None for what needs no gradient.
-        slopes = [None if tensor.stop_gradient else paddle.empty_like(tensor) for tensor in saved]
+        slopes = [None if tensor.stop_gradient else blank(*tensor.shape) for tensor in saved]
         of_bias = slopes[2] if bias else None
         rows, width = ctx.inverses.shape[0], weight.shape[0]
         run("norm_grad", x, weight, grad, ctx.means, ctx.inverses, slopes[0], slopes[1], of_bias, rows, width)

@@ -1,10 +1,9 @@
 """Rotary positions (arXiv:2104.09864, 3.2): x [B, T, N, D] turned by angles [B, T, 1, P], cosines and sines in turn."""
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import run, serves
+from glm.kernels.library import applied, blank, run, serves
 
 # The first 2·P dimensions in neighbouring pairs; in pairs P apart; and, with angles for each, both halves of a head.
 PAIRS, APART, BOTH_HALVES = "rotate_pairs", "rotate_apart", "rotate_halves"
@@ -17,7 +16,7 @@ def turns(x: Tensor, *cos_sin: Tensor) -> bool:
 
 def turned(kernel: str, x: Tensor, *cos_sin: Tensor) -> Tensor:
     """Args: kernel: PAIRS or APART with one pair of angles, BOTH_HALVES with two."""
-    return _Turned.apply(kernel, x, *cos_sin)
+    return applied(_Turned, kernel, x, *cos_sin)
 
 
 class _Turned(PyLayer):
@@ -36,7 +35,7 @@ class _Turned(PyLayer):
 
 
 def _turn(kernel: str, x: Tensor, cos_sin: tuple[Tensor, ...], direction: float) -> Tensor:
-    y, (rows, tokens, heads, width), pairs = paddle.empty_like(x), x.shape, cos_sin[0].shape[-1]
+    y, (rows, tokens, heads, width), pairs = blank(*x.shape), x.shape, cos_sin[0].shape[-1]
     sizes = (heads, pairs) if kernel == BOTH_HALVES else (heads, width, pairs)
     run(kernel, x, *cos_sin, y, rows * tokens, *sizes, direction)
     return y

@@ -20,7 +20,9 @@ def generation(config: ConfigFields, run: Run) -> tuple[int, int]:
     copies = 3 if run.num_beams > 1 else 2
     cache = prefix + copies * tails
     choosing = cache + vocabulary * (run.num_beams > 1)
-    peak = max(choosing, prefix + 2 * tails + 4 * vocabulary, prefix + _prefill(config, run))
+    # Prompts go through all blocks but the last, whose keys and values are not there yet.
+    before_last = prefix - run.batch_size * run.src_length * column // config.num_hidden_layers
+    peak = max(choosing, prefix + 2 * tails + 4 * vocabulary, before_last + _prefill(config, run))
     return cache, max(0, peak - cache)
 
 

@@ -97,8 +97,21 @@ def ungrouped(context_KBQD: Tensor, n_rep: int) -> Tensor:
     return context_BTKRD.reshape([0, 0, groups * n_rep, width])
 
 
-class PrefillAttention(DenseAttention):
-    """Dense attention that keeps the keys and values of one layer as a cache's prefix."""
+class KeepsKeysAndValues:
+    """In front of an attention class: keeps the keys and values [K, B, T, D] of one layer as a cache's prefix."""
+
+    def keep(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
+        self.keys, self.values = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
+
+    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        self.keep(k_BTKD, v_BTKD)
+        return super().__call__(q_BTND, k_BTKD, v_BTKD)
+
+
+class PrefillAttention(KeepsKeysAndValues, DenseAttention):
+    """Dense attention that keeps what it has transposed anyway."""
+
+    __call__ = DenseAttention.__call__
 
     def attend(self, q_KBQD: Tensor, k_KBTD: Tensor, v_KBTD: Tensor) -> Tensor:
         self.keys, self.values = k_KBTD, v_KBTD
@@ -144,7 +157,7 @@ class CachedAttention:
     def __call__(self, q_BGND: Tensor, k_BGKD: Tensor, v_BGKD: Tensor) -> Tensor:
         self.grow(k_BGKD, v_BGKD)
         prefix = self.prefix_keys, self.prefix_values, self.prefix_bias
-        if reads(q_BGND, *prefix, self.tail_keys, self.tail_values):
+        if reads(q_BGND, self.prefix_keys):
             return cached_attention(q_BGND, *prefix, [self.tail_keys, self.tail_values])
         groups, (heads, width) = k_BGKD.shape[2], q_BGND.shape[2:]
         n_rep = heads // groups

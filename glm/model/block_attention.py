@@ -18,7 +18,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from glm.config.chunks import even_chunks, query_block
-from glm.model.attention import AttentionDropout, scores_fp32
+from glm.model.attention import AttentionDropout, KeepsKeysAndValues, scores_fp32
 from glm.model.visibility import visibility_bias
 
 
@@ -64,12 +64,8 @@ class BlockAttention:
         return _BlockAttention.apply(q_BTND, k_BTKD, v_BTKD, self.rows, self.dropout)
 
 
-class BlockPrefill(BlockAttention):
-    """Attention in blocks that keeps the keys and values [K, B, T, D] of one layer as a cache's prefix."""
-
-    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
-        self.keys, self.values = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
-        return super().__call__(q_BTND, k_BTKD, v_BTKD)
+class BlockPrefill(KeepsKeysAndValues, BlockAttention):
+    """The same, for the prompt of a cache."""
 
 
 BlockAttention.prefill = BlockPrefill

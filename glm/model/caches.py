@@ -4,7 +4,7 @@ from typing import Any
 
 from paddle import Tensor
 
-from glm.model.attention import CachedAttention, Prefix, StepAttention, step_bias
+from glm.model.attention import CachedAttention, Prefix, StepAttention, empty_tails, step_bias
 from glm.model.latent_attention import CachedLatents, KeepsLatents, OverLatents
 from glm.model.prefix_attention import SharedPrefixAttention, shared_prefix_attention
 
@@ -26,6 +26,22 @@ def filled(attention_fns: list, bias: Tensor) -> Prefix:
     if isinstance(attention_fns[0], KeepsLatents):
         return Prefix([each.latents for each in attention_fns], [], bias)
     return Prefix([each.keys for each in attention_fns], [each.values for each in attention_fns], bias)
+
+
+def divided(prefix: Prefix, columns: int) -> tuple[Prefix, list[Tensor]]:
+    """Its first columns [K, B, S, D], and what a layer has behind them as tails [B, 1, K, t, D] of one beam.
+
+    Args:
+        prefix: keys and values of S columns or more, which are cut one by one; its bias is of S.
+    """
+    tails, kinds = empty_tails(prefix, 1), [prefix.keys] if has_latents(prefix) else [prefix.keys, prefix.values]
+    for i in range(len(tails)):
+        parts, layer = kinds[i % len(kinds)], i // len(kinds)
+        # Not where nothing stands behind: devices' kernels may crash of what has no elements.
+        if parts[layer].shape[2] > columns:
+            tails[i] = parts[layer][:, :, columns:].transpose([1, 0, 2, 3]).unsqueeze(1)
+            parts[layer] = parts[layer][:, :, :columns]
+    return prefix, tails
 
 
 def has_latents(prefix: Prefix) -> bool:

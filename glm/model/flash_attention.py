@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from glm.model.attention import AttentionDropout
+from glm.model.attention import AttentionDropout, KeepsKeysAndValues
 from glm.model.visibility import visibility_bias
 
 
@@ -99,13 +99,5 @@ class FlashMaskAttention(FlashAttention):
         return F.flashmask_attention(q_BTND, k_BTKD, v_BTKD, self.visible, dropout=rate, causal=False)
 
 
-class _KeepsKeysAndValues:
-    """Attention that keeps the keys and values [K, B, T, D] of one layer as a cache's prefix."""
-
-    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
-        self.keys, self.values = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
-        return super().__call__(q_BTND, k_BTKD, v_BTKD)
-
-
 for _kind in (FlashAttention, CausalFlashAttention, FlashMaskAttention):
-    _kind.prefill = type(f"{_kind.__name__}Prefill", (_KeepsKeysAndValues, _kind), {})
+    _kind.prefill = type(f"{_kind.__name__}Prefill", (KeepsKeysAndValues, _kind), {})

@@ -4,13 +4,12 @@ Of a block only the keys that any of its queries sees are read. The backward pas
 random numbers of dropout again, which are a hash. Shapes as in glm/model/attention.py.
 """
 
-import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels import run
+from glm.kernels import applied, blank, run
 from glm.kernels.dropout import drawn_seed
-from glm.model.attention import AttentionDropout
+from glm.model.attention import AttentionDropout, KeepsKeysAndValues
 
 
 class KernelAttention:
@@ -35,15 +34,11 @@ class KernelAttention:
         if self.dropout:
             with self.dropout.numbers():
                 drawn = (self.dropout.rate, drawn_seed())
-        return _KernelAttention.apply(q_BTND, k_BTKD, v_BTKD, self.visible_rows, *drawn)
+        return applied(_KernelAttention, q_BTND, k_BTKD, v_BTKD, self.visible_rows, *drawn)
 
 
-class KernelPrefill(KernelAttention):
-    """The same, keeping the keys and values [K, B, T, D] of one layer as a cache's prefix."""
-
-    def __call__(self, q_BTND: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
-        self.keys, self.values = (x.transpose([2, 0, 1, 3]) for x in (k_BTKD, v_BTKD))
-        return super().__call__(q_BTND, k_BTKD, v_BTKD)
+class KernelPrefill(KeepsKeysAndValues, KernelAttention):
+    """The same, for the prompt of a cache."""
 
 
 KernelAttention.prefill = KernelPrefill
@@ -54,7 +49,7 @@ class _KernelAttention(PyLayer):
     def forward(ctx, q_BTND, k_BTKD, v_BTKD, visible_rows_B2T, rate: float, seed: int):
         rows, tokens, heads, width = q_BTND.shape
         ctx.sizes = (rows, tokens, heads, k_BTKD.shape[2], width, rate, seed)
-        context_BTND, lse_BNT = paddle.empty_like(q_BTND), paddle.empty([rows, heads, tokens], "float32")
+        context_BTND, lse_BNT = blank(*q_BTND.shape), blank(rows, heads, tokens)
         run("attention", q_BTND, k_BTKD, v_BTKD, visible_rows_B2T, context_BTND, lse_BNT, *ctx.sizes)
         ctx.save_for_backward(q_BTND, k_BTKD, v_BTKD, visible_rows_B2T, context_BTND, lse_BNT)
         return context_BTND
@@ -62,7 +57,7 @@ class _KernelAttention(PyLayer):
     @staticmethod
     def backward(ctx, grad_BTND):
         *qkv, visible_rows_B2T, context_BTND, lse_BNT = ctx.saved_tensor()
-        slopes = [paddle.empty_like(x) for x in qkv]
-        of_heads = paddle.empty([2, *context_BTND.shape], "float32")
+        slopes = [blank(*x.shape) for x in qkv]
+        of_heads = blank(2, *context_BTND.shape)
         run("attention_grad", *qkv, visible_rows_B2T, context_BTND, lse_BNT, grad_BTND, *slopes, of_heads, *ctx.sizes)
         return *(None if x.stop_gradient else slope for x, slope in zip(qkv, slopes, strict=True)), None

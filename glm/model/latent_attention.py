@@ -47,10 +47,9 @@ class LatentAttention(nn.Layer):
 
     def forward(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> Tensor:
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTH))).reshape([0, 0, self.num_heads, self.head_dim])
-        latent, rotated = self.kv_a_proj_with_mqa(x_BTH).split([self.latent_dim, -1], axis=-1)
         q_BTND, q_rotated = q[..., : self.unrotated], q[..., self.unrotated :]
-        rotated_BT1R = self.tokens.gather(rotated.unsqueeze(2))  # as kv_b_proj does with the latents
-        latent_BTC, (q_BTNR, k_BT1R) = self.kv_a_layernorm(latent), rotate(q_rotated, rotated_BT1R)
+        latent_BTC, rotated_BT1R = self._latents(x_BTH)
+        q_BTNR, k_BT1R = rotate(q_rotated, rotated_BT1R)
         if isinstance(attention_fn, OverLatents):
             latent_BT1W = paddle.concat([latent_BTC.unsqueeze(2), k_BT1R], axis=-1)
             context_BTNV = self._absorbed(q_BTND, q_BTNR, latent_BT1W, attention_fn)
@@ -60,6 +59,17 @@ class LatentAttention(nn.Layer):
             q = paddle.concat([q_BTND, q_BTNR], axis=-1)
             context_BTNV = attention_fn(q, *self._expanded(latent_BTC, k_BT1R))
         return self.o_proj(context_BTNV.reshape([0, 0, self.num_heads * self.value_dim]))
+
+    def keep(self, x_BTH: Tensor, rotate: Callable, attention_fn: "KeepsLatents") -> None:
+        """Has the latents kept, and attends to nothing."""
+        latent_BTC, rotated_BT1R = self._latents(x_BTH)
+        attention_fn.keep(latent_BTC, rotate(rotated_BT1R, rotated_BT1R)[1])
+
+    def _latents(self, x_BTH: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, C], and the part of keys [B, T, 1, R] that is going to be rotated."""
+        latent, rotated = self.kv_a_proj_with_mqa(x_BTH).split([self.latent_dim, -1], axis=-1)
+        # Gathered, as kv_b_proj does with the latents.
+        return self.kv_a_layernorm(latent), self.tokens.gather(rotated.unsqueeze(2))
 
     def _expanded(self, latent_BTC: Tensor, rotated_BT1R: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, T, N, D] and values [B, T, N, V]. Each rank's heads give a part of the rotated key's gradient."""

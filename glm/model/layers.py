@@ -11,9 +11,9 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.distributed.tensor_parallel import Ranks, TokenShares, columns, dropout, linear, sum_of_rows
+from glm.distributed.tensor_parallel import Ranks, TokenShares, columns, dropout, gated_mlp, linear, sum_of_rows
 from glm.kernels import serves
-from glm.kernels.activations import gated, gelu_tanh, silu
+from glm.kernels.activations import gelu_tanh, silu
 from glm.kernels.norms import layer_norm, rms_norm
 
 # q [B, T, N, D], k and v [B, T, K, D] → context [B, T, N, D]: attention function; it may read and update a KV cache.
@@ -123,6 +123,14 @@ class SelfAttention(nn.Layer):
         context_BTND = attention_fn(*rotate(self.q_norm(q_BTND), self.k_norm(k_BTKD)), v_BTKD)
         return self.o_proj(context_BTND.reshape([0, 0, self.num_heads * self.head_dim]))
 
+    def keep(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> None:
+        """Has the keys and values kept, and attends to nothing."""
+        k_BTKD, v_BTKD = (
+            x.reshape([0, 0, self.num_key_value_heads, self.head_dim]) for x in columns(x_BTH, self.k_proj, self.v_proj)
+        )
+        k_BTKD = self.k_norm(k_BTKD)
+        attention_fn.keep(rotate(k_BTKD, k_BTKD)[1], v_BTKD)
+
 
 class MLP(nn.Layer):
     """Up, activation, down."""
@@ -145,8 +153,7 @@ class GatedMLP(MLP):
         self.gate_proj = linear(config, "gate_proj", config.hidden_size, inner, config.linear_bias)
 
     def forward(self, x_BTH: Tensor) -> Tensor:
-        # One after the other: `gated` lets go of the first one before it asks for the second.
-        return self.down_proj(gated(self.activation, columns(x_BTH, self.gate_proj, self.up_proj)))
+        return gated_mlp(x_BTH, self.activation, self.gate_proj, self.up_proj, self.down_proj)
 
 
 MLPS = {"plain": MLP, "gated": GatedMLP}
@@ -178,6 +185,10 @@ class Block(nn.Layer):
         )
         h_BTH = self.post_attention_layernorm(x_BTH)
         return self.residual(x_BTH, h_BTH) + self.dropout(self.post_mlp_layernorm(self.mlp(h_BTH)))
+
+    def keep(self, x_BTH: Tensor, rotate: Callable, attention_fn: AttentionFn) -> None:
+        """Has kept what a cache needs of this block, whose output nobody reads."""
+        self.self_attn.keep(self.input_layernorm(x_BTH), rotate, attention_fn)
 
 
 # What goes past attention and MLP: the block's input, or α = √(2·layers) times what its norm made of it (ChatGLM-6B).

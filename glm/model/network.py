@@ -22,14 +22,14 @@ from glm.distributed.tensor_parallel import Ranks, TokenShares, dropout, embeddi
 from glm.model.attention import AttentionDropout, Prefix
 from glm.model.attention_choice import attention_class, compute_dtype
 from glm.model.balance import Balance
-from glm.model.caches import filled, filling, going_on, reading
+from glm.model.caches import divided, filled, filling, going_on, reading
 from glm.model.experts import mlp
 from glm.model.head_loss import Head, chunked_losses, recomputed_losses
 from glm.model.init import draw_seed, randomise, undrawn
 from glm.model.latent_attention import self_attention
 from glm.model.layers import NORMS, AttentionFn, Block, tied_logits
 from glm.model.loss import Target, log_probs, smoothed_cross_entropy
-from glm.model.positions import POSITIONS
+from glm.model.positions import POSITIONS, Rotate
 from glm.model.pretrained import CheckpointMixin
 from glm.model.visibility import derived_rows, key_bias
 
@@ -59,9 +59,7 @@ class GLMModel(GLMPretrainedModel):
 
     def forward(self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attention_fns: Sequence[AttentionFn]) -> Tensor:
         """Hidden states [B, T, H]; `attention_fns` is one attention function per layer (glm/model/attention.py)."""
-        own_positions = self.shares.own(position_ids_BPT)
-        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), own_positions))
-        rotate = self.positions.rotation(position_ids_BPT)
+        x_BTH, rotate = self._embedded(input_ids_BT, position_ids_BPT)
         if self.enable_recompute and self.training:
             # With frozen embeddings (LoRA) recompute would otherwise see no input that needs a gradient.
             x_BTH.stop_gradient = False
@@ -75,6 +73,28 @@ class GLMModel(GLMPretrainedModel):
                 x_BTH, loss = x_BTH
                 self.balance_losses.append(loss)
         return self.shares.whole(self.norm(x_BTH))
+
+    def before_last(
+        self, input_ids_BT: Tensor, position_ids_BPT: Tensor, attention_fns: Sequence[AttentionFn]
+    ) -> Tensor:
+        """Hidden states [B, T, H] that the last block gets."""
+        x_BTH, rotate = self._embedded(input_ids_BT, position_ids_BPT)
+        for layer, attention_fn in zip(list(self.layers)[:-1], attention_fns[:-1], strict=True):
+            x_BTH = layer(x_BTH, rotate, attention_fn)
+        return x_BTH
+
+    def keep(self, x_BTH: Tensor, position_ids_BPT: Tensor, attention_fn: AttentionFn) -> None:
+        """Has an attention function keep what a cache needs of the last block, for hidden states of `before_last`."""
+        self.layers[-1].keep(x_BTH, self.positions.rotation(position_ids_BPT), attention_fn)
+
+    def last(self, x_BTH: Tensor, position_ids_BPT: Tensor, attention_fn: AttentionFn) -> Tensor:
+        """Hidden states [B, T, H] behind the last block and the norm, of those of `before_last`."""
+        return self.norm(self.layers[-1](x_BTH, self.positions.rotation(position_ids_BPT), attention_fn))
+
+    def _embedded(self, input_ids_BT: Tensor, position_ids_BPT: Tensor) -> tuple[Tensor, Rotate]:
+        own_positions = self.shares.own(position_ids_BPT)
+        x_BTH = self.dropout(self.positions.embed(self.embed_tokens(input_ids_BT), own_positions))
+        return x_BTH, self.positions.rotation(position_ids_BPT)
 
 
 def _with_balance_loss(layer: Block, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -209,8 +229,32 @@ class GLMNetwork(CheckpointMixin, GLMPretrainedModel):
         """Reads a prompt once into the prefix of a cache; arguments as in `forward`."""
         attention, mask = self._attention(derived_rows(attention_mask, prefix_length))
         attention_fns = filling(self.config, attention, mask, self.n_rep)
-        self.model(input_ids, position_ids, attention_fns)
+        x_BTH = self.model.before_last(input_ids, position_ids, attention_fns)
+        self.model.keep(x_BTH, position_ids, attention_fns[-1])
         return filled(attention_fns, key_bias(attention_mask))
+
+    def begin(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, prefix_length: Tensor
+    ) -> tuple[Prefix, Tensor, list[Tensor]]:
+        """What `prefill` of all columns but the last and a `decode` of that one give, in one reading of the weights.
+
+        Args: as in `forward`, of two columns or more; no other column sees the last one.
+
+        Returns:
+            The prefix, logits [B, 1, V] and the tails of one beam.
+        """
+        columns = input_ids.shape[1] - 1
+        attention, mask = self._attention(derived_rows(attention_mask, prefix_length.clip(max=columns)))
+        attention_fns = filling(self.config, attention, mask, self.n_rep)
+        x_BTH = self.model.before_last(input_ids, position_ids, attention_fns)
+        # In the last block all columns have keys and values, and only one goes on from there.
+        self.model.keep(x_BTH[:, :-1], position_ids[:, :, :-1], attention_fns[-1])
+        prefix = filled(attention_fns, key_bias(attention_mask[:, :-1]))
+        del attention_fns  # so that one layer of the cache at a time exists twice
+        prefix, tails = divided(prefix, columns)
+        newest = reading(prefix, tails)[-1]
+        logits_B1V = self.logits(self.model.last(x_BTH[:, -1:], position_ids[:, :, -1:], newest))
+        return prefix, logits_B1V, [*tails[: -len(newest.tails)], *newest.tails]
 
     def read(
         self, input_ids: Tensor, position_ids: Tensor, visible_rows: Tensor, prefix: Prefix | None = None

@@ -10,8 +10,8 @@ from glm.engine.logits import best_indices, filtered_tokens, highest, next_log_p
 from glm.engine.random_bits import _mix, gumbel_noise
 from glm.errors import GLMError
 from glm.generation import random_bits
-from glm.generation.penalties import penalise_presence, penalise_repetition
-from glm.generation.search import NEVER, _forbid_repeats, filter_logits
+from glm.generation.penalties import forbid_repeats, penalise_presence, penalise_repetition
+from glm.generation.search import NEVER, filter_logits
 
 SEEDS = (0, 1, 42, 2**31, 2**40 + 17)
 
@@ -64,7 +64,7 @@ def test_repeats_are_those_of_the_model(size):
     for length in range(12):
         tokens = draw.integers(0, 3, length)
         logits, history = np.zeros([1, 1, 3], "float32"), np.array([[[0, *tokens]]])
-        bound = _forbid_repeats(paddle.to_tensor(logits), paddle.to_tensor(history), scalar(size)).numpy()
+        bound = forbid_repeats(paddle.to_tensor(logits), paddle.to_tensor(history), scalar(size)).numpy()
         assert set(repeating_tokens(tokens, size)) == set(np.flatnonzero(bound[0, 0] < 0))
 
 

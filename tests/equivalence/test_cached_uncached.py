@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 import pytest
 from tiny_glm import (
+    assert_begins_alike,
     make_likely,
     pair_batch,
     prompt_of,
@@ -84,6 +85,16 @@ def test_cached_logits_of_beams_that_change_places(model, prompt):
         tails = [select_beams(tail, paddle.to_tensor(chosen)) for tail in tails]
         new = draw.integers(5, 384, (rows, beams, 1))
         tokens = np.concatenate([np.take_along_axis(tokens, chosen[..., None], axis=1), new], axis=2)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["kernels", "plain"])
+def test_a_prompt_and_its_first_step_at_once(request, model, prompt, plain):
+    """Prefix, logits and tails are those of `prefill` and `decode`, also where the prefix seems to hold all columns."""
+    if plain:
+        request.getfixturevalue("without_kernels")
+    assert_begins_alike(model, prompt.input_ids, prompt.attention_mask, prompt.position_ids, prompt.prefix_length)
+    whole = paddle.full_like(prompt.prefix_length, prompt.input_ids.shape[1])
+    assert_begins_alike(model, prompt.input_ids, prompt.attention_mask, prompt.position_ids, whole)
 
 
 def widened(prompt: Prompt, columns: int) -> Prompt:

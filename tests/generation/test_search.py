@@ -245,7 +245,8 @@ def test_stream_gives_the_tokens_of_generate(model, prompt, options):
 def test_stream_comes_token_by_token(model, prompt):
     """The first token is there before the second is computed."""
     calls = []
-    decode = model.decode
+    begin, decode = model.begin, model.decode
+    model.begin = lambda *args: calls.append(1) or begin(*args)
     model.decode = lambda *args: calls.append(1) or decode(*args)
     try:
         stream = model.stream(prompt, GenerationConfig(9), NO_STOP)
@@ -253,7 +254,7 @@ def test_stream_comes_token_by_token(model, prompt):
             next(stream)
             assert len(calls) == step
     finally:
-        del model.decode
+        del model.begin, model.decode
 
 
 def test_beams_cannot_be_streamed(model, prompt):

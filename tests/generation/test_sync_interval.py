@@ -47,7 +47,8 @@ def calls(model, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(model, "decode", counted("steps", model.decode))
+    for method in ("begin", "decode"):  # the prompt's reading is the first step
+        monkeypatch.setattr(model, method, counted("steps", getattr(model, method)))
     for method in ("numpy", "item"):  # int(), bool() and the like go through them
         monkeypatch.setattr(paddle.Tensor, method, counted("reads", getattr(paddle.Tensor, method)))
     return seen

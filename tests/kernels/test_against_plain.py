@@ -8,10 +8,13 @@ import paddle.nn.functional as F
 import pytest
 
 from glm import kernels
+from glm.distributed.tensor_parallel import columns, gated_mlp, linear
 from glm.generation.options import NEVER
 from glm.kernels import cross_entropy
 from glm.kernels.activations import biased, gated, gelu_tanh, silu
 from glm.kernels.dropout import Dropout
+from glm.kernels.linear import MOST_ROWS, multiplies, products
+from glm.kernels.log_softmax import log_softmax
 from glm.kernels.norms import layer_norm, rms_norm
 from glm.kernels.rotary import APART, BOTH_HALVES, PAIRS, turned, turns
 from glm.model.attention import AttentionDropout, CachedAttention, DenseAttention
@@ -20,6 +23,7 @@ from glm.model.kernel_attention import KernelAttention
 from glm.model.loss import Target, smoothed_cross_entropy
 from glm.model.positions import _cos_sin, apply_rotary, apply_rotary_2d, apply_rotary_halves
 from glm.model.rotary import inverse_frequencies
+from glm.model.visibility import derived_rows
 
 pytestmark = pytest.mark.skipif(bool(kernels.fault()), reason=f"no kernels here: {kernels.fault()}")
 
@@ -198,6 +202,93 @@ def test_attention_of_a_step(beams, prefix, tail, heads, groups, width):
     with paddle.no_grad():
         found = attend()
     assert_equal(found, attend(), most=5e-6)  # with a gradient it is Paddle's operators
+
+
+@pytest.mark.parametrize("rows", range(1, MOST_ROWS + 1))
+@pytest.mark.parametrize(("width", "widths"), [(1, [1]), (8, [64, 65, 3]), (77, [130, 16]), (40, [5000, 200, 2048])])
+def test_products_of_few_rows(rows, width, widths):
+    """Depths and widths that fill no vector, weights with and without a bias, more columns than are summed at once."""
+    x, *arrays = drawn((rows, width), *[(width, n) for n in widths], *[(n,) for n in widths])
+    weights, biases = arrays[: len(widths)], [b if i != 1 else None for i, b in enumerate(arrays[len(widths) :])]
+    with paddle.no_grad():
+        tensors = [None if a is None else paddle.to_tensor(a.astype("float32")) for a in (x, *weights, *biases)]
+        assert multiplies(tensors[0], tensors[1])
+        found = products(tensors[0], zip(tensors[1 : 1 + len(widths)], tensors[1 + len(widths) :], strict=True))
+    wanted = [x @ w + (0.0 if b is None else b) for w, b in zip(weights, biases, strict=True)]
+    assert_equal([y.numpy() for y in found], wanted, most=2e-6)
+
+
+def test_what_products_take():
+    """Few rows, whatever axes they have, in float32, and nothing that has a gradient."""
+    weight = paddle.ones([4, 3])
+    with paddle.no_grad():
+        assert multiplies(paddle.ones([2, 4, 4]), weight)
+        assert products(paddle.ones([2, 4, 4]), [(weight, None)])[0].shape == [2, 4, 3]
+        assert not multiplies(paddle.ones([3, 3, 4]), weight)
+        assert not multiplies(paddle.ones([0, 4]), weight)
+        assert not multiplies(paddle.ones([1, 4]), weight.astype("float64"))
+    assert not multiplies(paddle.ones([1, 4]), weight)
+
+
+def test_layers_of_few_rows():
+    """`columns` and a layer alone, as with a gradient, which Paddle's operators have."""
+    config = SimpleNamespace(tensor_parallel_degree=1)
+    layers = [linear(config, name, 24, width, bias) for name, width, bias in (("q", 40, True), ("k", 8, False))]
+    (array,) = drawn((1, 3, 24))
+    x = paddle.to_tensor(array.astype("float32"))
+    wanted = [layer(x).numpy() for layer in layers]
+    with paddle.no_grad():
+        assert_equal([y.numpy() for y in columns(x, *layers)], wanted)
+        assert_equal([layer(x).numpy() for layer in layers], wanted)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gated_mlp_of_few_rows(bias):
+    config = SimpleNamespace(tensor_parallel_degree=1)
+    sizes = (("gate", 24, 300), ("up", 24, 300), ("down", 300, 24))
+    layers = [linear(config, name, inside, outside, bias) for name, inside, outside in sizes]
+    draw = np.random.default_rng(3)
+    for parameter in (parameter for layer in layers for parameter in layer.parameters()):
+        parameter.set_value(draw.standard_normal(parameter.shape).astype("float32"))
+    x = paddle.to_tensor(draw.standard_normal((2, 3, 24)).astype("float32"))
+    for activation in (silu, gelu_tanh):
+        wanted = gated_mlp(x, activation, *layers).numpy()
+        with paddle.no_grad():
+            assert_equal([gated_mlp(x, activation, *layers).numpy()], [wanted], most=2e-6)
+
+
+def test_log_softmax():
+    arrays = [10 * array for array in drawn((3, 2, 5000))] + drawn((1, 7))
+    for array in arrays:
+        x = paddle.to_tensor(array.astype("float32"))
+        shifted = array - array.max(axis=-1, keepdims=True)  # Paddle's own ends at -64
+        exact = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        with paddle.no_grad():
+            assert_equal([log_softmax(x).numpy()], [exact])
+        assert_equal([log_softmax(x).numpy()], [exact])
+
+
+def test_kernels_without_a_gradient():
+    """The same numbers, and nothing that leads back."""
+    x, y, weight = (paddle.to_tensor(array.astype("float32")) for array in drawn((1, 5, 2, 16), (1, 5, 2, 16), (16,)))
+    cos_sin = _cos_sin(paddle.arange(5).unsqueeze(0), inverse_frequencies(16, 10000.0))
+    visible = derived_rows(paddle.ones([1, 5], "int64"), paddle.zeros([1], "int64"))
+    functions = [
+        lambda: rms_norm(x, weight, 1e-5),
+        lambda: layer_norm(x, weight, weight, 1e-5),
+        lambda: gated(silu, iter([x, y])),
+        lambda: gelu_tanh(x),
+        lambda: turned(PAIRS, x, *cos_sin),
+        lambda: KernelAttention(KernelAttention.mask(visible, 1, "float32"))(x, y, x),
+    ]
+    x.stop_gradient = False
+    for function in functions:
+        wanted = function()
+        with paddle.no_grad():
+            found = function()
+        assert (found == wanted).all()
+        assert found.stop_gradient
+        assert not wanted.stop_gradient
 
 
 def test_attention_takes_frozen_inputs():

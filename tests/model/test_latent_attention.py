@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 from family_models import LATENT
-from tiny_glm import NO_DROPOUT, relative_error, scatter
+from tiny_glm import NO_DROPOUT, assert_begins_alike, relative_error, scatter
 
 from glm import GLMConfig, GLMForCausalLM
 from glm.config.fields import PlainConfig
@@ -57,6 +57,12 @@ def padded_mask(ids: np.ndarray) -> np.ndarray:
     mask = np.ones_like(ids)
     mask[1, :3] = 0
     return mask
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["model", "adapter"])
+def test_a_prompt_and_its_first_step_at_once(model, adapted, adapter):
+    ids = texts(2)
+    assert_begins_alike(adapted.model if adapter else model, *inputs(ids, padded_mask(ids)))
 
 
 @paddle.no_grad()

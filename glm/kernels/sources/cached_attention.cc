@@ -4,6 +4,45 @@
 
 namespace {
 
+constexpr int64_t FEW = 8;  // queries for which a call of the matmul takes longer than the products themselves
+
+// scale·q [count, width]·keysᵀ [width, columns]; rows of the scores lie `stride` apart.
+void scores(int64_t count, int64_t columns, int64_t width, float scale, const float* q, const float* keys, float* out,
+            int64_t stride) {
+  if (count > FEW) {
+    gemm(ROWS, PLAIN, TURNED, count, columns, width, scale, q, width, keys, width, 0.0f, out, stride);
+    return;
+  }
+  for (int64_t j = 0; j < columns; ++j, keys += width) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float* query = q + i * width;
+      float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t d = 0; d < width; ++d) sum += query[d] * keys[d];
+      out[i * stride + j] = scale * sum;
+    }
+  }
+}
+
+// out [count, width] = weights [count, columns]·values [columns, width], added to what is there or in its place.
+void weigh(int64_t count, int64_t columns, int64_t width, const float* weights, int64_t stride, const float* values,
+           bool added, float* out) {
+  if (count > FEW) {
+    gemm(ROWS, PLAIN, PLAIN, count, width, columns, 1.0f, weights, stride, values, width, added ? 1.0f : 0.0f, out,
+         width);
+    return;
+  }
+  if (!added) std::fill_n(out, count * width, 0.0f);
+  for (int64_t j = 0; j < columns; ++j, values += width) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float weight = weights[i * stride + j];
+      float* sum = out + i * width;
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) sum[d] += weight * values[d];
+    }
+  }
+}
+
 struct Cache {
   int64_t batch, beams, heads, groups, prefix, tail, width;
 
@@ -37,12 +76,11 @@ void attend(const Group& one, int64_t first, int64_t end, float* q, const float*
     std::copy_n(one.query(q, g) + first * c.width, each * c.width, some + g * each * c.width);
   }
   if (c.prefix) {
-    gemm(ROWS, PLAIN, TURNED, count, c.prefix, c.width, scale, some, c.width, keys + one.in_prefix(), c.width, 0.0f,
-         weights, columns);
+    scores(count, c.prefix, c.width, scale, some, keys + one.in_prefix(), weights, columns);
   }
   for (int64_t g = 0; g < c.beams; ++g) {
-    gemm(ROWS, PLAIN, TURNED, each, c.tail, c.width, scale, some + g * each * c.width, c.width,
-         tail_keys + one.in_tail(g), c.width, 0.0f, weights + g * each * columns + c.prefix, columns);
+    scores(each, c.tail, c.width, scale, some + g * each * c.width, tail_keys + one.in_tail(g),
+           weights + g * each * columns + c.prefix, columns);
   }
   const float* hidden = bias + one.row * c.prefix;
   for (int64_t i = 0; i < count; ++i) {
@@ -52,13 +90,12 @@ void attend(const Group& one, int64_t first, int64_t end, float* q, const float*
     softmax(w, columns);
   }
   if (c.prefix) {
-    gemm(ROWS, PLAIN, PLAIN, count, c.width, c.prefix, 1.0f, weights, columns, values + one.in_prefix(), c.width, 0.0f,
-         some, c.width);
+    weigh(count, c.prefix, c.width, weights, columns, values + one.in_prefix(), false, some);
   }
   for (int64_t g = 0; g < c.beams; ++g) {
     float* out = some + g * each * c.width;
-    gemm(ROWS, PLAIN, PLAIN, each, c.width, c.tail, 1.0f, weights + g * each * columns + c.prefix, columns,
-         tail_values + one.in_tail(g), c.width, c.prefix ? 1.0f : 0.0f, out, c.width);
+    weigh(each, c.tail, c.width, weights + g * each * columns + c.prefix, columns, tail_values + one.in_tail(g),
+          c.prefix > 0, out);
     std::copy_n(out, each * c.width, one.query(context, g) + first * c.width);
   }
 }

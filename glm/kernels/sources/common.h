@@ -17,10 +17,13 @@ extern "C" int omp_get_num_threads(void);
 
 inline int64_t threads = 1;  // of the process (`use_threads`)
 
-// work(part, first, end) of 0..count in as many parts as there are threads, none of them below `least`.
+// How many parts 0..count has, one a thread, none of them below `least`.
+inline int64_t parts_of(int64_t count, int64_t least) { return std::min(threads, (count + least - 1) / least); }
+
+// work(part, first, end) of each of these parts.
 template <class Work>
 void in_parts(int64_t count, int64_t least, Work work) {
-  const int64_t parts = std::min(threads, (count + least - 1) / least);
+  const int64_t parts = parts_of(count, least);
   if (parts <= 1) {
     work(0, 0, count);
     return;

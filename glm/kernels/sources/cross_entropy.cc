@@ -47,3 +47,20 @@ KERNEL void cross_entropy_grad(const float* logits, const int64_t* labels, const
     }
   });
 }
+
+KERNEL void log_softmax(const float* x, float* out, int64_t rows, int64_t width) {
+  in_parts(rows, enough_rows(width), [=](int64_t, int64_t first, int64_t end) {
+    for (int64_t row = first; row < end; ++row) {
+      const float* in = x + row * width;
+      float* to = out + row * width;
+      float highest = in[0], sum = 0.0f;
+#pragma omp simd reduction(max : highest)
+      for (int64_t j = 0; j < width; ++j) highest = std::max(highest, in[j]);
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < width; ++j) sum += exponential(in[j] - highest);
+      const float logsum = std::log(sum);
+#pragma omp simd
+      for (int64_t j = 0; j < width; ++j) to[j] = in[j] - highest - logsum;
+    }
+  });
+}
