@@ -161,6 +161,7 @@ def test_flags_exist(page):
         "glm/memory/__main__.py",
         "glm/evaluation/harness/__main__.py",
         "glm/distributed/rank_table.py",
+        "benchmarks/__main__.py",
         "benchmarks/big_checkpoint.py",
         "benchmarks/big_latents.py",
         "benchmarks/quality.py",

@@ -184,10 +184,10 @@ def test_a_model_with_it_is_the_same_model(chosen, monkeypatch, changes):
     calls, call = [], FlashAttention.__call__
     monkeypatch.setattr(FlashAttention, "__call__", lambda self, *qkv: calls.append(1) or call(self, *qkv))
     loss, gradients, tokens = run(model)
-    assert len(calls) == 2 * 2  # layers, in training and in the prefill
+    assert len(calls) == 2 + 1  # layers in training; in the prefill the last one only keeps keys and values
     monkeypatch.setattr(attention_choice, "flash_fault", lambda *args: "not now")
     wanted_loss, wanted_gradients, wanted_tokens = run(model)
-    assert len(calls) == 4 and tokens == wanted_tokens and loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert len(calls) == 3 and tokens == wanted_tokens and loss == pytest.approx(wanted_loss, rel=1e-5)
     assert gradients.keys() == wanted_gradients.keys()
     for name, gradient in gradients.items():
         np.testing.assert_allclose(gradient, wanted_gradients[name], rtol=1e-3, atol=1e-5)
