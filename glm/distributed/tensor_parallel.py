@@ -120,9 +120,15 @@ def gated_mlp(
 
 def _few_rows(x: Tensor, *layers: nn.Layer) -> list[tuple[Tensor, Tensor | None]] | None:
     """Weights and biases of whole, plain layers, if the kernel for few rows takes them."""
-    if not (type(layers[0]) is Linear and multiplies(x, layers[0].weight)):
+    if not (_is_bare(layers[0]) and multiplies(x, layers[0].weight) and all(map(_is_bare, layers))):
         return None
-    return [(layer.weight, layer.bias) for layer in layers] if all(type(layer) is Linear for layer in layers) else None
+    return [(layer.weight, layer.bias) for layer in layers]
+
+
+def _is_bare(layer: nn.Layer) -> bool:
+    """Whether a call of it is x·W + b and nothing else: no adapter, no ranks, no hook, no other `forward`."""
+    changed = "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_post_hooks
+    return type(layer) is Linear and not changed
 
 
 def is_plain(layer: nn.Layer) -> bool:

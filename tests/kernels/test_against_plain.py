@@ -257,6 +257,28 @@ def test_a_gated_mlp_of_few_rows(bias):
             assert_equal([gated_mlp(x, activation, *layers).numpy()], [wanted], most=2e-6)
 
 
+def _doubled(layer) -> None:
+    layer.register_forward_post_hook(lambda layer, inputs, output: 2 * output)
+
+
+def _replaced(layer) -> None:
+    layer.forward = lambda x, forward=layer.forward: 2 * forward(x)
+
+
+@pytest.mark.parametrize("change", [_doubled, _replaced])
+@pytest.mark.parametrize("changed", range(3))
+def test_a_layer_that_somebody_changed_is_called(change, changed):
+    """A hook, as quantizers have them, or another `forward` of one layer."""
+    config = SimpleNamespace(tensor_parallel_degree=1)
+    layers = [linear(config, name, 16, 16, True) for name in ("gate", "up", "down")]
+    x = paddle.to_tensor(drawn((2, 16))[0].astype("float32"))
+    change(layers[changed])
+    wanted = [[layer(x).numpy() for layer in layers], [gated_mlp(x, silu, *layers).numpy()]]
+    with paddle.no_grad():
+        assert_equal([y.numpy() for y in columns(x, *layers)], wanted[0])
+        assert_equal([gated_mlp(x, silu, *layers).numpy()], wanted[1], most=2e-6)
+
+
 def test_log_softmax():
     arrays = [10 * array for array in drawn((3, 2, 5000))] + drawn((1, 7))
     for array in arrays:
