@@ -139,10 +139,10 @@ class _Beginning(NamedTuple):
 
 def _read_prompt(model, prompt: Prompt) -> _Beginning:
     inputs = prompt.input_ids, prompt.attention_mask, prompt.position_ids
-    if paddle.in_dynamic_mode() and prompt.input_ids.shape[1] > 1:
+    if paddle.in_dynamic_mode() and not model.training and prompt.input_ids.shape[1] > 1:
         prefix, *first = model.begin(*inputs, prompt.prefix_length)
         return _Beginning(prefix, [tuple(first)])
-    # The loop of a graph has all steps alike.
+    # The loop of a graph has all steps alike; in training a rank may have a share of the tokens alone.
     return _Beginning(model.prefill(*(x[..., :-1] for x in inputs), prompt.prefix_length), [])
 
 
