@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import glm
+from benchmarks.memory_rate import best, read_together
 from glm.checkpoint.peak_memory import PeakMemory
 from glm.files.atomic import atomic_write
 from glm.files.sizes import in_words
@@ -156,13 +157,8 @@ def read_rate() -> float:
     runs.
     """
     parts = np.split(np.ones(READ_BYTES // 4, dtype="float32"), 2)
-    seconds = []
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(READ_RUNS):
-            begin = time.perf_counter()
-            list(pool.map(lambda part: np.dot(part, part), parts))
-            seconds.append(time.perf_counter() - begin)
-    return READ_BYTES / min(seconds)
+    with ThreadPoolExecutor(2) as cores:
+        return READ_BYTES / best(lambda: read_together(parts, cores), READ_RUNS)
 
 
 def show(report: dict[str, Any]) -> None:

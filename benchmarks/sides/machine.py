@@ -1,12 +1,11 @@
 """What this machine can do, measured between the others' runs: a memory's speed changes with its neighbours."""
 
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
 
+from benchmarks.memory_rate import best, read_together
 from benchmarks.side import Place
 from glm.device.tuning import usable_cores
 
@@ -37,19 +36,5 @@ class Side:
     def _read(self, size: int) -> float:
         matrix = self.numbers[: size // 4].reshape([ROWS, -1])
         parts = np.array_split(self.array[: size // 4], usable_cores())
-        ways = (lambda: paddle.matmul(self.vector, matrix), lambda: list(self.threads.map(_squares, parts)))
+        ways = (lambda: paddle.matmul(self.vector, matrix), lambda: read_together(parts, self.threads))
         return size / min(best(way, 3) for way in ways)
-
-
-def _squares(numbers: np.ndarray) -> np.float32:
-    return np.dot(numbers, numbers)
-
-
-def best(function: Callable[[], object], runs: int) -> float:
-    """The shortest time in seconds; a limit is what the machine can do, not what it does on average."""
-    seconds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
