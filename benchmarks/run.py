@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,9 +34,9 @@ def surroundings(options: argparse.Namespace, output: Path, plan: Plan) -> Itera
     log = output.with_suffix(".log")
     log.write_text("", encoding="utf-8")
     # Gigabytes of weights: beside the output, where room is expected, and not in a /tmp that may lie in memory.
-    new = tempfile.TemporaryDirectory(prefix=".bench-", dir=output.parent)
+    new = partial(tempfile.TemporaryDirectory, prefix=".bench-", dir=output.parent)
     with (
-        contextlib.nullcontext(options.prepared) if options.prepared else new as directory,
+        contextlib.nullcontext(options.prepared) if options.prepared else new() as directory,
         tqdm(total=plan.steps, desc="bench", unit=" tasks") as bar,
     ):
 
