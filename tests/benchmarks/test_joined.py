@@ -33,6 +33,7 @@ def test_the_last_run_of_a_row_counts_and_its_failure_is_gone():
     assert found["failures"] == [line for line in first["failures"] if "int4" in line] and found["failures"]
     assert [part["rows"] for part in found["parts"]] == [["decode-int4"], ["decode-fp32"]]
     assert found["checks"] == second["checks"] and found["seconds"] == 120.0
+    assert found["measurements"] == second["measurements"] != []
 
 
 def test_a_joined_report_is_joined_again_and_a_run_without_rows_left_is_not_named():
