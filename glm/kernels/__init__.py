@@ -5,6 +5,6 @@ of the machine (build.py), and take float32 tensors of a CPU; whatever asks for 
 plain operators of Paddle for all else: other devices and dtypes, graphs that are traced, a machine without a compiler.
 """
 
-from glm.kernels.library import applied, blank, fault, is_chosen_off, run, serves
+from glm.kernels.library import applied, empty, fault, is_chosen_off, run, serves
 
-__all__ = ["applied", "blank", "fault", "is_chosen_off", "run", "serves"]
+__all__ = ["applied", "empty", "fault", "is_chosen_off", "run", "serves"]

@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import applied, blank, count, run, serves
+from glm.kernels.library import applied, empty, numel, run, serves
 
 
 def silu(x: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ def biased(y: Tensor, bias: Tensor) -> Tensor:
     """y [..., out] + b [out], without gradient."""
     if not serves(y, bias):
         return y + bias
-    out, width = blank(*y.shape), bias.shape[0]
-    run("add_bias", y, bias, out, count(y) // width, width)
+    out, width = empty(*y.shape), bias.shape[0]
+    run("add_bias", y, bias, out, numel(y) // width, width)
     return out
 
 
@@ -41,15 +41,15 @@ class _SwiGLU(PyLayer):
     @staticmethod
     def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        out = blank(*gate.shape)
-        run("swiglu", gate, up, out, count(gate))
+        out = empty(*gate.shape)
+        run("swiglu", gate, up, out, numel(gate))
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         gate, up = ctx.saved_tensor()
-        grad_gate, grad_up = blank(*gate.shape), blank(*up.shape)
-        run("swiglu_grad", gate, up, grad, grad_gate, grad_up, count(gate))
+        grad_gate, grad_up = empty(*gate.shape), empty(*up.shape)
+        run("swiglu_grad", gate, up, grad, grad_gate, grad_up, numel(gate))
         return tuple(
             None if x.stop_gradient else slope for x, slope in zip((gate, up), (grad_gate, grad_up), strict=True)
         )
@@ -59,13 +59,13 @@ class _GeluTanh(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        out = blank(*x.shape)
-        run("gelu_tanh", x, out, count(x))
+        out = empty(*x.shape)
+        run("gelu_tanh", x, out, numel(x))
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensor()
-        grad_x = blank(*x.shape)
-        run("gelu_tanh_grad", x, grad, grad_x, count(x))
+        grad_x = empty(*x.shape)
+        run("gelu_tanh_grad", x, grad, grad_x, numel(x))
         return grad_x

@@ -3,7 +3,7 @@
 import paddle
 from paddle import Tensor
 
-from glm.kernels.library import blank, run, serves
+from glm.kernels.library import empty, run, serves
 
 
 def reads(q_BGND: Tensor, keys_KBSD: Tensor) -> bool:
@@ -23,7 +23,7 @@ def cached_attention(
     """
     batch, beams, heads, width = q_BGND.shape
     groups, prefix, tail = keys_KBSD.shape[0], keys_KBSD.shape[2], tail_BGKtD[0].shape[3]
-    context = blank(*q_BGND.shape)
+    context = empty(*q_BGND.shape)
     sizes = batch, beams, heads, groups, prefix, tail, width
     run("cached_attention", q_BGND, keys_KBSD, values_KBSD, bias_B1S, *tail_BGKtD, context, *sizes)
     return context

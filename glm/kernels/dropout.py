@@ -7,7 +7,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import blank, count, run, serves
+from glm.kernels.library import empty, numel, run, serves
 
 
 class Dropout(nn.Dropout):
@@ -37,6 +37,6 @@ class _Dropout(PyLayer):
 
 
 def _dropped(x: Tensor, rate: float, seed: int) -> Tensor:
-    out = blank(*x.shape)
-    run("dropout", x, None, out, count(x), rate, seed)
+    out = empty(*x.shape)
+    run("dropout", x, None, out, numel(x), rate, seed)
     return out

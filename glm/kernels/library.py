@@ -62,13 +62,13 @@ def run(name: str, *arguments: Tensor | int | float | None) -> float | None:
     return getattr(_loaded()[0], name)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in whole])
 
 
-def blank(*shape: int) -> Tensor:
+def empty(*shape: int) -> Tensor:
     """Memory for a kernel to write float32 to. `paddle.empty` takes three times as long, to find dtype and place."""
     return _C_ops.empty(shape, paddle.float32, _CPU)
 
 
-def count(x: Tensor) -> int:
-    """Numbers of a tensor; `x.size` takes 6 µs."""
+def numel(x: Tensor) -> int:
+    """Elements of a tensor; `x.size` takes 6 µs."""
     return prod(x.shape)
 
 

@@ -3,7 +3,7 @@
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import applied, blank, count, run
+from glm.kernels.library import applied, empty, numel, run
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -22,9 +22,9 @@ class _Norm(PyLayer):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
         width = weight.shape[0]
-        rows = count(x) // width
-        y, inverses = blank(*x.shape), blank(rows)
-        means = None if bias is None else blank(rows)
+        rows = numel(x) // width
+        y, inverses = empty(*x.shape), empty(rows)
+        means = None if bias is None else empty(rows)
         run("norm", x, weight, bias, y, means, inverses, rows, width, eps)
         ctx.means, ctx.inverses = means, inverses
         ctx.save_for_backward(x, weight, *([] if bias is None else [bias]))
@@ -34,7 +34,7 @@ class _Norm(PyLayer):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *bias = saved = ctx.saved_tensor()
         # Paddle takes nothing but None for what needs no gradient.
-        slopes = [None if tensor.stop_gradient else blank(*tensor.shape) for tensor in saved]
+        slopes = [None if tensor.stop_gradient else empty(*tensor.shape) for tensor in saved]
         of_bias = slopes[2] if bias else None
         rows, width = ctx.inverses.shape[0], weight.shape[0]
         run("norm_grad", x, weight, grad, ctx.means, ctx.inverses, slopes[0], slopes[1], of_bias, rows, width)

@@ -6,7 +6,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import ClipGradByGlobalNorm
 
-from glm.kernels.library import count, fault, run, serves
+from glm.kernels.library import fault, numel, run, serves
 
 
 class AdamW(paddle.optimizer.AdamW):
@@ -37,7 +37,7 @@ class AdamW(paddle.optimizer.AdamW):
         rate, decays = self.get_lr() * weight.optimize_attr["learning_rate"], self._apply_decay_param_fun
         decay = rate * self._weight_decay if decays is None or decays(weight.name) else 0.0
         numbers = (factor, rate, decay, self._beta1, self._beta2, self._epsilon)
-        run("adamw", weight, grad, *self._moments(weight), *powers, count(weight), *numbers)
+        run("adamw", weight, grad, *self._moments(weight), *powers, numel(weight), *numbers)
 
 
 class GlobalNormClip(ClipGradByGlobalNorm):
@@ -53,7 +53,7 @@ class GlobalNormClip(ClipGradByGlobalNorm):
         if len(grads) < len(params_grads) or not all(grad.is_dense() and serves(grad) for grad in grads):
             self.factor = 1.0
             return super()._dygraph_clip(params_grads)
-        norm = sqrt(sum(run("squares", grad, count(grad)) for grad in grads))
+        norm = sqrt(sum(run("squares", grad, numel(grad)) for grad in grads))
         self.factor = self.clip_norm / max(norm, self.clip_norm)
         return params_grads
 

@@ -3,7 +3,7 @@
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels.library import applied, blank, run, serves
+from glm.kernels.library import applied, empty, run, serves
 
 # The first 2·P dimensions in neighbouring pairs; in pairs P apart; and, with angles for each, both halves of a head.
 PAIRS, APART, BOTH_HALVES = "rotate_pairs", "rotate_apart", "rotate_halves"
@@ -35,7 +35,7 @@ class _Turned(PyLayer):
 
 
 def _turn(kernel: str, x: Tensor, cos_sin: tuple[Tensor, ...], direction: float) -> Tensor:
-    y, (rows, tokens, heads, width), pairs = blank(*x.shape), x.shape, cos_sin[0].shape[-1]
+    y, (rows, tokens, heads, width), pairs = empty(*x.shape), x.shape, cos_sin[0].shape[-1]
     sizes = (heads, pairs) if kernel == BOTH_HALVES else (heads, width, pairs)
     run(kernel, x, *cos_sin, y, rows * tokens, *sizes, direction)
     return y

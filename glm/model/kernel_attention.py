@@ -7,7 +7,7 @@ random numbers of dropout again, which are a hash. Shapes as in glm/model/attent
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from glm.kernels import applied, blank, run
+from glm.kernels import applied, empty, run
 from glm.kernels.dropout import drawn_seed
 from glm.model.attention import AttentionDropout, KeepsKeysAndValues
 
@@ -49,7 +49,7 @@ class _KernelAttention(PyLayer):
     def forward(ctx, q_BTND, k_BTKD, v_BTKD, visible_rows_B2T, rate: float, seed: int):
         rows, tokens, heads, width = q_BTND.shape
         ctx.sizes = (rows, tokens, heads, k_BTKD.shape[2], width, rate, seed)
-        context_BTND, lse_BNT = blank(*q_BTND.shape), blank(rows, heads, tokens)
+        context_BTND, lse_BNT = empty(*q_BTND.shape), empty(rows, heads, tokens)
         run("attention", q_BTND, k_BTKD, v_BTKD, visible_rows_B2T, context_BTND, lse_BNT, *ctx.sizes)
         ctx.save_for_backward(q_BTND, k_BTKD, v_BTKD, visible_rows_B2T, context_BTND, lse_BNT)
         return context_BTND
@@ -57,7 +57,7 @@ class _KernelAttention(PyLayer):
     @staticmethod
     def backward(ctx, grad_BTND):
         *qkv, visible_rows_B2T, context_BTND, lse_BNT = ctx.saved_tensor()
-        slopes = [blank(*x.shape) for x in qkv]
-        of_heads = blank(2, *context_BTND.shape)
+        slopes = [empty(*x.shape) for x in qkv]
+        of_heads = empty(2, *context_BTND.shape)
         run("attention_grad", *qkv, visible_rows_B2T, context_BTND, lse_BNT, grad_BTND, *slopes, of_heads, *ctx.sizes)
         return *(None if x.stop_gradient else slope for x, slope in zip(qkv, slopes, strict=True)), None
