@@ -189,7 +189,7 @@ class _Search:
         if not self.first:
             return self.model.decode(token_BG, position_BPG, self.prefix, tails)
         logits_B1V, tails = self.first.pop()
-        logits_BGV, *tails = (x_B1.repeat_interleave(self.beams, axis=1) for x_B1 in (logits_B1V, *tails))
+        logits_BGV, *tails = (paddle.concat([x_B1] * self.beams, axis=1) for x_B1 in (logits_B1V, *tails))
         return logits_BGV, tails
 
     def log_probs(self, logits_BGV: Tensor, tokens_BGt: Tensor) -> Tensor:
