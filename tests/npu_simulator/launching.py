@@ -50,7 +50,7 @@ def launch(
     """Runs a script (of scripts/, or by its path) on `ranks` devices with python -m paddle.distributed.launch."""
     devices = ",".join(map(str, range(ranks)))
     command = [sys.executable, "-m", "paddle.distributed.launch", "--devices", devices, "--log_dir", str(logs)]
-    command += [str(SCRIPTS / script), *arguments]
+    command += [str(SCRIPTS / "rank.py"), str(SCRIPTS / script), *arguments]
     result = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, timeout=seconds)
     files = [logs / f"workerlog.{rank}" for rank in range(ranks)]
     texts = [file.read_text(errors="replace") if file.exists() else result.stderr for file in files]
