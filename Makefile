@@ -16,6 +16,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # Tests run in two processes of one thread each: most are too small for two threads. WORKERS=0 runs them in one.
 WORKERS ?= 2
+# Where bytecode is not kept, every process of every test compiles the suite anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 # The peers of `make bench`: torch must not get into the project's own environment.
 BENCH_VENV ?= .venv-bench

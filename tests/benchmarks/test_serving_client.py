@@ -211,7 +211,7 @@ def test_ids_and_files_are_prompts(tmp_path):
         (Script(0.0, 0.0, done=False), "[DONE]"),
         (Script(0.0, 0.0, line=b"data: {no\n\n"), "OpenAI's interface"),
         (Script(0.0, 0.0, line=b'data: {"error": {"message": "boom"}}\n\n'), "boom"),
-        (Script(first=5.0), "Timeout"),
+        (Script(first=2.0), "Timeout"),
     ],
 )
 def test_an_answer_that_is_none_is_a_failure_with_its_reason(tmp_path, capsys, script, reason):

@@ -54,6 +54,7 @@ def is_readable(directory: Path) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_kill_at_any_step(tmp_path, monkeypatch, overwrite):
     """What is there is the old model, nothing that reads as a model, or the new one; the same command ends it."""

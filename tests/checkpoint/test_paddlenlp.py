@@ -147,6 +147,7 @@ def test_our_tensor_parallel_files_are_paddlenlps(model, tmp_path, degree):
         assert np.array_equal(merge[name](parts) if name in merge else parts[0], array), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_paddlenlp_opens_our_parts(model, tmp_path, dtype):
     state = {name: array.astype(np_dtype(dtype)) for name, array in in_memory(weights(model)).items()}

@@ -65,6 +65,7 @@ def test_what_a_rank_needs():
     assert table("What a rank needs") == [heading, *rows]
 
 
+@pytest.mark.long
 def test_which_degree_fits():
     heading = ["model", "run", *(f"{device} GB" for device in DEVICES)]
     rows = [

@@ -110,6 +110,7 @@ def adversary(tokenizer, constraint, seed: int) -> str:
     return tokenizer.text_of(ids)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["array", "object"])
 def test_who_tries_to_end_inside_json_is_read_alike_in_pieces(held, kind):
     tokenizer, grammars = held

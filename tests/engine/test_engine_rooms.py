@@ -45,6 +45,7 @@ def turns(case, config) -> list[list[list[int]]]:
     return [first, second, second[::-1], cut, first[:1], [*second, *first], [second[0][:3] + first[1][3:]], first]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "config", [CONFIG, BEAMS, GenerationConfig(6, do_sample=True)], ids=["greedy", "beams", "draw"]
 )

@@ -104,6 +104,7 @@ def test_drawn_beams_while_token_0_is_forbidden(small_case, seed):
     assert [result.tokens for result in found] == case.wanted(config)[0]
 
 
+@pytest.mark.long
 def test_the_ways_differ(cases):
     """Each way writes something else somewhere, and texts end at different lengths: the tests above tell them apart."""
     found = set()

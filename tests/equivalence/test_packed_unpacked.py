@@ -17,6 +17,7 @@ from glm.encoding.examples import Example, TrainingExample
 from glm.encoding.processor import GLMProcessor, Processor
 from glm.model.lora import add_lora
 
+pytestmark = pytest.mark.long
 EVERY = ["glm", *KINDS]
 TEXTS = ["你好", "云溪桥建于哪一年？建于1920年。", "a", "答案：9层", "桥"]
 

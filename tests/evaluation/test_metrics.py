@@ -284,6 +284,7 @@ def test_the_longest_common_subsequence(monkeypatch, block):
         assert subsequence.common_subsequence(first, second) == longest_common(first, second), (first, second)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", METRICS)
 def test_long_texts_take_little_memory(metric):
     """4,000 characters: a table of all pairs has 16 million places, in 128 MB at least."""

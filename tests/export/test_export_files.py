@@ -191,6 +191,7 @@ def test_the_check_of_a_file_that_is_gone(both):
     assert "glm.onnx is gone" in refused(lambda: start_check(both, manifest))
 
 
+@pytest.mark.long
 def test_the_check_runs_beside_other_work(tmp_path, monkeypatch):
     """It waits for a pipe that is written to late; its starter does not."""
     monkeypatch.setattr(export_files, "SMALL_FILE", 0)

@@ -190,6 +190,7 @@ def test_a_longest_answer_that_does_not_fit_the_model(with_file):
 # Where it goes
 
 
+@pytest.mark.long
 def test_it_is_saved_with_the_model_and_the_graph(with_file, tmp_path):
     content = {"eos_token_id": [7, 9], "max_new_tokens": 5, "transformers_version": "4.40.2", "max_length": 128000}
     predictor = Predictor.load(str(with_file(**content)), device="cpu")

@@ -207,6 +207,7 @@ def peak_of_a_pass(core, tokens: int) -> int:
     return meter.peak
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_square(monkeypatch):
     monkeypatch.setattr(block_attention, "query_block", lambda heads, tokens: 16)
     peaks = [peak_of_a_pass(BlockAttention, tokens) for tokens in (512, 1024)]

@@ -152,6 +152,7 @@ def error(model, fixture) -> float:
     return relative_error(model(*inputs(case)).numpy()[real], case["logits"][real])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "mistake", "least"), MISTAKES, ids=lambda value: getattr(value, "__name__", None))
 def test_a_mistake_is_seen(name, mistake, least, monkeypatch):
     fixture = fixture_files.load(name)

@@ -72,6 +72,7 @@ def test_every_family(evaluated, preset, tmp_path):
     assert (tmp_path / "out" / "subjects.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_the_scores_are_the_models(evaluated):
     """Of a prompt that this test writes itself, read whole by the model."""
     results = evaluated("--model_name_or_path", CHAT, "--num_shots", "2", "--limit", "1")

@@ -139,6 +139,7 @@ def test_wrong_flags_are_one_line(tune, tmp_path, name):
     assert err.count("error: ") == 1 and "Traceback" not in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_run_from_the_command_line(tune, tmp_path):
     """A table of before and after, and the best figures beside the bar."""
     code, out, err = tune(do_eval=True, disable_tqdm=False, lora=True, save_peft=True)

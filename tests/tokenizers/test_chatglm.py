@@ -101,6 +101,7 @@ def test_roles_and_sizes(tokenizer):
     assert tokenizer.convert_tokens_to_ids(layout) == [4, 130008, 130009, 130087]
 
 
+@pytest.mark.long
 def test_encode_of_decode_is_the_same_ids_on_real_texts(tokenizer):
     """Ids, not letters: the vocabulary itself writes full-width punctuation half-width."""
     texts = list(dict.fromkeys(real_texts()))
@@ -110,6 +111,7 @@ def test_encode_of_decode_is_the_same_ids_on_real_texts(tokenizer):
         assert tokenizer.text_ids(tokenizer.decode(ids)) == ids, text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["tiny", "tokenizer"])
 def test_ids_and_texts_are_paddlenlps(which, request, real_directory):
     ours = request.getfixturevalue(which)

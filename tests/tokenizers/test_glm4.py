@@ -158,6 +158,7 @@ def test_of_two_tokens_the_longer_is_meant():
     assert split("<a>" + splitter.mark("<a>b <a> z")) == [1, "<a>b <a> ", 3]
 
 
+@pytest.mark.long
 def test_real_texts(pair):
     texts = list(dict.fromkeys(real_texts()))
     assert len(texts) > 4000

@@ -46,6 +46,7 @@ def test_the_own_templates_write_what_the_published_ones_write(name):
     assert sums(other) != json.loads(SUMS.read_text(encoding="utf-8"))[name]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("first", "template"), [(151329, GLM45_TEMPLATE), (154820, GLM47_TEMPLATE)])
 def test_ids_of_both_vocabularies(tmp_path, first, template):
     tokenizer = GLMTokenizer.from_pretrained(directory_of(tmp_path, first))

@@ -84,6 +84,7 @@ def real_texts():
         yield from (value for row in rows for value in row.values() if isinstance(value, str))
 
 
+@pytest.mark.long
 def test_ids_of_real_texts(tokenizer, oracle):
     texts = list(dict.fromkeys(real_texts()))
     assert len(texts) > 4000

@@ -13,6 +13,7 @@ import glm.training.finetune
 from glm.errors import UsageError
 from glm.training.trainer import GLMTrainer
 
+pytestmark = pytest.mark.long
 FLAGS = {"num_train_epochs": 1, "max_steps": -1, "save_steps": 6}
 
 

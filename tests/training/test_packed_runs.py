@@ -15,6 +15,7 @@ from glm.errors import UsageError
 from glm.training.run_record import RECORD_NAME
 from glm.training.sampler import EpochSampler, Place
 
+pytestmark = pytest.mark.long
 ROWS = 39
 FLAGS = {"max_steps": 15, "save_steps": 6, "packing": True, "max_length": 128, "per_device_train_batch_size": 4}
 

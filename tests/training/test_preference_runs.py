@@ -20,6 +20,7 @@ from glm.training.preference_loss import FIGURES
 from glm.training.preference_trainer import PreferenceTrainer
 from glm.training.run_directory import REFERENCE_NAME
 
+pytestmark = pytest.mark.long
 LORA = {"lora": True, "r": 4, "learning_rate": 1e-2}
 
 
@@ -128,7 +129,6 @@ def sums_of(model, trainer: PreferenceTrainer) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reference_is_the_start(model, data, adapter, kinds, tmp_path, name):
     """Whether it was kept or the adapter is off: the base model, or the base model with the adapter as it was."""
@@ -174,7 +174,6 @@ def test_a_resumed_run_is_the_unbroken_one(model, data, kinds, runs, stopped, na
         assert (stopped[name] / file).read_bytes() == (runs[name] / file).read_bytes(), file
 
 
-@pytest.mark.long
 def test_other_rows_get_another_reference(model, stopped, tmp_path, capsys):
     """The training rows changed, the evaluation rows did not: one is computed, the other read."""
     other = write_data(tmp_path / "other", train=48)
@@ -195,7 +194,6 @@ def test_a_damaged_reference_is_computed_anew(model, data, runs, stopped, capsys
     assert (stopped["full"] / "loss_history.jsonl").read_bytes() == (runs["full"] / "loss_history.jsonl").read_bytes()
 
 
-@pytest.mark.long
 def test_another_start_is_refused(model, data, adapter, kinds, stopped, tmp_path):
     """Another model, the adapter left out, and one that was trained in the meantime."""
     other = write_chat_model(tmp_path / "other", spread=0.3)
@@ -216,7 +214,6 @@ def test_another_start_is_refused(model, data, adapter, kinds, stopped, tmp_path
         (adapter / "lora_model_state.pdparams").write_bytes(kept)
 
 
-@pytest.mark.long
 def test_a_new_run_in_the_directory_of_another_model(model, data, stopped, tmp_path, capsys):
     other = write_chat_model(tmp_path / "other", spread=0.3)
     tune(other, data, stopped["full"], overwrite_output_dir=True, max_steps=1)
@@ -273,7 +270,6 @@ def test_a_checkpoint_of_fine_tuning_is_refused(model, data, stopped):
         tune(model, data, stopped["full"])
 
 
-@pytest.mark.long
 def test_the_best_model_is_chosen_by_a_figure(model, data, tmp_path):
     flags = {"evaluation_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
     best = {"metric_for_best_model": "rewards/margins", "do_eval": True, "max_steps": 6}
@@ -283,7 +279,6 @@ def test_the_best_model_is_chosen_by_a_figure(model, data, tmp_path):
     assert trainer.state.best_metric == pytest.approx(max(margins[step] for step in (2, 4, 6)), rel=1e-6)
 
 
-@pytest.mark.long
 def test_long_pairs_are_left_out_and_counted(model, data, tmp_path, capsys):
     columns = sorted(
         tune(model, data, tmp_path / "all", max_steps=1, save_strategy="no").train_dataset.encoded.rows.columns

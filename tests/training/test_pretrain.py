@@ -24,6 +24,7 @@ from glm.training.run_record import changes_since, read_record
 from glm.training.trainer import GLMTrainer
 from tests.indexed_text import END, TINY, history, pretrain, random_documents, write_indexed
 
+pytestmark = pytest.mark.long
 EVALUATING = {"do_eval": True, "eval_steps": 4, "per_device_eval_batch_size": 4}
 
 

@@ -17,6 +17,7 @@ from training_runs import ROOT, command, history, losses, sample_rows, train, wr
 
 from glm.errors import GLMError, UsageError
 
+pytestmark = pytest.mark.long
 FLAGS = {"max_steps": 50, "save_steps": 15}
 SECONDS = 60
 

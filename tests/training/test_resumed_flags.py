@@ -17,6 +17,7 @@ from glm.errors import GLMError, UsageError
 from glm.training.run_record import RECORD_NAME
 from glm.training.trainer import GLMTrainer
 
+pytestmark = pytest.mark.long
 ROWS = 39  # ten steps of four rows per epoch
 FLAGS = {"num_train_epochs": 1, "max_steps": -1, "save_steps": 6, "seed": 42}
 LORA = {"lora": True, "r": 4}

@@ -11,6 +11,7 @@ from glm.checkpoint import load_state
 from glm.config.glm_config import GLMConfig
 from glm.errors import UsageError
 
+pytestmark = pytest.mark.long
 BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
 COMMON = {"from_scratch": False, "max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 2, "device": "cpu"}
 RATE = 1e-3

@@ -18,6 +18,7 @@ from glm.errors import UsageError
 from glm.training.sampler import EpochSampler
 from glm.training.schedules import linear_schedule
 
+pytestmark = pytest.mark.long
 STEPS = {"max_steps": 12, "save_steps": 100}
 
 

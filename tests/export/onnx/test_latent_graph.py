@@ -192,6 +192,7 @@ def test_few_bits_are_near(exported, kind, block, opset, far):
     assert 1e-3 < np.median(errors) < far, errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["fp32", "int4"])
 def test_memory_holds_one_weight_at_a_time(tmp_path, kind):
     """A model of 250 MB whose largest weights, of all experts of a layer and of a vocabulary, have 17 MB."""
