@@ -8,7 +8,7 @@ that a program which only serves an exported graph never imports PaddleNLP.
 import os
 from importlib import import_module
 
-from glm.device.tuning import keep_freed_memory, tune_cpu
+from glm.device.tuning import keep_freed_memory, tune_cpu, use_huge_pages
 
 __version__ = "0.1.0"
 CPU_SETTINGS = tune_cpu(os.environ)
@@ -40,7 +40,7 @@ _HOMES = {
     "set_context": "glm.api.mindformers",
     "transform_checkpoints": "glm.api.mindformers",
 }
-__all__ = ["CPU_SETTINGS", "__version__", "tune", *_HOMES]
+__all__ = ["CPU_SETTINGS", "__version__", "tune", "tune_for_generation", *_HOMES]
 
 
 def tune() -> None:
@@ -51,6 +51,13 @@ def tune() -> None:
     """
     if all(setting.name != "mallopt" for setting in CPU_SETTINGS):
         CPU_SETTINGS.append(keep_freed_memory(os.environ))
+
+
+def tune_for_generation() -> None:
+    """Has a model that is opened now lie in huge pages, if the process is tuned as a whole; who opens it calls this."""
+    settings = {setting.name: setting.value for setting in CPU_SETTINGS}
+    if settings.get("mallopt") and "madvise" not in settings:
+        CPU_SETTINGS.append(use_huge_pages())
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ class Side:
             raise RuntimeError(reason)
         self.directory, self.shape = place.directory, place.shape
         self.library = ctypes.CDLL(str(build_directory() / LIBRARY))
+        self.library.glm_tune()  # as glm_infer
         self.library.glm_options_new.restype = ctypes.c_void_p
         self.library.glm_last_error.restype = ctypes.c_char_p
         self.options, self.model = ctypes.c_void_p(self.library.glm_options_new()), ctypes.c_void_p()

@@ -33,6 +33,11 @@ typedef struct glm_conversation glm_conversation;
 /* What went wrong in the newest call of this thread that failed; valid until its next call that fails. */
 GLM_API const char *glm_last_error(void);
 
+/* Tunes the whole process, as glm_infer does, before a model is opened: glibc keeps what is freed, and the weights of
+ * what is opened later lie in huge pages, which are read faster. For a program that ends when its work is done. What
+ * MALLOC_…, GLIBC_TUNABLES or LD_PRELOAD choose stays, and GLM_TUNE=0 leaves all alone. */
+GLM_API void glm_tune(void);
+
 /* Options by the names of infer_generation.py's flags, without the dashes: "model_path", "temperature", "stop".
  * A flag without a value takes "true" or "false"; "stop" may be set several times. */
 GLM_API glm_options *glm_options_new(void);

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import glm
 from glm.checkpoint import open_checkpoint
 from glm.checkpoint.adapter import open_adapter
 from glm.checkpoint.adapter_merge import config_of_merged, merged
@@ -165,6 +166,7 @@ def load_merged_model(name_or_path: str, lora_path: AdapterPaths = None, dtype: 
     from glm.api.causal_lm import GLMForCausalLM
     from glm.model.lora import merge_adapter
 
+    glm.tune_for_generation()
     paths = adapter_paths(lora_path)
     model = GLMForCausalLM.from_pretrained(name_or_path, dtype="float32" if paths else dtype)
     for path in paths:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import glm
 from glm.errors import GLMError
 from glm.runtime.onnx_files import graph_of
 from glm.runtime.options import RuntimeOptions
@@ -31,6 +32,7 @@ def open_session(model_file: Path, threads: int, providers: Sequence, options: A
     options = options or runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # warnings are for those who build graphs, and errors are raised
+    glm.tune_for_generation()  # packing copies the weights
     try:
         return runtime.InferenceSession(graph_of(model_file, options), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's errors have no class in common but this one

@@ -9,6 +9,8 @@ import pytest
 from building import ROOT
 from cpp_exports import make_export
 
+from tests.huge_pages import needs_huge_pages
+
 pytestmark = pytest.mark.long
 
 # What each call gives, and the reason.
@@ -71,6 +73,31 @@ int main(int count, char **words) {
 }
 """
 
+# What a thread of a tuned process holds, in MB, and how much of it in huge pages.
+TUNED = r"""
+#include <glm.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *hold(void *size) { return memset(malloc((size_t)size), 1, (size_t)size); }
+
+int main(int count, char **words) {
+    glm_tune();
+    pthread_t thread;
+    void *held;
+    pthread_create(&thread, NULL, hold, (void *)(64 << 20));
+    pthread_join(thread, &held);
+    long kilobytes = -1;
+    char line[200];
+    FILE *file = fopen("/proc/self/smaps_rollup", "r");
+    while (fgets(line, sizeof line, file) && sscanf(line, "AnonHugePages: %ld", &kilobytes) != 1) continue;
+    printf("%d %d\n", ((char *)held)[count], kilobytes > 32 << 10);
+    return 0;
+}
+"""
+
 
 def run_program(source: str, folder: Path, programs: Path, *words, **environment: str) -> list[str]:
     """Lines that a program in C prints."""
@@ -106,3 +133,27 @@ def test_wrong_calls(tmp_path, programs):
         "0",
         "2 a prompt is null",
     ]
+
+
+@needs_huge_pages
+def test_a_tuned_process_has_huge_pages(tmp_path, programs):
+    assert run_program(TUNED, tmp_path, programs) == ["1 1"]
+    assert run_program(TUNED, tmp_path, programs, GLM_TUNE="Off") == ["1 0"]
+    assert run_program(TUNED, tmp_path, programs, MALLOC_ARENA_MAX="2") == ["1 0"]
+
+
+@needs_huge_pages
+def test_glm_infer_tunes_its_process(tmp_path, programs):
+    """With its model open it has addresses for as much as the machine has."""
+    export, memory = make_export("glm4", tmp_path), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    def reserved(**environment: str) -> int:
+        words = [programs / "glm_infer", "--model_path", export, "--cpu_threads", "1", "--chat"]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(words, **pipes, env=os.environ | environment) as run:
+            assert run.stderr.readline().startswith(b"backend: ")
+            pages = int(Path(f"/proc/{run.pid}/statm").read_text().split()[0])
+            run.communicate(timeout=60)
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    assert reserved() > memory // 2 > reserved(GLM_TUNE="0")

@@ -11,8 +11,9 @@ import pytest
 
 from glm.device.__main__ import main
 from glm.device.choice import check_dtype, choose_device, device_counts
-from glm.device.tuning import keep_freed_memory, tune_cpu, usable_cores
+from glm.device.tuning import keep_freed_memory, tune_cpu, usable_cores, use_huge_pages
 from glm.errors import UsageError
+from tests.huge_pages import needs_huge_pages
 from tests.in_process import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,6 +268,57 @@ def test_a_script_keeps_freed_memory():
     code = "from glm.cli.script import run_script; import glm; run_script(lambda: print(glm.CPU_SETTINGS[-1].value))"
     assert run_python(code).strip() == "mmap_max=0"
     assert run_python(code, GLM_TUNE="off").strip() == "None"
+
+
+HUGE = """
+import glm
+{before}
+array = bytearray(64 << 20)
+with open("/proc/self/smaps_rollup") as file:
+    huge = next(int(line.split()[1]) for line in file if line.startswith("AnonHugePages"))
+print(huge > 32 << 10, [s.name for s in glm.CPU_SETTINGS].count("madvise"))
+"""
+
+
+@needs_huge_pages
+@pytest.mark.parametrize(
+    ("before", "environ", "wanted"),
+    [
+        ("glm.tune(); glm.tune_for_generation(); glm.tune_for_generation()", {}, "True 1"),
+        ("glm.tune()", {}, "False 0"),
+        ("glm.tune_for_generation()", {}, "False 0"),
+        ("glm.tune(); glm.tune_for_generation()", {"GLM_TUNE": "0"}, "False 0"),
+        ("glm.tune(); glm.tune_for_generation()", {"MALLOC_ARENA_MAX": "2"}, "False 0"),
+    ],
+    ids=["tuned", "training", "a program's own", "switched off", "the user's allocator"],
+)
+def test_weights_lie_in_huge_pages_where_a_process_is_tuned(before, environ, wanted):
+    assert run_python(HUGE.format(before=before), **environ).strip() == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("[always] madvise never", "huge pages for all already"), ("always madvise [never]", "no huge pages here")],
+)
+def test_who_gets_huge_pages_is_the_systems_choice(tmp_path, said, reason):
+    (tmp_path / "enabled").write_text(said)
+    assert use_huge_pages(tmp_path / "enabled").reason == reason
+    assert use_huge_pages(tmp_path / "nothing").reason == "no huge pages here"
+
+
+OPENERS = {
+    "session": "from glm.runtime.onnx_session import CPU, open_session as run; given = Path('{junk}'), 1, [CPU]",
+    "model": "from glm.api.loading import load_merged_model as run; given = ('{junk}',)",
+}
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_whoever_opens_a_model_to_generate_asks_for_them(tmp_path, opener):
+    """Also for one that cannot be opened: before that."""
+    (junk := tmp_path / "glm.onnx").write_bytes(b"junk")
+    lines = ["import glm; from glm.errors import GLMError; from pathlib import Path; glm.tune()", OPENERS[opener]]
+    lines += ["try: run(*given)", "except GLMError: print(glm.CPU_SETTINGS[-1].name)"]
+    assert run_python("\n".join(lines).format(junk=junk)).strip() == "madvise"
 
 
 def test_importing_glm_changes_no_more_than_it_says():

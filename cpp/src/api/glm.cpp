@@ -9,6 +9,7 @@
 #include "api/options.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "runtime/tuning.h"
 
 struct glm_options {
     glm::Options options;
@@ -87,6 +88,8 @@ std::vector<std::vector<glm::Id>> prompts_of(glm::Generator& generator, const ch
 }  // namespace
 
 const char* glm_last_error(void) { return last_error.c_str(); }
+
+void glm_tune(void) { glm::tune_process(); }
 
 glm_options* glm_options_new(void) { return new (std::nothrow) glm_options(); }
 void glm_options_free(glm_options* options) { delete options; }

@@ -104,6 +104,7 @@ void one_by_one(glm_model* model, const cli::Arguments& arguments, const Texts& 
 }
 
 void run(const cli::Arguments& arguments) {
+    glm_tune();
     const Texts texts = arguments.chat ? Texts() : cli::read_texts(arguments);
     glm_model* opened = nullptr;
     cli::require_ok(glm_open(arguments.options.get(), &opened));

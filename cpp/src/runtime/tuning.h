@@ -22,6 +22,9 @@ private:
     bool chosen_;
 };
 
+// The heap keeps what is freed, and lies in huge pages (`keep_freed_memory` and `use_huge_pages` of the Python file).
+void tune_process();
+
 // Sets the kind of processor for MKL, and Paddle's flag of strides; what the user has set stays, and GLM_TUNE=0 leaves
 // all of it alone.
 void tune_for_paddle();
