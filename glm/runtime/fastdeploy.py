@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import glm
 from glm.errors import GLMError
 from glm.runtime.columns import ColumnStepRuntime, step_shapes
 from glm.runtime.onnx_files import graph_with_weights_at
@@ -59,6 +60,7 @@ class FastDeployRuntime(ColumnStepRuntime):
         return logits.numpy(), new.numpy()
 
     def _open(self, options: RuntimeOptions) -> Any:
+        glm.tune_for_generation()
         option = self._fastdeploy.RuntimeOption()
         self._use_device(option, options)
         if options.cpu_threads:

@@ -3,6 +3,7 @@
 import numpy as np
 from paddle import inference
 
+import glm
 from glm.device.capabilities import GENERATION
 from glm.device.paddle_reason import paddle_reason
 from glm.device.probe import require, require_dtype
@@ -30,6 +31,7 @@ def open_predictor(options: RuntimeOptions) -> inference.Predictor:
     Raises:
         GLMError: a file is missing or damaged, or the device lacks something.
     """
+    glm.tune_for_generation()
     config = inference.Config(str(options.model_file), str(options.params_file))
     config.disable_glog_info()
     # Measured on a decoder graph: oneDNN halves its speed, and one of its passes breaks it.
