@@ -296,6 +296,20 @@ def test_weights_lie_in_huge_pages_where_a_process_is_tuned(before, environ, wan
     assert run_python(HUGE.format(before=before), **environ).strip() == wanted
 
 
+LIMITED = """
+import resource, glm
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+glm.tune(); glm.tune_for_generation()
+print(len(bytearray(64 << 20)) >> 20, glm.CPU_SETTINGS[-1].value, glm.CPU_SETTINGS[-1].reason)
+"""
+
+
+@needs_huge_pages
+def test_a_process_that_may_not_reserve_so_much_goes_on():
+    told = run_python(LIMITED).strip()
+    assert told.startswith("64 None ") and told.endswith("GiB of addresses are more than this process may reserve")
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [("[always] madvise never", "huge pages for all already"), ("always madvise [never]", "no huge pages here")],
