@@ -45,6 +45,8 @@ bool is_off() {
     return false;
 }
 
+#if defined(__GLIBC__) && defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
+#define GLM_HAS_HEAP
 bool allocator_is_chosen() {
     for (char** variable = environ; *variable != nullptr; ++variable)
         for (const char* name : {"MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"})
@@ -52,8 +54,6 @@ bool allocator_is_chosen() {
     return false;
 }
 
-#if defined(__GLIBC__) && defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
-#define GLM_HAS_HEAP
 // Grown by nearly as much as the machine has, which takes none of it before it is used, marked, and given back as one
 // free piece. Where that is refused, pages stay small.
 void mark_heap() {
