@@ -1,7 +1,6 @@
 """How every script begins and ends: --help that teaches, one line for an error, and exit code 1, or 2 for usage."""
 
 import argparse
-import atexit
 import logging
 import os
 import re
@@ -9,12 +8,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import NoReturn
 
 import glm
 from glm.cli.argument_file import expand, repeated_flags
-from glm.distributed.processes import ended_process, leave_with, process_count, process_rank
+from glm.distributed.processes import ended_process, ending_at_once, leave_with, process_count, process_rank
 from glm.errors import GLMError, UsageError
 from glm.files.sizes import size_in_bytes
 
@@ -120,26 +120,9 @@ def run_script(main: Callable[[], None]) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if process_count() > 1 and "--debug" not in sys.argv:
         _be_quiet_in_a_launch()
-    code = [1]  # of an exception that nobody expects
-    if process_count() > 1 and main.__module__ == "__main__":
-        atexit.register(_end_at_once, code)
-    try:
+    launched = process_count() > 1 and main.__module__ == "__main__"
+    with ending_at_once() if launched else nullcontext():
         _run(main)
-        code[0] = 0
-    except SystemExit as end:
-        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
-        raise
-
-
-def _end_at_once(code: list[int]) -> None:
-    """Ends a process of a launch after hooks registered later (such as notifying peers).
-
-    Paddle's store and device runtime are not torn down: now and then that aborts a process that has done its work,
-    and the launcher calls the job failed.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code[0])
 
 
 def _run(main: Callable[[], None]) -> None:

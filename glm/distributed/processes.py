@@ -3,9 +3,11 @@
 It works before any device is set up, so that a mismatch between the processes is found while each can still say so.
 """
 
+import atexit
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,30 @@ def process_rank() -> int:
 def process_count() -> int:
     """Processes of the launch, over all nodes; 1 without one."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM") or 1)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Has the process end without ado when it ends: behind the hooks registered in this context (such as notifying
+    peers), with the exit code of what ran in it.
+
+    Paddle's store and device runtime are not torn down: now and then that aborts a process that has done its work,
+    and the launcher calls the job failed.
+    """
+    code = [1]  # of an exception that nobody expects
+    atexit.register(_end_at_once, code)
+    try:
+        yield
+        code[0] = 0
+    except SystemExit as end:
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _end_at_once(code: list[int]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code[0])
 
 
 def check_degrees(tensor_parallel: int, sharding: int, device: str) -> None:

@@ -86,7 +86,8 @@ def test_a_killed_process_ends_the_others(killed):
 
 def test_debug_shows_where_the_others_were():
     busy = "def collective():\n    time.sleep(60)\ncollective()"
-    err = ends(start(busy, "os._exit(3)", more=("--debug",))[0])[0][2]
+    # It must not end before the other one is there.
+    err = ends(start(busy, "time.sleep(1); os._exit(3)", more=("--debug",))[0])[0][2]
     assert "in collective\n" in err and "error: rank 1 (node " in err.splitlines()[-1]
 
 
